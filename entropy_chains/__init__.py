@@ -1,0 +1,123 @@
+"""Stop reasoning models when they are sure.
+
+Token logprobs give the entropy of a reasoning step; a calibrated threshold on it tells when to stop and answer. Everything
+here is loaded on first use: importing this package loads no framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from entropy_chains.calibration import calibrate
+    from entropy_chains.diagnosis import Diagnosis, diagnose
+    from entropy_chains.entropy import EntropyBounds, logits_entropy, token_entropy
+    from entropy_chains.errors import (
+        BackendError,
+        EntropyChainsError,
+        InputError,
+        MissingExtraError,
+        NoLogprobsError,
+        PolicyError,
+        PolicyMismatch,
+        SettingsError,
+        TraceError,
+    )
+    from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome, StepRecord
+    from entropy_chains.policy import Policy
+    from entropy_chains.recording import record
+    from entropy_chains.refine import run_refine
+    from entropy_chains.replaying import ReplayResult, replay
+    from entropy_chains.savings import Savings
+    from entropy_chains.steps import Segmentation, ThinkTags
+    from entropy_chains.tokens import Alternative, Token
+    from entropy_chains.traces import Step, Trace, append_traces, read_traces
+
+_HOME = {
+    "Alternative": "tokens",
+    "append_traces": "traces",
+    "BackendError": "errors",
+    "BatchMonitor": "monitor",
+    "calibrate": "calibration",
+    "Decision": "monitor",
+    "diagnose": "diagnosis",
+    "Diagnosis": "diagnosis",
+    "EntropyBounds": "entropy",
+    "EntropyChainsError": "errors",
+    "InputError": "errors",
+    "logits_entropy": "entropy",
+    "MissingExtraError": "errors",
+    "Monitor": "monitor",
+    "NoLogprobsError": "errors",
+    "Outcome": "monitor",
+    "Policy": "policy",
+    "PolicyError": "errors",
+    "PolicyMismatch": "errors",
+    "read_traces": "traces",
+    "record": "recording",
+    "run_refine": "refine",
+    "replay": "replaying",
+    "ReplayResult": "replaying",
+    "Savings": "savings",
+    "Segmentation": "steps",
+    "SettingsError": "errors",
+    "Step": "traces",
+    "StepRecord": "monitor",
+    "ThinkTags": "steps",
+    "Token": "tokens",
+    "token_entropy": "entropy",
+    "Trace": "traces",
+    "TraceError": "errors",
+}
+"""Public name to the module it lives in."""
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Alternative",
+    "append_traces",
+    "BackendError",
+    "BatchMonitor",
+    "calibrate",
+    "Decision",
+    "diagnose",
+    "Diagnosis",
+    "EntropyBounds",
+    "EntropyChainsError",
+    "InputError",
+    "logits_entropy",
+    "MissingExtraError",
+    "Monitor",
+    "NoLogprobsError",
+    "Outcome",
+    "Policy",
+    "PolicyError",
+    "PolicyMismatch",
+    "read_traces",
+    "record",
+    "run_refine",
+    "replay",
+    "ReplayResult",
+    "Savings",
+    "Segmentation",
+    "SettingsError",
+    "Step",
+    "StepRecord",
+    "ThinkTags",
+    "Token",
+    "token_entropy",
+    "Trace",
+    "TraceError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'entropy_chains' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"entropy_chains.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

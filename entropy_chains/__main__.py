@@ -1,0 +1,5 @@
+"""``python -m entropy_chains``."""
+
+from entropy_chains.cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""Where tokens come from. Every backend offers the same two calls, ``generate`` and ``stream``, with the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from entropy_chains.entropy import EntropyBounds
+from entropy_chains.errors import SettingsError
+from entropy_chains.monitor import Outcome, StepRecord
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Phase, Segmentation
+from entropy_chains.tokens import Token
+
+Message = dict[str, Any]
+"""One chat message: ``{"role": …, "content": …}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. None leaves the model's own default.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p, top_k: nucleus and top-k sampling.
+        max_tokens: most tokens of one reply, thinking included.
+        seed: for the batch; the same seed, batch and settings give the same tokens.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int = 4096
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature < 100:
+            raise SettingsError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
+        if self.max_tokens < 1:
+            raise SettingsError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished step of one run.
+
+    Attributes:
+        record: its statistics.
+        text: its text, tags included.
+        end: tokens of the run up to and including its last.
+        seconds: wall time since the step before, of the whole batch where it ran in one.
+    """
+
+    record: StepRecord
+    text: str
+    end: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One finished run.
+
+    Attributes:
+        reasoning: the thinking's text, without tags.
+        answer: what the user gets; None where the run ended before there was one.
+        steps: the steps that ended at a boundary, in order.
+        outcome: whether it was stopped, and why or why not.
+        tokens: completion tokens computed: shown, forced, probed, and those of a discarded stop.
+        reasoning_tokens: those of them before the answer.
+        prompt_tokens: tokens of the prompt.
+        prefill_tokens: tokens computed a second time to go on after a probe.
+        rest_tokens: tokens after the last boundary: closing tag and answer.
+        seconds: wall time, of the whole batch where it ran in one.
+        finish_reason: ``stop``, ``length`` or ``cancelled``.
+        token_ids: the completion's ids, where the backend has them.
+    """
+
+    reasoning: str
+    answer: str | None
+    steps: tuple[Step, ...]
+    outcome: Outcome
+    tokens: int
+    reasoning_tokens: int
+    prompt_tokens: int
+    rest_tokens: int
+    seconds: float
+    finish_reason: str
+    prefill_tokens: int = 0
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The answer a run would have given after a step, and the tokens that finding out took (closing tag included)."""
+
+    answer: str | None
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One token of a stream, or, last, the finished run.
+
+    Attributes:
+        text: text that became readable with this token; may be empty.
+        phase: where the token belongs.
+        token, bounds: the token and its entropy; None on the last chunk.
+        forced: put in by a stop.
+        final: the finished run, on the last chunk only.
+    """
+
+    text: str
+    phase: Phase
+    token: Token | None = None
+    bounds: EntropyBounds | None = None
+    forced: bool = False
+    final: Generation | None = None
+
+
+class Backend(Protocol):
+    """A source of tokens with entropies."""
+
+    @property
+    def model(self) -> str:
+        """The model's label, compared with the policy's."""
+        ...
+
+    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]:
+        """How its entropies come about, as in a trace: estimator, k, temperature and its mode, segmentation, template."""
+        ...
+
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling = Sampling(),
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: Sequence[bool] | None = None,
+        on_mismatch: str = "error",
+    ) -> list[Generation]:
+        """Answer every conversation, each stopped early where the policy says so."""
+        ...
+
+    def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
+        """The answer each run (conversation, its full run, step from 1) gives if its thinking is closed after that step."""
+        ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling = Sampling(),
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: bool = False,
+        on_mismatch: str = "error",
+    ) -> Generator[Chunk, None, None]:
+        """Answer one conversation token by token; closing the generator ends the work at once."""
+        ...

@@ -1,0 +1,336 @@
+r"""A backend that plays a script: for tests, examples and documentation of anything built on :class:`Backend`.
+
+It decides through the real :class:`entropy_chains.monitor.Monitor` and counts as a real backend does: closing tag, probes and
+the tokens of a stop that was thrown away. The same script always gives the same run; sampling settings but ``max_tokens``
+change nothing. It needs neither torch nor a network::
+
+    script = Script([("Add 2 and 2: 4.\n\n", 0.9), ("Check: 4.\n\n", 0.1)], answer="4")
+    backend = ScriptedBackend({"2+2=?": script})
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
+from entropy_chains.backends.assembly import MALFORMED, clean_answer, clean_reasoning, run_instead
+from entropy_chains.entropy import token_entropy
+from entropy_chains.errors import BackendError, InputError, SettingsError
+from entropy_chains.monitor import Decision, Monitor
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.steps import Phase, Segmentation, ThinkTags, template_hash
+from entropy_chains.tokens import Alternative, Token
+
+Piece = str | tuple[str, float | Sequence[float] | None] | Token
+"""One token: its text (entropy 0), or its text with an entropy in bits, with the logprobs of its top-k (natural logarithms,
+the chosen token first), or with None for missing logprobs; or a ready :class:`Token`."""
+
+CHOICES = 20
+"""Alternatives of a token that is given by its entropy."""
+
+LARGEST = math.log2(CHOICES)
+"""Bits: the largest entropy that so many alternatives can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What the model says to one question.
+
+    Attributes:
+        thinking: its reasoning, a piece a token, without tags; empty for a reply without thinking.
+        answer: its answer after the full thinking: text (a token a word) or pieces.
+        early: the answers if the thinking is closed after step 1, 2, …, the last one repeated; empty text or None is a malformed
+            one. Nothing given: the full run's answer.
+        fail_at: the run fails at this token, from 1, with a :class:`BackendError`.
+        closes: False for a model that never ends its thinking by itself.
+    """
+
+    thinking: Sequence[Piece] = ()
+    answer: str | Sequence[Piece] = ""
+    early: Sequence[str | None] = ()
+    fail_at: int | None = None
+    closes: bool = True
+
+    def answer_after(self, step: int) -> Sequence[Piece]:
+        """The pieces of the answer if the thinking is closed after ``step``, from 1."""
+        if not self.early:
+            return _words(self.answer)
+        return _words(self.early[min(step, len(self.early)) - 1] or "")
+
+
+class ScriptedBackend:
+    """Plays scripts through the real monitor.
+
+    Args:
+        scripts: one for every question; or one for each, by the text of a user message; or several for each, played turn by
+            turn (the refine loop), the last one repeated.
+        name: the label compared with the policy's model.
+        segmentation: the model's own steps.
+        tags: thinking tags.
+        template: stands in for the chat template's text.
+        k: alternatives that entropy is computed from when there is no policy.
+    """
+
+    estimator_mode = "raw"
+
+    def __init__(
+        self,
+        scripts: Script | Mapping[str, Script | Sequence[Script]],
+        *,
+        name: str = "scripted",
+        segmentation: Segmentation | None = None,
+        tags: ThinkTags | None = None,
+        template: str = "scripted",
+        k: int | None = CHOICES,
+    ):
+        if k is not None and k < 1:
+            raise SettingsError(f"k is {k}; it must be at least 1, or None for all alternatives")
+        self._scripts, self._name, self._k = scripts, name, k
+        self._segmentation = segmentation or Segmentation("blank_line", 1)
+        self._tags = tags or ThinkTags()
+        self._template = template
+
+    @property
+    def model(self) -> str:
+        """The model's label."""
+        return self._name
+
+    @property
+    def tags(self) -> ThinkTags:
+        """The thinking tags."""
+        return self._tags
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The model's own steps."""
+        return self._segmentation
+
+    @property
+    def template(self) -> str:
+        """Hash of the template and the closing text: a policy belongs to it."""
+        return template_hash(self._template, self._tags)
+
+    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]:
+        """What a trace says about how its entropies came about."""
+        return {
+            "estimator": "renormalised",
+            "k": self._k,
+            "temperature": sampling.temperature,
+            "temperature_mode": self.estimator_mode,
+            "segmentation": (segmentation or self._segmentation).to_dict(),
+            "template": self.template,
+        }
+
+    def generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: Sequence[bool] | None = None,
+        on_mismatch: str = "error",
+    ) -> list[Generation]:
+        """Answer every conversation; see :class:`entropy_chains.backends.Backend`."""
+        segmentation = self._check(policy, sampling, segmentation, on_mismatch)
+        runs = []
+        for n, messages in enumerate(conversations):
+            held = bool(holdout is not None and holdout[n])
+            *_, last = self._play(messages, policy, sampling, segmentation, stop and stopping_enabled(), held)
+            runs.append(_final(last))
+        return runs
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: bool = False,
+        on_mismatch: str = "error",
+    ) -> Generator[Chunk, None, None]:
+        """Answer one conversation token by token; see :class:`entropy_chains.backends.Backend`."""
+        segmentation = self._check(policy, sampling, segmentation, on_mismatch)
+        yield from self._play(messages, policy, sampling, segmentation, stop and stopping_enabled(), holdout)
+
+    def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
+        """See :class:`entropy_chains.backends.Backend`."""
+        return [self._probe(self._script(messages), step, sampling) for messages, _, step in runs]
+
+    def _check(
+        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
+    ) -> Segmentation:
+        if policy is None:
+            return segmentation or self._segmentation
+        policy.check(
+            on_mismatch=on_mismatch,
+            temperature=sampling.temperature,
+            mode="thinking",
+            model=self._name,
+            template=self.template,
+            temperature_mode=self.estimator_mode,
+            **({"segmentation": segmentation} if segmentation else {}),
+        )
+        return policy.segmentation
+
+    def _script(self, messages: Sequence[Message]) -> Script:
+        if isinstance(self._scripts, Script):
+            return self._scripts
+        asked = [m["content"] for m in messages if m["role"] == "user"]
+        found = next((self._scripts[text] for text in asked if text in self._scripts), None)
+        if found is None:
+            raise InputError(f"no script for {asked!r}; the backend has scripts for {sorted(self._scripts)!r}")
+        if isinstance(found, Script):
+            return found
+        turn: Script = found[min(sum(m["role"] == "assistant" for m in messages), len(found) - 1)]
+        return turn
+
+    def _closing(self) -> list[Token]:
+        return [Token(text) for text in (self._tags.close, self._tags.after) if text]
+
+    def _probe(self, script: Script, step: int, sampling: Sampling) -> Probe:
+        pieces = script.answer_after(step)[: sampling.max_tokens]
+        answer = clean_answer("".join(_token(p).text for p in pieces), self._tags)
+        return Probe(answer, len(self._closing()) + len(pieces))
+
+    def _tokens(self, script: Script, boundary: str) -> Iterator[tuple[Token, bool]]:
+        """The full run's tokens; none of them is forced."""
+        thinking: Iterable[Token] = map(_token, script.thinking)
+        if script.thinking and boundary != "call":
+            thinking = chain([Token(self._tags.open)], thinking, self._closing() if script.closes else ())
+        answer = map(_token, _words(script.answer)) if script.closes else ()
+        return ((token, False) for token in chain(thinking, answer))
+
+    def _play(
+        self,
+        messages: Sequence[Message],
+        policy: Policy | None,
+        sampling: Sampling,
+        segmentation: Segmentation,
+        stop: bool,
+        holdout: bool,
+    ) -> Generator[Chunk, None, None]:
+        """A chunk for every token, and last the finished run."""
+        script, tags = self._script(messages), self._tags
+        monitor = Monitor(policy, segmentation=segmentation, tags=tags, stop=stop, holdout=holdout)
+        k = self._k if policy is None else policy.k
+        source = self._tokens(script, segmentation.boundary)
+        texts: list[str] = []
+        steps: list[Step] = []
+        answer_at: int | None = None
+        probed = prefill = 0
+        found: str | None = None  # the answer of a probe that the run was stopped with
+        ended = False
+        while len(texts) < sampling.max_tokens:
+            token, forced = next(source, (None, False))
+            if token is None:
+                ended = True
+                break
+            if len(texts) + 1 == script.fail_at:
+                raise BackendError(f"the script fails at token {script.fail_at}, as it was told to")
+            bounds = None if forced else token_entropy(token, k=k)
+            decision = monitor.feed(token, bounds, forced=forced)
+            texts.append(token.text)
+            if monitor.phase is Phase.ANSWER and answer_at is None:
+                answer_at = len(texts)
+            shown = "" if token.text in (tags.open, tags.close) else token.text
+            yield Chunk(shown, monitor.phase, token, bounds, forced)
+            if monitor.last is not None and monitor.last.step > len(steps):
+                steps.append(_step(monitor, texts))
+            if decision is Decision.PROBE:
+                probe = self._probe(script, monitor.steps, sampling)
+                probed += probe.tokens
+                decision = monitor.answer(probe.answer)
+                if decision is Decision.CLOSE:
+                    found, ended = probe.answer, True
+                    yield Chunk(found or "", Phase.ANSWER)
+                    break
+                prefill += len(texts)
+            if decision is Decision.CLOSE:
+                rest = map(_token, script.answer_after(monitor.steps))
+                source = chain(((t, True) for t in self._closing()), ((t, False) for t in rest))
+        if segmentation.boundary == "call":
+            monitor.end_step()
+            steps.append(_step(monitor, texts))
+        thinking = monitor.phase is Phase.THINKING and segmentation.boundary != "call"
+        answer = found if found is not None else None if thinking else clean_answer("".join(texts[answer_at or 0 :]), tags)
+        reasoned = answer_at if answer_at is not None else len(texts) if thinking else 0
+        run = Generation(
+            reasoning=clean_reasoning("".join(texts[:reasoned]), tags),
+            answer=answer,
+            steps=tuple(steps),
+            outcome=monitor.finish(tokens=len(texts) + probed),
+            tokens=len(texts) + probed,
+            reasoning_tokens=reasoned,
+            prompt_tokens=sum(len(_words(str(m["content"]))) for m in messages),
+            rest_tokens=len(texts) - (steps[-1].end if steps else 0),
+            seconds=0.0,
+            finish_reason="stop" if ended else "length",
+            prefill_tokens=prefill,
+        )
+        if run.outcome.stopped and run.answer is None:
+            for chunk in self._play(messages, policy, sampling, segmentation, False, holdout):
+                if chunk.final is None:
+                    yield chunk
+                else:
+                    run = run_instead(chunk.final, run, monitor.finish(MALFORMED, tokens=run.tokens))
+        yield Chunk("", Phase.ANSWER, final=run)
+
+
+def _step(monitor: Monitor, texts: Sequence[str]) -> Step:
+    record = monitor.last
+    if record is None:  # pragma: no cover - asked only after a step ended
+        raise BackendError("no step has ended")
+    return Step(record, "".join(texts[len(texts) - record.tokens :]), len(texts), 0.0)
+
+
+def _final(chunk: Chunk) -> Generation:
+    if chunk.final is None:  # pragma: no cover - a play always ends with its run
+        raise BackendError("the script ended without a run")
+    return chunk.final
+
+
+def _words(answer: str | Sequence[Piece]) -> Sequence[Piece]:
+    return re.findall(r"\s*\S+\s*$|\s*\S+", answer) if isinstance(answer, str) else answer
+
+
+def _token(piece: Piece) -> Token:
+    if isinstance(piece, Token):
+        return piece
+    text, given = (piece, 0.0) if isinstance(piece, str) else piece
+    if given is None:
+        return Token(text)
+    logprobs = _logprobs(float(given)) if isinstance(given, int | float) else tuple(map(float, given))
+    others = (Alternative(f"{text}~{n}", logprob) for n, logprob in enumerate(logprobs[1:], 1))
+    return Token(text, logprob=logprobs[0], alternatives=(Alternative(text, logprobs[0]), *others))
+
+
+@lru_cache(maxsize=4096)
+def _logprobs(entropy: float) -> tuple[float, ...]:
+    """Logprobs of :data:`CHOICES` alternatives with this entropy in bits: a likeliest one, and the rest alike."""
+    if not 0.0 <= entropy <= LARGEST:
+        raise InputError(f"an entropy of {entropy} bits is impossible for {CHOICES} alternatives; 0 to {LARGEST:.4f} is possible")
+    if entropy == 0.0:
+        return (0.0,)
+    low, high = 0.0, 1.0 - 1.0 / CHOICES  # the rest's share; the entropy grows with it
+    for _ in range(100):
+        rest = (low + high) / 2
+        low, high = (rest, high) if _spread(rest) < entropy else (low, rest)
+    each = high / (CHOICES - 1)
+    return (math.log1p(-high), *([math.log(each)] * (CHOICES - 1)))
+
+
+def _spread(rest: float) -> float:
+    """Entropy in bits of a likeliest alternative and :data:`CHOICES` - 1 others that share ``rest`` evenly."""
+    if rest <= 0.0:
+        return 0.0
+    return -((1 - rest) * math.log2(1 - rest) + rest * math.log2(rest / (CHOICES - 1)))

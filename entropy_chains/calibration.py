@@ -1,0 +1,348 @@
+"""Thresholds from recorded runs: certified ones, and the paper's.
+
+**Certified** (Learn then Test, fixed sequence). The loss of a question is *lost-correct*: the full run is right and the early
+answer wrong; its mean bounds the accuracy drop from above. Thresholds go from never stopping to the most lenient one, on a grid
+fixed before the data are seen; each is tested with the exact binomial p-value of "the risk is above max_loss" on one run a group;
+the walk ends at the first that fails, and the last that passed is kept. Then P(risk <= max_loss) >= confidence for questions drawn
+alike. With m candidates (rules and signals) each is walked at (1 - confidence)/m, and the one that saves most is kept.
+
+**Plain** (arXiv 2510.08146): a formula on the right and wrong answers of step 1. Needs few examples and promises nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from entropy_chains.certificates import (
+    GRID,
+    Candidate,
+    curve,
+    eligible_rows,
+    examples_needed,
+    last_passing,
+    one_run_a_group,
+    upper_bound,
+)
+from entropy_chains.diagnosis import (
+    Interval,
+    Separation,
+    check_seed,
+    judged_rows,
+    rows_by_step,
+    separation,
+    signal_aurocs,
+    verdict_of,
+)
+from entropy_chains.errors import InputError
+from entropy_chains.policy import METHODS, RULES, MassFloor, Policy
+from entropy_chains.steps import Segmentation
+from entropy_chains.tables import Array, Table, Traces, as_table
+
+RESAMPLES = 1000
+QUANTILES = (0.05, 0.25, 0.75, 0.95)
+
+
+def calibrate(
+    traces: Traces,
+    *,
+    method: str = "certified",
+    rule: str = "auto",
+    signal: str = "auto",
+    max_loss: float = 0.05,
+    confidence: float = 0.9,
+    per_step: bool = False,
+    min_steps: int | None = None,
+    examples: int | None = None,
+    seed: int = 0,
+    scope: str = "call",
+) -> Policy:
+    """Fit a stop rule to recorded runs. A rule that must not stop comes back too, with ``active`` False and the reason.
+
+    Args:
+        traces: a table, a file, several, or traces in memory.
+        method: ``certified``, or a plain formula: ``mean``, ``information``, ``bayes``, ``scale-invariant``.
+        rule: ``auto`` tries several (a plain method: ``entropy``); or one of ``entropy``, ``entropy+agreement``, ``fixed-step``.
+        signal: ``auto`` tries the mean and, where every run recorded it, ``sum_entropy``; or a name.
+        max_loss: largest risk, a fraction of all questions.
+        confidence: that the risk is no larger, 0 to 1.
+        per_step: a threshold for every step; ``certified`` then learns their proportions on half of the groups.
+        min_steps: first step at which a stop is allowed; None: 1, or 2 for a rule that compares two answers.
+        examples: calibrate on this many groups, drawn by ``seed``.
+        seed: of every draw.
+        scope: ``call`` or ``agent``.
+
+    Raises:
+        InputError: bad traces or a bad argument.
+    """
+    _check_arguments(method, rule, max_loss, confidence, per_step, min_steps, examples, seed)
+    table = as_table(traces)
+    if examples is not None:
+        table = _draw_groups(table, examples, seed)
+    if signal != "auto":
+        table.values(signal)  # refuses what cannot be read
+    basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed)
+    found = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
+    refining = table.mode == "refine"
+    return Policy(
+        model=table.model or "unknown",
+        thresholds=found.thresholds,
+        rule=found.rule,
+        min_steps=found.min_steps,
+        mode=table.mode or "thinking",
+        scope=scope,
+        signal=found.signal,
+        estimator=table.estimator or "renormalised",
+        k=table.k,
+        temperature=table.temperatures,
+        temperature_mode=table.temperature_mode or "raw",
+        segmentation=Segmentation.from_dict(table.segmentation or ({"boundary": "call"} if refining else {})),
+        template=table.template,
+        mass_floor=basis.floor,
+        method=method,
+        active=found.reason in ("certified", "uncertified"),
+        reason=found.reason,
+        calibration=_figures(basis, found),
+    )
+
+
+# --- the two methods
+
+
+class _Basis:
+    """What both methods need: the table, the settings, and each signal's AUROC, computed once."""
+
+    def __init__(self, table: Table, max_loss: float, confidence: float, per_step: bool, min_steps: int, seed: int) -> None:
+        self.table, self.max_loss, self.confidence, self.seed = table, max_loss, confidence, seed
+        self.delta = round(1.0 - confidence, 12)  # 0.1, not 0.09999999999999998
+        self.per_step, self.min_steps, self.floor = per_step, min_steps, MassFloor()
+        self._aurocs: dict[str, tuple[float | None, Interval]] = {}
+
+    def auroc(self, signal: str) -> tuple[float | None, Interval]:
+        if signal not in self._aurocs:
+            self._aurocs[signal] = signal_aurocs(self.table, self.table.values(signal), self.seed, RESAMPLES)[:2]
+        return self._aurocs[signal]
+
+    def first_step(self, rule: str) -> int:
+        return max(2, self.min_steps) if rule == "entropy+agreement" else self.min_steps
+
+
+class _Found(NamedTuple):
+    rule: str
+    signal: str
+    thresholds: tuple[float | None, ...]
+    min_steps: int
+    reason: str
+    needed: int
+    certificate: dict[str, Any] | None = None
+
+
+def _candidates(table: Table, rule: str, signal: str) -> list[Candidate]:
+    """What is tried, fixed before any outcome is read, in the order in which it is given up where questions are few."""
+    main = table.signal if signal == "auto" else signal
+    signals = [main]
+    summed = table.signals.get("sum_entropy")
+    if signal == "auto" and main != "sum_entropy" and summed is not None and not np.isnan(summed[~np.isnan(table.entropy)]).any():
+        signals.append("sum_entropy")
+    listed = [Candidate("entropy", s) for s in signals]
+    listed += [Candidate("fixed-step", main), Candidate("entropy+agreement", main)]
+    return [c for c in listed if rule in ("auto", c.rule)]
+
+
+def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
+    table = basis.table
+    candidates = _candidates(table, rule, signal)
+    main = candidates[0].signal
+    n = (table.groups + 1) // 2 if basis.per_step else table.groups
+    while len(candidates) > 1 and stats.binom.cdf(0, n, basis.max_loss) > basis.delta / len(candidates):
+        candidates.pop()
+    level = basis.delta / len(candidates)
+    needed = examples_needed(basis.max_loss, level)
+    never = _Found("entropy" if rule == "auto" else rule, main, (None,), basis.first_step(rule), "too_few_examples", needed)
+    if stats.binom.cdf(0, n, basis.max_loss) > level:
+        return never
+    takes_part = {c: c.rule == "fixed-step" or verdict_of(basis.auroc(c.signal)[1]) == "signal" for c in candidates}
+    if rule != "fixed-step" and not any(takes_part[c] for c in candidates if c.rule != "fixed-step"):
+        return never._replace(reason=verdict_of(basis.auroc(main)[1]))
+    learning, walking = _halves(table, basis.seed) if basis.per_step else (table, table)
+    tested = one_run_a_group(walking, basis.seed)
+    best, most = never._replace(reason="no_safe_threshold"), 0.0
+    for c in candidates:
+        if not takes_part[c]:
+            continue
+        first = basis.first_step(c.rule)
+        scales = _scales(learning, c.signal, basis.floor) if basis.per_step and c.rule != "fixed-step" else None
+        found = curve(walking, c, tested, min_steps=first, floor=basis.floor, scales=scales)
+        at = last_passing(found.losses, found.n, basis.max_loss, level)
+        if at is None or found.saved[at] <= most:
+            continue
+        most = float(found.saved[at])
+        setting, losses = float(found.settings[at]), int(found.losses[at])
+        certificate = {
+            "risk": "lost-correct" if table.labels == "gold" else "disagreement",
+            "max_loss": basis.max_loss,
+            "confidence": basis.confidence,
+            "groups": n,
+            "losses": losses,
+            "upper_bound": upper_bound(losses, n, level),
+            "level": level,
+            "grid": GRID,
+            "rules_tried": [x.rule if x.signal == main else f"{x.rule} ({x.signal})" for x in candidates],
+        }
+        thresholds = (setting,) if scales is None else tuple((setting * scales).tolist())
+        first = int(setting) if c.rule == "fixed-step" else first
+        best = _Found(c.rule, c.signal, thresholds, first, "certified", needed, certificate)
+    return best
+
+
+def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
+    table = basis.table
+    rule = "entropy" if rule == "auto" else rule
+    signal = table.signal if signal == "auto" else signal
+    values, wrong = table.values(signal), table.correct == 0
+    needed = examples_needed(basis.max_loss, basis.delta)
+    never = _Found(rule, signal, (None,), basis.first_step(rule), "too_few_examples", needed)
+    classes = dict.fromkeys(range(1, int(table.step.max()) + 1 if basis.per_step else 2), separation(values[:0], wrong[:0]))
+    for step, rows in rows_by_step(table.step, judged_rows(table)):
+        if step in classes:
+            classes[step] = separation(values[rows], wrong[rows])
+    if classes[1].mu_correct is None:
+        return never
+    verdict = verdict_of(basis.auroc(signal)[1])
+    if verdict != "signal":
+        return never._replace(reason=verdict)
+    thresholds = tuple(None if s.mu_correct is None else PLAIN[method](s) for s in classes.values())
+    if all(t is None for t in thresholds):
+        return never._replace(reason="no_safe_threshold")
+    return never._replace(thresholds=thresholds, reason="uncertified")
+
+
+def entropy_mean(s: Separation) -> float | None:
+    """Entropy mean, the paper's: τ = μ_c."""
+    return s.mu_correct
+
+
+def information(s: Separation) -> float | None:
+    """Information-theoretic, the paper's: τ = μ_c + σ_c·ln(1 + |d|)."""
+    if s.mu_correct is None or s.sigma_correct is None:
+        return None
+    return s.mu_correct + s.sigma_correct * math.log1p(abs(s.cohens_d or 0.0))
+
+
+def bayes(s: Separation) -> float | None:
+    """Minimum-error boundary of two Gaussians with priors: textbook; the paper names it and gives no formula.
+
+    The root between μ_c and μ_i of ln(π_c/σ_c) - (τ-μ_c)²/2σ_c² = ln(π_i/σ_i) - (τ-μ_i)²/2σ_i²; None where there is none.
+    """
+    mu, sigma, nu, rho = s.mu_correct, s.sigma_correct, s.mu_wrong, s.sigma_wrong
+    if mu is None or sigma is None or nu is None or rho is None or sigma <= 0 or rho <= 0 or mu >= nu:
+        return None
+    a = 0.5 / rho**2 - 0.5 / sigma**2
+    b = mu / sigma**2 - nu / rho**2
+    c = math.log(s.right * rho / (s.wrong * sigma)) + nu**2 / (2 * rho**2) - mu**2 / (2 * sigma**2)
+    roots = np.roots([a, b, c])  # a = 0 leaves one root
+    # Where right answers stop being the likelier ones, the difference falls.
+    crossing = [float(r.real) for r in roots if abs(r.imag) < 1e-12 and mu <= r.real <= nu and 2 * a * r.real + b <= 0]
+    return min(crossing, default=None)
+
+
+def scale_invariant(s: Separation) -> float | None:
+    """Scale-invariant universal, a reconstruction (only its factors are public): τ = μ_c·(1 + max(0, 1 - σ_c/μ_c)·ln(1 + |d|))."""
+    if s.mu_correct is None or s.sigma_correct is None:
+        return None
+    steadiness = max(0.0, 1.0 - s.sigma_correct / s.mu_correct) if s.mu_correct > 0 else 0.0
+    return s.mu_correct * (1.0 + steadiness * math.log1p(abs(s.cohens_d or 0.0)))
+
+
+PLAIN: dict[str, Callable[[Separation], float | None]] = {
+    "mean": entropy_mean,
+    "information": information,
+    "bayes": bayes,
+    "scale-invariant": scale_invariant,
+}
+
+
+# --- parts of the data, and the figures that a policy carries
+
+
+def _draw_groups(table: Table, examples: int, seed: int) -> Table:
+    if examples > table.groups:
+        raise InputError(f"examples is {examples}, but the traces hold {table.groups} questions; record more or ask for fewer")
+    chosen = np.random.default_rng([seed, 4]).permutation(table.groups) < examples
+    return table.subset(chosen[table.group])
+
+
+def _halves(table: Table, seed: int) -> tuple[Table, Table]:
+    """Two halves of the groups; the second, to be walked, has the odd one."""
+    first = (np.random.default_rng([seed, 5]).permutation(table.groups) < table.groups // 2)[table.group]
+    return table.subset(first), table.subset(~first)
+
+
+def _scales(table: Table, signal: str, floor: MassFloor) -> Array:
+    """Median of the signal at each step relative to step 1; 1 where either is missing or 0."""
+    values = table.values(signal)
+    medians = np.zeros(int(table.step.max()))
+    for step, rows in rows_by_step(table.step, eligible_rows(table, values, "entropy", 1, floor)):
+        medians[step - 1] = np.median(values[rows])
+    usable = (medians > 0) & (medians[0] > 0)
+    return np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
+
+
+def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
+    table, values = basis.table, basis.table.values(found.signal)
+    first = judged_rows(table) & (table.step == 1)
+    s = separation(values[first], table.correct[first] == 0)
+    auroc, interval = basis.auroc(found.signal)
+    longest = int(table.step.max())
+    quantiles: list[list[float] | None] = [None] * longest
+    for step, rows in rows_by_step(table.step, ~np.isnan(values)):
+        quantiles[step - 1] = np.quantile(values[rows], QUANTILES).tolist()
+    stop_cost, full = table.costs(every_probe=False)
+    early = ~table.is_last
+    saved = np.bincount(table.step[early], (full[table.run] - stop_cost)[early], minlength=longest + 1)[1:]
+    counts = np.bincount(table.step[early], minlength=longest + 1)[1:]
+    return {
+        "runs": table.runs,
+        "groups": table.groups,
+        "labels": table.labels,
+        "accuracy_full": float(table.correct[table.last].mean()) if table.labels == "gold" else None,
+        **{name: getattr(s, name) for name in ("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d")},
+        "auroc": auroc,
+        "auroc_interval": None if interval is None else list(interval),
+        "entropy_quantiles": quantiles,
+        "remaining_tokens": np.maximum(saved / np.maximum(counts, 1), 0.0).tolist(),
+        "examples_needed": found.needed,
+        "certificate": found.certificate,
+    }
+
+
+def _check_arguments(
+    method: str,
+    rule: str,
+    max_loss: float,
+    confidence: float,
+    per_step: bool,
+    min_steps: int | None,
+    examples: int | None,
+    seed: int,
+) -> None:
+    for name, given, known in (("method", method, METHODS), ("rule", rule, ("auto", *RULES))):
+        if given not in known:
+            raise InputError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
+    if method != "certified" and rule == "fixed-step":
+        raise InputError(
+            f"rule is 'fixed-step' and method {method!r}; a fixed step has no entropy threshold: use method 'certified'"
+        )
+    for name, share in (("max_loss", max_loss), ("confidence", confidence)):
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise InputError(f"{name} is {share!r}; it must be between 0 and 1, as 0.05 for 5 %")
+    for name, count in (("min_steps", min_steps), ("examples", examples)):
+        if count is not None and (type(count) is not int or count < 1):
+            raise InputError(f"{name} is {count!r}; it must be a whole number of at least 1, or None")
+    if not isinstance(per_step, bool):
+        raise InputError(f"per_step is {per_step!r}; it must be True or False")
+    check_seed(seed)

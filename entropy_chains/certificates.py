@@ -1,0 +1,161 @@
+"""Settings of a stop rule walked from strict to lenient, with a guarantee (Learn then Test, fixed sequence).
+
+The loss of a question is *lost-correct*: the full run is right and the early answer wrong. Settings are tested in an order fixed
+before the data are seen, each with the exact binomial p-value of "the risk is above max_loss"; the walk ends at the first that
+fails and keeps the last that passed. P(risk <= max_loss) >= 1 - level then, whatever the number of settings.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from entropy_chains.diagnosis import rows_by_step
+from entropy_chains.policy import MassFloor
+from entropy_chains.tables import PROBE_SIGNALS, Array, Table
+
+SMALLEST = -14
+"""The grid's first threshold above 0 is 2^-14 bits: models with very low entropies are resolved too."""
+PER_OCTAVE = 16
+LARGEST_SUM = 14
+"""Grid of sums and unknown signals ends at 2^14 bits."""
+MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "eat")
+"""Signals that no model can drive above log2 k."""
+DEFAULT_BITS = 18.0
+"""Largest entropy, bits, of a full vocabulary whose size is not recorded."""
+GRID = "0 and 2^-14 to the signal's maximum, 16 an octave"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A rule and the signal it reads, one parameter free: its threshold in bits, or the step of ``fixed-step``."""
+
+    rule: str
+    signal: str
+
+    @property
+    def reads_probes(self) -> bool:
+        """Whether it pays for a probe after every step."""
+        return self.rule == "entropy+agreement" or (self.rule != "fixed-step" and self.signal in PROBE_SIGNALS)
+
+
+class Curve(NamedTuple):
+    """What a candidate does at each of its settings, from never stopping to the most lenient.
+
+    Attributes:
+        settings: thresholds in bits, or steps.
+        losses: lost-correct among the tested runs; n: how many runs were tested.
+        saved: fraction of all runs' tokens saved, probes paid.
+    """
+
+    settings: Array
+    losses: Array
+    n: int
+    saved: Array
+
+
+def threshold_grid(signal: str, k: int | None, vocab_size: int | None = None) -> Array:
+    """Thresholds in bits, ascending: 0, then 16 an octave from 2^-14 up to log2 k (a sum or an unknown signal: 2^14)."""
+    largest = 2.0**LARGEST_SUM
+    if signal in MEANS:
+        largest = math.log2(k) if k else math.log2(vocab_size) if vocab_size else DEFAULT_BITS
+    if largest <= 0:
+        return np.zeros(1)
+    exponents = SMALLEST + np.arange(math.floor((math.log2(largest) - SMALLEST) * PER_OCTAVE) + 1) / PER_OCTAVE
+    return np.unique(np.concatenate([[0.0], 2.0**exponents, [largest]]))
+
+
+def eligible_rows(table: Table, values: Array, rule: str, min_steps: int, floor: MassFloor) -> Array:
+    """Rows after which the rule may stop, whatever its threshold, bool [rows]; the last recorded step is never an early stop."""
+    allowed: Array = ~table.is_last & (table.step >= min_steps)
+    if rule == "fixed-step":
+        return allowed
+    allowed &= ~np.isnan(values) & ~(table.mass < floor.step)  # a missing mass is not a low one
+    return allowed & table.same_as_previous if rule == "entropy+agreement" else allowed
+
+
+def curve(
+    table: Table,
+    candidate: Candidate,
+    tested: Array,
+    *,
+    min_steps: int = 1,
+    floor: MassFloor | None = None,
+    scales: Array | None = None,
+) -> Curve:
+    """Losses and savings of a candidate at all its settings at once.
+
+    A run stops at the first eligible step whose value is at or under the threshold. As thresholds rise, that step moves from one
+    strict prefix minimum of the run's values to an earlier one: each such record owns the thresholds from its own value up to the
+    record before it. Adding its loss and its cost over that range takes one pass over the rows, not one a threshold.
+
+    Args:
+        table: recorded runs.
+        candidate: rule and signal.
+        tested: the runs whose losses count, bool [runs]; savings are over all.
+        min_steps: first step at which a stop is allowed.
+        floor: least mass; None: the default.
+        scales: threshold at each step relative to the grid's, the last repeated; None: 1.
+    """
+    values = table.values(candidate.signal)
+    allowed = eligible_rows(table, values, candidate.rule, min_steps, floor or MassFloor())
+    stop_cost, full_cost = table.costs(candidate.reads_probes)
+    if candidate.rule == "fixed-step":
+        settings = np.arange(int(table.step.max()) - 1, min_steps - 1, -1)
+        size = int(table.step.max()) + 1
+        rows, first, end = np.flatnonzero(allowed), table.step[allowed], None
+    else:
+        settings = threshold_grid(candidate.signal, table.k, table.vocab_size)
+        size = len(settings)
+        cell = np.full(len(values), size)
+        for step, at in rows_by_step(table.step, allowed) if scales is not None else [(1, np.flatnonzero(allowed))]:
+            factor = 1.0 if scales is None else scales[min(step, len(scales)) - 1]
+            cell[at] = np.searchsorted(settings * factor, values[at])
+        offset = table.run.astype(np.int64) * (size + 1)  # makes every run's numbers lower than the run's before
+        lowest = np.minimum.accumulate(cell - offset)
+        before = np.concatenate([[size], lowest[:-1] + offset[1:]])
+        before[table.offsets[:-1]] = size
+        rows = np.flatnonzero(cell < before)
+        first, end = cell[rows], before[rows]
+
+    def added(amount: Array) -> Array:
+        total = np.bincount(first, amount, minlength=size)[:size]
+        if end is None:
+            return total[settings]
+        summed: Array = np.cumsum(total - np.bincount(end, amount, minlength=size)[:size])
+        return summed
+
+    losses = np.rint(added((table.lost[rows] & tested[table.run[rows]]).astype(float))).astype(np.int64)
+    tokens = max(1, int(table.tokens.sum()))
+    saved = (added((full_cost[table.run[rows]] - stop_cost[rows]).astype(float)) + tokens - full_cost.sum()) / tokens
+    return Curve(settings, losses, int(tested.sum()), saved)
+
+
+def last_passing(losses: Array, n: int, max_loss: float, level: float) -> int | None:
+    """The fixed-sequence walk: index of the last setting before the first whose p-value P(Bin(n, max_loss) <= losses) > level."""
+    failed = stats.binom.cdf(losses, n, max_loss) > level
+    index = int(np.argmax(failed)) if failed.any() else len(failed)
+    return index - 1 if index else None
+
+
+def examples_needed(max_loss: float, level: float) -> int:
+    """Questions that certify ``max_loss`` at this level if none of them is lost."""
+    return math.ceil(math.log(level) / math.log1p(-max_loss))
+
+
+def upper_bound(losses: int, n: int, level: float) -> float:
+    """Exact one-sided upper bound of the risk (Clopper-Pearson), missed with a chance of at most ``level``."""
+    return 1.0 if losses >= n else float(stats.beta.ppf(1.0 - level, losses + 1, n - losses))
+
+
+def one_run_a_group(table: Table, seed: int) -> Array:
+    """A drawn run of each group, bool [runs]: runs of one question are not independent, and the exact test needs them so."""
+    keys = np.random.default_rng([seed, 3]).random(table.runs)
+    order = np.lexsort((keys, table.group))
+    drawn = np.zeros(table.runs, bool)
+    drawn[order[np.flatnonzero(np.diff(table.group[order], prepend=-1))]] = True
+    return drawn

@@ -1,0 +1,271 @@
+"""The commands, thin: read, call, print. Tables for people, ``--json`` for programs, progress on standard error.
+
+Exit status: 0 done; 2 bad input or usage (the message names the value and the remedy, nothing is written); 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
+from entropy_chains.policy import METHODS, RULES, Policy
+
+if TYPE_CHECKING:
+    from entropy_chains.backends.transformers import TransformersBackend
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+traces_file = click.argument("traces", type=click.Path(path_type=Path))
+DEMO_MODEL = ("demo", "entropy-chains/demo")
+
+
+class Commands(click.Group):
+    """Turns our errors into one line and the contract's exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except EntropyChainsError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
+            ctx.exit(2 if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) else 1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="entropy-chains")
+def main() -> None:
+    """Stop reasoning models when they are sure: record runs, calibrate a policy, see what it saves."""
+    # Thousands of tiny tensors: more threads than cores slow each other down manyfold.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@main.command()
+@click.option("--questions", default=400, show_default=True, help="Held-out questions to run live.")
+@click.option("--calibration", default=240, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
+@click.option("--seed", default=0, show_default=True, help="Of the questions and the runs.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Folder to write to."
+)
+@as_json
+def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) -> None:
+    """Run the whole story offline with the bundled model: record, calibrate, stop early, compare."""
+    from entropy_chains.demo.story import print_story, run_story
+
+    for name, value in (("--questions", questions), ("--calibration", calibration)):
+        if value < 1:
+            raise SettingsError(f"{name} is {value}; it must be at least 1")
+    with progress(as_json) as track:
+        story = run_story(bundled(), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
+    if as_json:
+        click.echo(json.dumps(story))
+    else:
+        print_story(story, out)
+
+
+@main.command()
+@click.option("--data", required=True, type=click.Path(path_type=Path), help='Questions, one {"id", "question", "gold"} a line.')
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Trace file; only ever appended to.")
+@click.option("--model", help="Checkpoint folder, hub id, or 'demo' for the bundled model.")
+@click.option("--base-url", help="OpenAI-compatible server (not in this release).")
+@click.option("--mode", default="thinking", show_default=True, type=click.Choice(["thinking", "refine"]))
+@click.option("--steps", type=int, help="Calls in refine mode (default 4); most recorded boundaries in thinking mode.")
+@click.option("--temperature", type=float, help="0 is greedy; the model's own by default.")
+@click.option(
+    "--top-logprobs", "k", type=int, default=20, show_default=True, help="Alternatives that the entropy is computed from."
+)
+@click.option("--full-vocabulary", is_flag=True, help="Exact entropy instead.")
+@click.option("--max-tokens", type=int, default=4096, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--limit", type=int, help="Only the first questions.")
+@click.option("--concurrency", type=int, default=64, show_default=True, help="Questions run together.")
+@click.option("--boundary", type=click.Choice(["line", "blank_line"]), help="Where a step ends; the model's own by default.")
+@click.option("--min-tokens", type=int, help="Shortest step; shorter ones are joined.")
+@click.option("--system", help="A system prompt for every question.")
+@click.option("--resume", is_flag=True, help="Go on with an existing file; nothing recorded is repeated.")
+@as_json
+def record(
+    data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
+    limit: int | None, resume: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: str,
+    steps: int | None, temperature: float | None, max_tokens: int, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Run full reasoning on questions and write traces."""
+    from dataclasses import replace
+
+    from entropy_chains.backends import Sampling
+    from entropy_chains.recording import read_questions
+    from entropy_chains.recording import record as run
+    from entropy_chains.traces import TraceWriter
+
+    if base_url or not model:
+        raise SettingsError("give --model PATH_OR_ID (or 'demo'); servers (--base-url) are not in this release")
+    for name, value in (("--top-logprobs", k), ("--concurrency", concurrency), ("--limit", limit), ("--steps", steps)):
+        if value is not None and value < 1:
+            raise SettingsError(f"{name} is {value}; it must be at least 1")
+    questions = read_questions(data, limit)
+    if out.exists() and out.stat().st_size and not resume:
+        raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    backend = load(model, None if full_vocabulary else k)
+    segmentation = backend.segmentation
+    segmentation = replace(
+        segmentation, boundary=boundary or segmentation.boundary, min_tokens=min_tokens or segmentation.min_tokens
+    )
+    if mode == "thinking":
+        _ = backend.tags
+    with TraceWriter(out) as writer, progress(as_json) as track:
+        left = [q for q in questions if q["id"] not in writer.ids]
+        advance = track("recording", len(left))
+        for trace in run(
+            backend, left, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency, system=system,
+            details=backend.details(sampling, segmentation),
+        ):  # fmt: skip
+            writer.write(trace)
+            advance(1)
+        done = len(writer.ids)
+    result = {"recorded": len(left), "skipped": len(questions) - len(left), "traces": done, "out": str(out)}
+    show(result, as_json, f"{len(left)} recorded, {len(questions) - len(left)} skipped → {out}")
+
+
+@main.command()
+@traces_file
+@click.option("--signal", help="Which statistic of a step; the trace's own by default.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@as_json
+def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None:
+    """Is there a signal? Per step and stratified, with a verdict."""
+    from entropy_chains.diagnosis import diagnose as run
+    from entropy_chains.display import diagnosis_table
+
+    found = run(traces, signal=signal, seed=seed)
+    show(found.to_dict(), as_json, lambda: diagnosis_table(found.to_dict()))
+
+
+@main.command()
+@traces_file
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Policy file to write.")
+@click.option("--method", default="certified", show_default=True, type=click.Choice(METHODS))
+@click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *RULES]))
+@click.option("--signal", default="auto", show_default=True, help="auto, mean_entropy, sum_entropy, or another recorded one.")
+@click.option("--max-loss", default=0.05, show_default=True, help="Largest share of questions that may lose a correct answer.")
+@click.option("--confidence", default=0.9, show_default=True, help="Probability that the promise holds.")
+@click.option("--per-step/--no-per-step", default=False, show_default=True, help="One threshold per step.")
+@click.option("--min-steps", type=int, help="First step at which a stop is allowed.")
+@click.option("--examples", type=int, help="Calibrate on this many questions, drawn with --seed.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@as_json
+def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
+    """Fit a policy and write it."""
+    from entropy_chains.calibration import calibrate as run
+    from entropy_chains.display import policy_table
+
+    policy = run(traces, **settings)
+    write_whole(out, lambda path: policy.save(path))
+    show(policy.to_dict(), as_json, lambda: policy_table(policy, out))
+
+
+@main.command()
+@traces_file
+@click.option("--policy", "policy_file", required=True, type=click.Path(path_type=Path), help="Policy file.")
+@click.option("--on-mismatch", default="error", show_default=True, type=click.Choice(["error", "warn"]))
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+@as_json
+def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json: bool) -> None:
+    """What a policy would have done on recorded runs."""
+    from entropy_chains.display import replay_table
+    from entropy_chains.replaying import replay as run
+
+    found = run(traces, Policy.load(policy_file), seed=seed, on_mismatch=on_mismatch)
+    show(found.to_dict(), as_json, lambda: replay_table(found.to_dict()))
+
+
+@main.command()
+@click.argument("traces", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="Policy file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Page to write.")
+@click.option("--title", default="entropy-chains", show_default=True)
+@as_json
+def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title: str, as_json: bool) -> None:
+    """Write a self-contained page with plots."""
+    from entropy_chains.report import write_report
+
+    policy = Policy.load(policy_file) if policy_file else None
+    write_whole(out, lambda path: write_report(path, list(traces), policy, title=title))
+    show({"out": str(out)}, as_json, f"report → {out}")
+
+
+def load(model: str, k: int | None = 20) -> TransformersBackend:
+    """The backend of a model named on the command line."""
+    from entropy_chains.backends.transformers import TransformersBackend
+
+    return bundled(k) if model in DEMO_MODEL else TransformersBackend.from_pretrained(model, k=k)
+
+
+def bundled(k: int | None = 20) -> TransformersBackend:
+    """The bundled reasoner."""
+    from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
+
+    try:
+        from entropy_chains.backends.transformers import TransformersBackend
+    except MissingExtraError:
+        raise
+    return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """Progress bars on standard error: ``track(name, total)`` gives the function that moves one on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet and not sys.stderr.isatty()) as bars:
+
+        def track(name: str, total: int) -> Callable[[int], None]:
+            task = bars.add_task(name, total=total)
+            return lambda count: bars.advance(task, count)
+
+        yield track
+
+
+def show(result: dict[str, Any], as_json: bool, human: str | Callable[[], Any]) -> None:
+    """Print a result in the form asked for."""
+    if as_json:
+        click.echo(json.dumps(result, allow_nan=False))
+    elif isinstance(human, str):
+        click.echo(human)
+    else:
+        from rich.console import Console
+
+        Console().print(human())
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all: beside it first, then moved into its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()

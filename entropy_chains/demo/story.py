@@ -1,0 +1,120 @@
+"""The demo: record, calibrate, run held-out questions live in full and with early stopping, compare, write it all down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entropy_chains import answers
+from entropy_chains.backends import Sampling
+from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.calibration import calibrate
+from entropy_chains.demo.questions import Question, draw_questions
+from entropy_chains.diagnosis import diagnose
+from entropy_chains.display import story_table
+from entropy_chains.figures import flops, latency
+from entropy_chains.policy import Policy
+from entropy_chains.recording import conversation, record
+from entropy_chains.replaying import judge_live
+from entropy_chains.report import write_report
+from entropy_chains.tables import Table
+from entropy_chains.traces import TraceWriter
+
+BATCH = 64
+LATENCY_QUESTIONS = 16
+MAX_TOKENS = 1600
+
+Track = Callable[[str, int], Callable[[int], None]]
+
+
+def run_story(
+    backend: TransformersBackend, *, questions: int, calibration: int, seed: int, out: Path, track: Track
+) -> dict[str, Any]:
+    """Run it and write ``calibration.jsonl``, ``held_out.jsonl``, ``policy.json``, ``demo.json`` and ``report.html`` to ``out``.
+
+    The held-out questions are never used for calibration. Both live runs of a question share seed and batch, so up to the stop
+    they are the same run, and the comparison is paired.
+
+    Returns:
+        The content of ``demo.json``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw_questions(calibration + questions, seed)
+    fitted_on, held_out = drawn[:calibration], drawn[calibration:]
+    first = 1_000_000 * (seed + 1)  # seeds of the two parts never meet
+    sampling, live = Sampling(max_tokens=MAX_TOKENS, seed=first), Sampling(max_tokens=MAX_TOKENS, seed=first + 500_000)
+
+    recorded = _record(backend, fitted_on, sampling, out / "calibration.jsonl", track("record for calibration", calibration))
+    policy = calibrate(recorded, seed=seed)
+    policy.save(out / "policy.json")
+
+    full = _record(backend, held_out, live, out / "held_out.jsonl", track("held out, run in full", questions))
+    early = []
+    advance = track("held out, stopped early", questions)
+    for start in range(0, questions, BATCH):
+        part = [conversation(q) for q in held_out[start : start + BATCH]]
+        early += backend.generate(part, policy=policy, sampling=replace(live, seed=first + 500_000 + start))
+        advance(len(part))
+    stops = np.array([g.outcome.step if g.outcome.stopped else 0 for g in early])
+    right = np.array([answers.same(g.answer, q["gold"]) for g, q in zip(early, held_out, strict=True)])
+    result = judge_live(full, stops, np.array([g.tokens for g in early]), right, seed=seed)
+
+    prompt = sum(g.prompt_tokens for g in early)
+    slow, fast = _latency(backend, policy, held_out[:LATENCY_QUESTIONS], live, track)
+    story = {
+        **result.to_dict(),
+        "model": backend.model,
+        "parameters": backend.parameters,
+        "method": policy.method,
+        "flops_full": flops(backend.parameters, prompt + result.tokens_full).value,
+        "flops": flops(backend.parameters, prompt + result.tokens).value,
+        "latency_full": latency(slow),
+        "latency": latency(fast),
+        "latency_questions": len(slow),
+        "calibration_questions": calibration,
+        "seed": seed,
+        "diagnosis": diagnose(full, seed=seed).to_dict(),
+        "policy": policy.to_dict(),
+    }
+    (out / "demo.json").write_text(json.dumps(story, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_report(out / "report.html", out / "held_out.jsonl", policy, live=story, title=f"{backend.model}: {questions} questions")
+    return story
+
+
+def print_story(story: dict[str, Any], out: Path) -> None:
+    """The figures as a table for people."""
+    from rich.console import Console
+
+    Console().print(story_table(story, out))
+
+
+def _record(
+    backend: TransformersBackend, questions: list[Question], sampling: Sampling, path: Path, advance: Callable[[int], None]
+) -> Table:
+    """Record into a fresh file, so that an interrupted demo leaves whole runs behind."""
+    path.unlink(missing_ok=True)
+    with TraceWriter(path) as writer:
+        for trace in record(backend, questions, sampling=sampling, batch=BATCH, details=backend.details(sampling)):
+            writer.write(trace)
+            advance(1)
+    return Table.read(path)
+
+
+def _latency(
+    backend: TransformersBackend, policy: Policy, questions: list[Question], sampling: Sampling, track: Track
+) -> tuple[list[float], list[float]]:
+    """Wall seconds of each question run alone, in full and stopped early, turn by turn so that both meet the same machine."""
+    slow: list[float] = []
+    fast: list[float] = []
+    advance = track("latency, one at a time", len(questions))
+    for n, question in enumerate(questions):
+        alone = replace(sampling, seed=n)
+        for seconds, stop in ((slow, False), (fast, True)):
+            seconds += [g.seconds for g in backend.generate([conversation(question)], policy=policy, sampling=alone, stop=stop)]
+        advance(1)
+    return slow, fast

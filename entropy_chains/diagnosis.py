@@ -1,0 +1,345 @@
+"""Is there a signal? Does a higher entropy go with a wrong answer, step by step, and how surely.
+
+Direction: positive = wrong, and higher entropy = less certain, so an AUROC above 0.5 is a signal that stopping can use, one
+below is inverted. Pairs are compared within a step only: entropy falls from step to step whatever the accuracy does, and a
+pooled AUROC mistakes that for a signal. Intervals are 95 % percentile bootstrap over groups, for the steps of one run, and the
+runs of one question, are not independent (DeLong's formula would take them so).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from entropy_chains.errors import InputError
+from entropy_chains.tables import Array, Table, Traces, as_table
+
+MAX_ROWS = 20_000
+"""Rows above which the bootstrap works on a part of the groups, its spread scaled to the whole."""
+
+CELLS = 1_000_000
+"""Numbers worked on at a time: resamples of a chunk times groups."""
+
+SENTENCES = {
+    "signal": "Wrong answers have the higher entropy: a stop rule has something to read.",
+    "no_signal": "The entropies of right and wrong answers cannot be told apart: entropy is no reason to stop this model.",
+    "inverted_signal": "Wrong answers have the lower entropy: stopping where entropy is low would stop on wrong answers.",
+    "too_few_examples": "Too few right or too few wrong answers to tell: record more questions, or harder or easier ones.",
+}
+
+Interval = tuple[float, float] | None
+Aurocs = tuple[float | None, Interval, dict[int, tuple[float, Interval]]]  # over all steps: estimate, interval; the same by step
+
+
+@dataclass(frozen=True, slots=True)
+class StepDiagnosis:
+    """One step's figures; None where only one class occurs.
+
+    Attributes:
+        n: runs that recorded this step.
+        accuracy: share of right answers (with ``agreement`` labels: of answers equal to the full run's).
+        auroc, auroc_interval, cohens_d: as in :class:`Diagnosis`, of this step.
+    """
+
+    step: int
+    n: int
+    accuracy: float
+    auroc: float | None
+    auroc_interval: Interval
+    cohens_d: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Whether a signal tells wrong answers from right ones.
+
+    Attributes:
+        questions: trace lines; groups: distinct questions; labels: ``gold`` or ``agreement``.
+        accuracy_full: share of right full runs; None with ``agreement`` labels.
+        signal: the lower bound of ``auroc`` is above 0.5.
+        verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``.
+        auroc: chance that of a wrong and a right answer of the same step the wrong one has the higher entropy; ties count half.
+        auroc_pooled: the same over pairs of any steps, shown only because others report it.
+        auroc_lost: positive = the full run is right and this step wrong, what a stop can lose; last steps left out.
+        cohens_d: (mean of wrong - mean of right) / pooled standard deviation at step 1; above 0 = useful.
+    """
+
+    questions: int
+    groups: int
+    labels: str
+    accuracy_full: float | None
+    signal: bool
+    verdict: str
+    auroc: float | None
+    auroc_interval: Interval
+    auroc_pooled: float | None
+    auroc_lost: float | None
+    cohens_d: float | None
+    steps: tuple[StepDiagnosis, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        return SENTENCES[self.verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``diagnose --json``."""
+        written: dict[str, Any] = listed(asdict(self))
+        return written
+
+
+def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamples: int = 1000) -> Diagnosis:
+    """Whether a signal tells wrong answers from right ones, per step and over all steps.
+
+    Args:
+        traces: a table, a file, several, or traces in memory.
+        signal: its name; None: what ``entropy`` holds.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Raises:
+        InputError: bad traces, an unrecorded signal, one of which higher means surer, or a bad number.
+    """
+    check_resampling(seed, resamples)
+    table = as_table(traces)
+    values = table.values(signal)
+    judged = judged_rows(table)
+    known = judged & ~np.isnan(values)
+    wrong = table.correct == 0
+    estimate, interval, per_step = signal_aurocs(table, values, seed, resamples)
+    early = ~table.is_last & ~np.isnan(values)
+    lost = stratify(values, table.lost, table.step, table.group[table.run], early)
+    pooled = stratify(values, wrong, np.zeros_like(table.step), table.group[table.run], known)
+    steps = []
+    for step, rows in rows_by_step(table.step, judged):
+        auroc, bounds = per_step.get(step, (None, None))
+        d = separation(values[rows], wrong[rows]).cohens_d
+        steps.append(StepDiagnosis(step, len(rows), float(table.correct[rows].mean()), auroc, bounds, d))
+    full = float(table.correct[table.last].mean()) if table.labels == "gold" else None
+    return Diagnosis(
+        questions=table.runs,
+        groups=table.groups,
+        labels=table.labels,
+        accuracy_full=full,
+        signal=interval is not None and interval[0] > 0.5,
+        verdict=verdict_of(interval),
+        auroc=estimate,
+        auroc_interval=interval,
+        auroc_pooled=_auroc(pooled, table.groups),
+        auroc_lost=_auroc(lost, table.groups),
+        cohens_d=next((s.cohens_d for s in steps if s.step == 1), None),
+        steps=tuple(steps),
+    )
+
+
+def signal_aurocs(table: Table, values: Array, seed: int, resamples: int) -> Aurocs:
+    """Stratified AUROC of the values (positive = wrong) with its interval, and each step's with its own."""
+    known = judged_rows(table) & ~np.isnan(values)
+    strata = stratify(values, table.correct == 0, table.step, table.group[table.run], known)
+    return auroc_intervals(strata, table.groups, seed, resamples)
+
+
+def verdict_of(interval: Interval) -> str:
+    """What an AUROC's interval says."""
+    if interval is None:
+        return "too_few_examples"
+    return "signal" if interval[0] > 0.5 else "inverted_signal" if interval[1] < 0.5 else "no_signal"
+
+
+def judged_rows(table: Table) -> Array:
+    """Rows that diagnosis looks at, bool [rows]: all, or with ``agreement`` labels all but the last, which always agree."""
+    return np.ones(len(table.step), bool) if table.labels == "gold" else ~table.is_last
+
+
+def rows_by_step(step: Array, kept: Array) -> Iterator[tuple[int, Array]]:
+    """Each step that occurs among the kept rows, with those rows."""
+    rows = np.flatnonzero(kept)
+    rows = rows[np.argsort(step[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(step[rows], prepend=-1))
+    for start, end in pairwise([*starts.tolist(), len(rows)]):
+        yield int(step[rows[start]]), rows[start:end]
+
+
+class Separation(NamedTuple):
+    """How far apart right and wrong answers' values are: means and standard deviations (ddof 1), bits; None below two of either."""
+
+    mu_correct: float | None
+    sigma_correct: float | None
+    mu_wrong: float | None
+    sigma_wrong: float | None
+    cohens_d: float | None
+    right: int
+    wrong: int
+
+
+def separation(values: Array, wrong: Array) -> Separation:
+    """Means, standard deviations and Cohen's d = (mean wrong - mean right) / pooled SD of one step's values; NaN left out."""
+    known = ~np.isnan(values)
+    right, bad = values[known & ~wrong], values[known & wrong]
+    if len(right) < 2 or len(bad) < 2:
+        return Separation(None, None, None, None, None, len(right), len(bad))
+    mu_c, sigma_c, mu_w, sigma_w = (float(x) for x in (right.mean(), right.std(ddof=1), bad.mean(), bad.std(ddof=1)))
+    pooled = math.sqrt(((len(right) - 1) * sigma_c**2 + (len(bad) - 1) * sigma_w**2) / (len(right) + len(bad) - 2))
+    return Separation(mu_c, sigma_c, mu_w, sigma_w, (mu_w - mu_c) / pooled if pooled > 0 else None, len(right), len(bad))
+
+
+# --- AUROC, weighted: a resample of groups is a weight on each row
+
+
+class Stratum(NamedTuple):
+    """One step's rows, ascending by value: their groups, which are positive (float 0 or 1), and where blocks of ties start."""
+
+    step: int
+    group: Array
+    positive: Array
+    blocks: Array
+
+
+def stratify(values: Array, positive: Array, step: Array, group: Array, kept: Array) -> list[Stratum]:
+    """The kept rows by step; steps with one class only have no pairs and are left out."""
+    strata = []
+    for number, rows in rows_by_step(step, kept):
+        rows = rows[np.argsort(values[rows], kind="stable")]
+        marks = positive[rows].astype(float)
+        if 0 < marks.sum() < len(marks):
+            strata.append(Stratum(number, group[rows], marks, np.flatnonzero(np.diff(values[rows], prepend=-np.inf))))
+    return strata
+
+
+def pair_counts(stratum: Stratum, weights: Array) -> tuple[Array, Array]:
+    """Weighted pairs (positive, negative) with the positive higher, ties half, and all pairs; weights [resamples, groups]."""
+    if not len(stratum.group):
+        return np.zeros(len(weights)), np.zeros(len(weights))
+    weight = weights[:, stratum.group]
+    positive = weight * stratum.positive
+    negative = weight - positive
+    if len(stratum.blocks) < len(stratum.group):
+        positive = np.add.reduceat(positive, stratum.blocks, axis=1)
+        negative = np.add.reduceat(negative, stratum.blocks, axis=1)
+    below = np.cumsum(negative, axis=1)
+    pairs = positive.sum(1) * below[:, -1]
+    below -= negative / 2
+    return np.einsum("ij,ij->i", positive, below), pairs
+
+
+def _auroc(strata: list[Stratum], groups: int) -> float | None:
+    wins, pairs = _summed(strata, np.ones((1, groups)))
+    return float(wins.sum() / pairs.sum()) if pairs.sum() > 0 else None
+
+
+def _summed(strata: list[Stratum], weights: Array) -> tuple[Array, Array]:
+    """Pair counts of each stratum, [strata, resamples]."""
+    counts = [pair_counts(s, weights) for s in strata]
+    shape = (len(strata), len(weights))
+    return np.array([c[0] for c in counts]).reshape(shape), np.array([c[1] for c in counts]).reshape(shape)
+
+
+def auroc_intervals(strata: list[Stratum], groups: int, seed: int, resamples: int) -> Aurocs:
+    """Stratified AUROC with its interval, and each step's with its own.
+
+    An interval is None where fewer than two groups have positives or fewer than two have negatives: nothing varies then.
+    """
+    if not strata:
+        return None, None, {}
+    one = np.ones((1, groups))
+    wins, pairs = (x[:, 0] for x in _summed(strata, one))
+    part, kept = subsample(np.concatenate([s.group for s in strata]), groups, seed)
+    small = [_restrict(s, part) for s in strata]
+    all_wins, all_pairs = (x[:, 0] for x in _summed(small, np.ones((1, kept))))
+    drawn = [_summed(small, w) for w in resampled_weights(kept, resamples, seed, sum(len(s.group) for s in small))]
+    draws, weights = (np.concatenate([d[i] for d in drawn], axis=1) for i in (0, 1))
+    scale = math.sqrt(kept / groups)
+
+    def interval(which: list[int]) -> Interval:
+        marks = np.concatenate([strata[i].positive for i in which]) > 0
+        owners = np.concatenate([strata[i].group for i in which])
+        if min(len(np.unique(owners[marks])), len(np.unique(owners[~marks]))) < 2:
+            return None
+        with np.errstate(invalid="ignore"):
+            share = draws[which].sum(0) / weights[which].sum(0)
+            centre = all_wins[which].sum() / all_pairs[which].sum()
+        bounds = percentile_interval(share, wins[which].sum() / pairs[which].sum(), centre, scale)
+        return bounds and (max(0.0, bounds[0]), min(1.0, bounds[1]))
+
+    per_step = {s.step: (float(wins[i] / pairs[i]), interval([i])) for i, s in enumerate(strata)}
+    return float(wins.sum() / pairs.sum()), interval(list(range(len(strata)))), per_step
+
+
+def _restrict(stratum: Stratum, part: Array) -> Stratum:
+    """The stratum's rows of the groups that ``part`` (new code of each group, -1 = left out) keeps."""
+    code = part[stratum.group]
+    kept = code >= 0
+    if kept.all():
+        return stratum._replace(group=code)
+    block = np.zeros(len(code), np.int64)
+    block[stratum.blocks] = 1
+    block = np.cumsum(block)[kept]
+    return stratum._replace(group=code[kept], positive=stratum.positive[kept], blocks=np.flatnonzero(np.diff(block, prepend=0)))
+
+
+# --- the bootstrap over groups, shared with replay
+
+
+def check_resampling(seed: int, resamples: int) -> None:
+    """Raise InputError unless both can be used."""
+    check_seed(seed)
+    if type(resamples) is not int or resamples < 100:
+        raise InputError(f"resamples is {resamples!r}; it must be a whole number of at least 100")
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError unless it is a whole number of at least 0."""
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"seed is {seed!r}; it must be a whole number of at least 0")
+
+
+def subsample(group: Array, groups: int, seed: int) -> tuple[Array, int]:
+    """Which groups the bootstrap works on: the new code of each, -1 = left out, [groups], and how many; ``group``: of each row."""
+    if len(group) <= MAX_ROWS:
+        return np.arange(groups), groups
+    order = np.random.default_rng([seed, 1]).permutation(groups)
+    rows = np.cumsum(np.bincount(group, minlength=groups)[order])
+    kept = max(2, int(np.searchsorted(rows, MAX_ROWS, side="right")))
+    part = np.full(groups, -1)
+    part[order[:kept]] = np.arange(min(kept, groups))
+    return part, min(kept, groups)
+
+
+def resampled_weights(groups: int, resamples: int, seed: int, rows: int) -> Iterator[Array]:
+    """How often each group is drawn in each resample, float [chunk, groups], chunk by chunk."""
+    rng = np.random.default_rng([seed, 2])
+    chunk = max(1, CELLS // max(groups, rows, 1))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        drawn = rng.integers(0, groups, (size, groups)) + groups * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * groups).reshape(size, groups).astype(float)
+
+
+def percentile_interval(draws: Array, estimate: float, centre: float, scale: float) -> Interval:
+    """95 % percentile interval of resampled figures; None if none is a number.
+
+    Args:
+        draws: the figure in each resample.
+        estimate: of all groups.
+        centre: the figure of the groups that were resampled.
+        scale: square root of their share; a part of the groups varies more than the whole by 1/scale, around its own figure.
+    """
+    draws = draws[np.isfinite(draws)]
+    if not len(draws):
+        return None
+    low, high = np.percentile(draws, [2.5, 97.5])
+    if scale < 1:
+        low, high = estimate + scale * (low - centre), estimate + scale * (high - centre)
+    return float(low), float(high)
+
+
+def listed(value: Any) -> Any:
+    """The same with lists for tuples, as JSON has it."""
+    if isinstance(value, dict):
+        return {k: listed(v) for k, v in value.items()}
+    return [listed(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,123 @@
+"""Results as tables for a terminal. The wording is the report's; model text never appears here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from entropy_chains import wording
+from entropy_chains.diagnosis import SENTENCES
+from entropy_chains.policy import Policy
+
+
+def diagnosis_table(found: Mapping[str, Any]) -> Group:
+    """``diagnose``: the verdict, then a row for each step."""
+    table = Table("step", "runs", "accuracy", "AUROC", "95 % interval", "Cohen's d")
+    rows = [
+        (
+            "all, within steps",
+            found["questions"],
+            found["accuracy_full"],
+            found["auroc"],
+            found["auroc_interval"],
+            found["cohens_d"],
+        )
+    ]
+    rows += [(str(s["step"]), s["n"], s["accuracy"], s["auroc"], s["auroc_interval"], s["cohens_d"]) for s in found["steps"]]
+    for name, n, accuracy, auroc, bounds, d in rows:
+        table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
+    lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(found['auroc_lost'])}"
+    return Group(Text(f"{found['verdict']}: {SENTENCES[found['verdict']]}", style="bold"), table, Text(lost))
+
+
+def policy_table(policy: Policy, out: Path) -> Group:
+    """``calibrate``: what was fitted, on what evidence, and whether it stops."""
+    calibration = policy.calibration
+    table = Table(show_header=False)
+    for name, value in (
+        ("stops", "yes" if policy.active else f"never: {policy.reason}"),
+        ("rule", policy.rule if policy.rule == "fixed-step" else f"{policy.rule} on {policy.signal}"),
+        ("thresholds (bits)", ", ".join("never" if t is None else f"{t:.4g}" for t in policy.thresholds)),
+        ("first step", str(policy.min_steps)),
+        (
+            "calibrated on",
+            f"{calibration.get('groups')} questions, {wording.percent(calibration.get('accuracy_full'))} right in full",
+        ),
+        ("AUROC", f"{_two(calibration.get('auroc'))} ({wording.interval(calibration.get('auroc_interval'), _two)})"),
+        ("written to", str(out)),
+    ):
+        table.add_row(name, Text(value))
+    needed = calibration.get("examples_needed")
+    hint = f"A certificate at this level needs at least {needed} questions without a loss." if needed else ""
+    reason = wording.REASONS.get(policy.reason, "")
+    parts: list[Table | Text] = [table, Text(_capital(wording.certificate_sentence(policy)) if policy.active else _capital(reason))]
+    return Group(*parts, Text(hint)) if hint else Group(*parts)
+
+
+def replay_table(found: Mapping[str, Any]) -> Group:
+    """``replay``: full reasoning beside the policy."""
+    table = Table("", "in full", "with the policy", "change")
+    change = (
+        f"{wording.points(found['accuracy_change'])} points ({wording.interval(found['accuracy_change_interval'], wording.points)})"
+    )
+    saved = f"{wording.percent(found['tokens_saved'])} saved ({wording.interval(found['tokens_saved_interval'], wording.percent)})"
+    gold = found["accuracy_full"] is not None
+    table.add_row(
+        "accuracy",
+        wording.percent(found["accuracy_full"]),
+        wording.percent(found["accuracy"]),
+        change if gold else "no gold answers",
+    )
+    table.add_row("tokens", wording.number(found["tokens_full"]), wording.number(found["tokens"]), saved)
+    if found["seconds_full"] is not None and found["seconds"] is not None:
+        table.add_row("seconds", wording.number(found["seconds_full"]), wording.number(found["seconds"]), "")
+    return Group(table, Text(_losses(found)))
+
+
+def story_table(story: Mapping[str, Any], out: Path) -> Group:
+    """``demo``: the live comparison."""
+    table = Table(
+        "", "in full", "stopped early", "change", title=f"{story['questions']} questions that calibration never saw, run live"
+    )
+    change = (
+        f"{wording.points(story['accuracy_change'])} points ({wording.interval(story['accuracy_change_interval'], wording.points)})"
+    )
+    saved = f"{wording.percent(story['tokens_saved'])} saved ({wording.interval(story['tokens_saved_interval'], wording.percent)})"
+    table.add_row("accuracy", wording.percent(story["accuracy_full"]), wording.percent(story["accuracy"]), change)
+    table.add_row("tokens (counted)", wording.number(story["tokens_full"]), wording.number(story["tokens"]), saved)
+    flops = f"{wording.percent(1 - story['flops'] / story['flops_full'])} saved"
+    table.add_row("FLOPs (2·parameters·tokens)", wording.number(story["flops_full"]), wording.number(story["flops"]), flops)
+    for name, label in (("mean", "mean"), ("p50", "median"), ("p95", "95th percentile"), ("std", "standard deviation")):
+        slow, fast = story["latency_full"][name], story["latency"][name]
+        if slow and fast is not None:
+            row = f"latency, {label} (s, measured)"
+            table.add_row(row, f"{slow:.2f}", f"{fast:.2f}", f"{wording.percent(1 - fast / slow)} less")
+    notes = f"Latency: {story['latency_questions']} of the questions, one at a time. In brackets: 95 % intervals, paired."
+    policy = Policy.from_dict(story["policy"])
+    state = f"Stopping is active: {policy.rule} on {policy.signal}, " if policy.active else "Stopping is not active: "
+    why = wording.certificate_sentence(policy) if policy.active else wording.REASONS.get(policy.reason, policy.reason)
+    files = f"Written: {out / 'demo.json'}, {out / 'report.html'} (open it in a browser), {out / 'policy.json'}"
+    return Group(table, Text(notes), Text(_losses(story)), Text(state + why), Text(files, style="bold"))
+
+
+def _losses(found: Mapping[str, Any]) -> str:
+    oracle = found["oracle_tokens_saved"]
+    share = f", {wording.percent(found['tokens_saved'] / oracle, 0)} of it reached" if oracle > 0 else ""
+    return (
+        f"{found['lost_correct']} right answers lost, {found['gained_correct']} gained; "
+        f"{wording.percent(found['stopped_early'], 0)} of the runs stopped early. "
+        f"The best any stop rule could save: {wording.percent(oracle)}{share}."
+    )
+
+
+def _two(value: float | None) -> str:
+    return wording.NONE if value is None else f"{value:.2f}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,81 @@
+"""Everything this package raises on purpose.
+
+::
+
+    EntropyChainsError
+    ├── InputError (ValueError)          a value from outside is wrong; the message names it and the remedy
+    │   ├── TraceError                   .file .line .field
+    │   ├── PolicyError
+    │   │   └── PolicyMismatch           .field .expected .found
+    │   └── SettingsError                a backend or command setting that cannot work
+    ├── MissingExtraError (ImportError)  an optional dependency is not installed; .extra
+    └── BackendError                     a model or server did not do what was asked
+        └── NoLogprobsError              no logprobs, so no entropy: stopping is impossible
+"""
+
+from __future__ import annotations
+
+
+class EntropyChainsError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class InputError(EntropyChainsError, ValueError):
+    """A value from outside is wrong; the message names the value and the remedy."""
+
+
+class TraceError(InputError):
+    """A trace file or record cannot be used.
+
+    Attributes:
+        file: the file, or None for records in memory.
+        line: its line, from 1, or None.
+        field: the field at fault, or None.
+    """
+
+    def __init__(self, message: str, *, file: str | None = None, line: int | None = None, field: str | None = None):
+        place = f"{file}, line {line}: " if file and line else f"{file}: " if file else ""
+        super().__init__(place + message)
+        self.file, self.line, self.field = file, line, field
+
+
+class PolicyError(InputError):
+    """A policy file or value cannot be used."""
+
+
+class PolicyMismatch(PolicyError):
+    """The policy was calibrated for something else than what is running.
+
+    Attributes:
+        field: what differs (``model``, ``k``, ``estimator``, ``mode``, ``temperature_mode``, ``template``, ``segmentation``).
+        expected: the policy's value.
+        found: the running one.
+    """
+
+    def __init__(self, field: str, expected: object, found: object, remedy: str):
+        super().__init__(f"policy is for {field} {expected!r}, but this run has {field} {found!r}: {remedy}")
+        self.field, self.expected, self.found = field, expected, found
+
+
+class SettingsError(InputError):
+    """A setting that cannot work; the message names it and what to use instead."""
+
+
+class MissingExtraError(EntropyChainsError, ImportError):
+    """An optional dependency is missing.
+
+    Attributes:
+        extra: the extra to install, as in ``pip install 'entropy-chains[extra]'``.
+    """
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f"{package} is not installed; it comes with: pip install 'entropy-chains[{extra}]'")
+        self.extra = extra
+
+
+class BackendError(EntropyChainsError):
+    """A model or server did not do what was asked."""
+
+
+class NoLogprobsError(BackendError):
+    """The model or server gives no logprobs, so there is no entropy and stopping is impossible."""

@@ -1,0 +1,222 @@
+"""What a policy would have done on recorded runs: the same decisions as live, the same costs, paired with the full runs.
+
+Changes are fractions of all runs, negative = worse; savings are ratios of sums; intervals are 95 %, paired, bootstrap over groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from entropy_chains.certificates import Candidate, eligible_rows
+from entropy_chains.diagnosis import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
+from entropy_chains.errors import InputError
+from entropy_chains.policy import Policy
+from entropy_chains.tables import Array, Table, Traces, as_table
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReplayResult:
+    """A policy on recorded runs.
+
+    Attributes:
+        questions: trace lines; groups: distinct questions.
+        accuracy_full, accuracy: share of right answers, in full and with the policy; None with ``agreement`` labels.
+        accuracy_change: accuracy - accuracy_full, with its interval; negative = worse.
+        lost_correct, gained_correct: lines that the policy turned from right to wrong, and the other way.
+        tokens_full, tokens: computed in full, and with the policy, probes paid.
+        tokens_saved: 1 - tokens / tokens_full, with its interval; negative where probes cost more than stopping saves.
+        seconds_full, seconds: wall time of the steps; None where a step's is not recorded.
+        oracle_tokens_saved: stopping at the earliest step with the full run's answer: what the best stop rule could save.
+        stopped_early: fraction of lines; stops_at_step: how many stopped after step i + 1.
+        stop_step: of each run, 0 = run in full; run_tokens: spent by each; run_correct: its answer is right. Arrays, [runs].
+    """
+
+    questions: int
+    groups: int
+    accuracy_full: float | None
+    accuracy: float | None
+    accuracy_change: float | None
+    accuracy_change_interval: Interval
+    lost_correct: int
+    gained_correct: int
+    tokens_full: int
+    tokens: int
+    tokens_saved: float
+    tokens_saved_interval: Interval
+    seconds_full: float | None
+    seconds: float | None
+    oracle_tokens_saved: float
+    stopped_early: float
+    stops_at_step: tuple[int, ...]
+    stop_step: Array = field(repr=False)
+    run_tokens: Array = field(repr=False)
+    run_correct: Array = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``replay --json``: without the arrays over runs."""
+        written: dict[str, Any] = listed({f.name: getattr(self, f.name) for f in fields(self) if f.repr})
+        return written
+
+
+def decisions(table: Table, policy: Policy) -> Array:
+    """The step after which the policy stops each run, 0 = it runs in full; int32 [runs].
+
+    The same questions as live, asked of recorded values: :class:`entropy_chains.rules.Rule` after every step but the last, with
+    missing and low-mass values never a reason to stop.
+    """
+    stops = np.zeros(table.runs, np.int32)
+    if not policy.active:
+        return stops
+    values = table.values(policy.signal) if policy.rule != "fixed-step" else table.entropy
+    allowed = eligible_rows(table, values, policy.rule, policy.min_steps, policy.mass_floor)
+    if policy.rule != "fixed-step":
+        thresholds = np.array([-np.inf if t is None else t for t in policy.thresholds])
+        allowed &= values <= thresholds[np.minimum(table.step, len(thresholds)) - 1]
+    rows = np.flatnonzero(allowed)
+    runs = table.run[rows]
+    first = np.flatnonzero(np.diff(runs, prepend=-1))
+    stops[runs[first]] = table.step[rows[first]]
+    return stops
+
+
+def replay(
+    traces: Traces, policy: Policy, *, seed: int = 0, resamples: int = RESAMPLES, on_mismatch: str = "error"
+) -> ReplayResult:
+    """What a policy would have done on recorded runs.
+
+    Args:
+        traces: a table, a file, several, or traces in memory.
+        policy: when to stop; one that is not active runs everything in full.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        on_mismatch: ``error`` or ``warn`` where the traces are of another model or other settings than the policy.
+
+    Raises:
+        InputError: bad traces or numbers.
+        PolicyMismatch: the policy is for something else.
+    """
+    check_resampling(seed, resamples)
+    table = as_table(traces)
+    table.check(policy, on_mismatch)
+    stops = decisions(table, policy)
+    return judge(table, stops, Candidate(policy.rule, policy.signal).reads_probes and policy.active, seed=seed, resamples=resamples)
+
+
+def judge(table: Table, stops: Array, every_probe: bool, *, seed: int = 0, resamples: int = RESAMPLES) -> ReplayResult:
+    """Accuracy and cost of stopping each run after the given step, 0 = in full.
+
+    Args:
+        table: recorded runs.
+        stops: a step of each run, not its last, or 0; [runs].
+        every_probe: the rule pays for a probe after every step, as in :meth:`Table.costs`.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    early = stops > 0
+    row = np.where(early, table.offsets[:-1] + stops - 1, table.last)
+    tokens = _spent(table, early, row, every_probe)
+    upto = np.cumsum(table.seconds)
+    seconds = upto - (upto - table.seconds)[table.offsets[:-1]][table.run]
+    spent = None if np.isnan(table.seconds).any() else (float(seconds[table.last].sum()), float(seconds[row].sum()))
+    return _compared(table, stops, tokens, table.correct[row] == 1, spent, seed, resamples)
+
+
+def judge_live(
+    table: Table, stops: Array, tokens: Array, right: Array, *, seed: int = 0, resamples: int = RESAMPLES
+) -> ReplayResult:
+    """Live stopped runs against recorded full runs of the same questions, in the same order.
+
+    Args:
+        table: the full runs.
+        stops: the step after which each live run stopped, 0 = it ran in full; [runs].
+        tokens: what each live run computed; [runs].
+        right: each live run's answer is right; [runs].
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Raises:
+        InputError: the arrays are not one value a run.
+    """
+    for name, values in (("stops", stops), ("tokens", tokens), ("right", right)):
+        if values.shape != (table.runs,):
+            raise InputError(f"{name} has shape {values.shape}; one value for each of the {table.runs} runs is needed")
+    return _compared(table, stops, tokens, right.astype(bool), None, seed, resamples)
+
+
+def _compared(
+    table: Table, stops: Array, tokens: Array, right: Array, seconds: tuple[float, float] | None, seed: int, resamples: int
+) -> ReplayResult:
+    """The figures of runs that stopped, computed and answered so; ``seconds``: in full, and spent, where they are known."""
+    full_tokens = np.add.reduceat(table.tokens, table.offsets[:-1])
+    full_right = table.correct[table.last] == 1
+    change = right.astype(float) - full_right
+    sums = np.stack([change, np.ones(table.runs), tokens.astype(float), full_tokens.astype(float)], axis=1)
+    change_interval, saved_interval = _intervals(table, sums, seed, resamples)
+    gold = table.labels == "gold"
+    return ReplayResult(
+        questions=table.runs,
+        groups=table.groups,
+        accuracy_full=float(full_right.mean()) if gold else None,
+        accuracy=float(right.mean()) if gold else None,
+        accuracy_change=float(change.mean()) if gold else None,
+        accuracy_change_interval=change_interval if gold else None,
+        lost_correct=int((full_right & ~right).sum()),
+        gained_correct=int((right & ~full_right).sum()),
+        tokens_full=int(full_tokens.sum()),
+        tokens=int(tokens.sum()),
+        tokens_saved=_saved(tokens, full_tokens),
+        tokens_saved_interval=saved_interval,
+        seconds_full=seconds[0] if seconds else None,
+        seconds=seconds[1] if seconds else None,
+        oracle_tokens_saved=_saved(_oracle(table), full_tokens),
+        stopped_early=float((stops > 0).mean()),
+        stops_at_step=tuple(np.bincount(stops, minlength=int(table.step.max()) + 1)[1:].tolist()),
+        stop_step=stops,
+        run_tokens=tokens,
+        run_correct=right,
+    )
+
+
+def _spent(table: Table, early: Array, row: Array, every_probe: bool) -> Array:
+    stop_cost, full_cost = table.costs(every_probe)
+    spent: Array = np.where(early, stop_cost[row], full_cost)
+    return spent
+
+
+def _oracle(table: Table) -> Array:
+    """Tokens of each run when it stops at the earliest step with its last answer; a run without a last answer runs in full."""
+    rows = np.flatnonzero(table.same_as_last & ~table.is_last)
+    first = np.flatnonzero(np.diff(table.run[rows], prepend=-1))
+    row = table.last.copy()
+    row[table.run[rows[first]]] = rows[first]
+    return _spent(table, row < table.last, row, every_probe=False)
+
+
+def _saved(tokens: Array, full: Array) -> float:
+    return 1.0 - float(tokens.sum()) / float(full.sum()) if full.sum() > 0 else 0.0
+
+
+def _intervals(table: Table, sums: Array, seed: int, resamples: int) -> tuple[Interval, Interval]:
+    """Of the accuracy change and the tokens saved; ``sums``: change, 1, tokens, full tokens of each run, [runs, 4].
+
+    None with a single group: nothing varies between resamples of it.
+    """
+    if table.groups < 2:
+        return None, None
+    part, kept = subsample(table.group, table.groups, seed)
+    by_group = np.stack([np.bincount(table.group, column, minlength=table.groups) for column in sums.T], axis=1)
+    total, mine = by_group.sum(0), by_group[np.argsort(part)[-kept:]]
+    drawn = np.concatenate([w @ mine for w in resampled_weights(kept, resamples, seed, kept)])
+    centre, scale = mine.sum(0), math.sqrt(kept / table.groups)
+    change = percentile_interval(drawn[:, 0] / drawn[:, 1], total[0] / total[1], centre[0] / centre[1], scale)
+    if not total[3] or not centre[3]:
+        return change, None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        saved = 1.0 - drawn[:, 2] / drawn[:, 3]
+    return change, percentile_interval(saved, 1.0 - total[2] / total[3], 1.0 - centre[2] / centre[3], scale)

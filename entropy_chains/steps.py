@@ -1,0 +1,272 @@
+"""Where a reasoning step ends, and whether a token is reasoning or answer.
+
+A step of a *thinking* stream ends at a causal boundary: a place that is known from the text up to and including its last
+token, such as the end of a line. Steps shorter than a minimum are joined. There is never a boundary inside a code fence,
+inside JSON, or inside a tool call. In the *refine* loop of the paper a step is one call, and the caller says when it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from entropy_chains.errors import InputError
+
+_TAIL = 48  # characters of history: as long as the longest marker may be
+
+BOUNDARIES = ("line", "blank_line", "call")
+MODES = ("thinking", "refine")
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """How a stream is cut into steps.
+
+    Attributes:
+        boundary: ``line`` (a step ends with a line), ``blank_line`` (with a paragraph), ``call`` (with a model call).
+        min_tokens: shortest step in tokens; shorter ones are joined to the next.
+    """
+
+    boundary: str = "blank_line"
+    min_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        if self.boundary not in BOUNDARIES:
+            raise InputError(f"boundary is {self.boundary!r}; it must be one of {', '.join(BOUNDARIES)}")
+        if isinstance(self.min_tokens, bool) or not isinstance(self.min_tokens, int) or self.min_tokens < 1:
+            raise InputError(f"min_tokens is {self.min_tokens!r}; it must be a whole number of at least 1")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Segmentation:
+        """From the form in a trace or policy file."""
+        return cls(fields.get("boundary", "blank_line"), fields.get("min_tokens", 32))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in a trace or policy file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkTags:
+    """How a model family marks its thinking.
+
+    Attributes:
+        open: text that begins thinking.
+        close: text that ends it.
+        after: text between the closing tag and the answer, forced together with it.
+    """
+
+    open: str = "<think>"
+    close: str = "</think>"
+    after: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        for name in ("open", "close"):
+            if not 0 < len(getattr(self, name)) <= _TAIL:
+                raise InputError(f"{name} is {getattr(self, name)!r}; a thinking tag has 1 to {_TAIL} characters")
+
+
+FAMILIES = (
+    ThinkTags("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>"),
+    ThinkTags("<seed:think>", "</seed:think>", ""),
+    ThinkTags("[THINK]", "[/THINK]", ""),
+    ThinkTags("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>"),
+    ThinkTags("<thinking>", "</thinking>"),
+    ThinkTags("<reasoning>", "</reasoning>"),
+    ThinkTags("<think>", "</think>"),
+)
+"""gpt-oss, Seed-OSS, Magistral, Command A Reasoning, and the tag pairs of Qwen3, DeepSeek-R1, QwQ, GLM and their relatives."""
+
+
+def detect_tags(chat_template: str | None) -> ThinkTags | None:
+    """The family's thinking tags from its chat template, or None for a model that has none (use the refine loop)."""
+    template = chat_template or ""
+    return next((t for t in FAMILIES if t.open in template or (t.close in template and t.close != "<|end|>")), None)
+
+
+class Phase(Enum):
+    """Where in its output a model is."""
+
+    BEFORE = "before"
+    THINKING = "thinking"
+    ANSWER = "answer"
+
+
+def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
+    """What a policy belongs to besides the model: the chat template and the closing text, as ``sha256:`` and 16 hex digits."""
+    close = f"{tags.open}\0{tags.close}\0{tags.after}" if tags else ""
+    return "sha256:" + hashlib.sha256(f"{chat_template}\0{close}".encode()).hexdigest()[:16]
+
+
+_DIRECTIVE = re.compile(r"entropy-chains:\s*boundary=(\w+)\s+min_tokens=(\d+)")
+
+
+def detect_segmentation(chat_template: str | None) -> Segmentation:
+    """The model's own steps where its chat template names them, else paragraphs of at least 32 tokens.
+
+    A template names them in a comment: ``{#- entropy-chains: boundary=line min_tokens=32 -#}``.
+    """
+    found = _DIRECTIVE.search(chat_template or "")
+    return Segmentation(found[1], int(found[2])) if found else Segmentation()
+
+
+TOOL_MARKERS = {
+    "<tool_call>": "</tool_call>",
+    "<function_call>": "</function_call>",
+    "<function=": "</function>",
+    "<tools>": "</tools>",
+    "<|tool_call_begin|>": "<|tool_call_end|>",
+    "<|tool_calls_section_begin|>": "<|tool_calls_section_end|>",
+    "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",
+    "[TOOL_CALLS]": None,
+    "<|python_tag|>": None,
+}
+"""Opening and closing texts of tool calls; None: it lasts to the end of the stream."""
+
+_SPECIAL = frozenset('\n`~{}[]<>"\\|=')  # with the last character of every marker: a text without them changes nothing
+_LISTED = re.compile(r"(?:(?:[-*+>]|\d{1,3}[.)])\s+)+")  # what may stand before a fence in a list or a quotation
+
+
+_OPENERS, _CLOSERS = frozenset(",:;{[("), frozenset(",:}])")
+
+
+class Scanner:
+    """Follows the text of one stream: its phase, and whether a step may end here. Constant memory, no look-ahead.
+
+    Args:
+        tags: the family's thinking tags.
+        boundary: as in :class:`Segmentation`.
+        thinking: the prompt already opened the thinking.
+    """
+
+    __slots__ = (
+        "_blank", "_boundary", "_depth", "_escaped", "_fence", "_firm", "_grace", "_line", "_opened", "_quoted",
+        "_special", "_tags", "_tail", "_tool", "phase",
+    )  # fmt: skip
+
+    def __init__(self, tags: ThinkTags | None = None, boundary: str = "blank_line", *, thinking: bool = False):
+        self._tags = tags or ThinkTags()
+        self._special = _SPECIAL | {self._tags.open[-1], self._tags.close[-1]}
+        self._boundary = boundary
+        self.phase = Phase.THINKING if thinking else Phase.BEFORE
+        self._tail = ""
+        self._line = ""  # the line's beginning, enough to know a fence or a blank line
+        self._blank = False  # the line just ended was blank
+        self._fence = ""
+        self._tool: str | None = None  # what closes the tool call we are in; "" means nothing does
+        self._depth = 0  # of brackets, in JSON or code without a fence
+        self._firm = False  # the region looks like JSON, which may hold blank lines; a soft one ends at the first
+        self._grace = 0  # successive lines of the region that JSON would not have
+        self._opened = ""  # a bracket just opened; the next character tells whether it begins JSON
+        self._quoted = self._escaped = False
+
+    @property
+    def protected(self) -> bool:
+        """Inside a code fence, JSON or a tool call."""
+        return bool(self._fence or self._depth or self._opened or self._tool is not None)
+
+    @property
+    def at_boundary(self) -> bool:
+        """The text so far is thinking and ends where a step may end."""
+        if self.phase is not Phase.THINKING or self.protected or not self._tail.endswith("\n"):
+            return False
+        return self._boundary == "line" or (self._boundary == "blank_line" and self._blank)
+
+    def feed(self, text: str) -> Phase:
+        """Take the next token's text; returns the phase after it."""
+        if self._depth or self._opened or not self._special.isdisjoint(text):
+            for c in text:
+                self._character(c)
+        elif text:
+            self._tail = (self._tail + text)[-_TAIL:]
+            self._line = (self._line + text).lstrip()[:_TAIL]
+        return self.phase
+
+    def _character(self, c: str) -> None:
+        self._tail = (self._tail + c)[-_TAIL:]
+        if self._phase_changed():
+            return
+        if self._tool is not None:
+            if self._tool and self._tail.endswith(self._tool):
+                self._tool = None
+            return
+        if c in ">=]|":
+            marker = next((m for m in TOOL_MARKERS if self._tail.endswith(m)), None)
+            if marker:
+                self._tool = TOOL_MARKERS[marker] or ""
+                self._depth, self._opened = 0, ""
+                return
+        if c == "\n":
+            self._line_ended()
+        else:
+            self._line = (self._line + c).lstrip()[:_TAIL]
+        if not self._fence:
+            self._brackets(c)
+
+    def _phase_changed(self) -> bool:
+        if self._boundary == "call":  # every token of a call is reasoning, tags or not
+            return False
+        closing = self.phase is not Phase.ANSWER and self._tail.endswith(self._tags.close)
+        opening = self.phase is Phase.BEFORE and self._tail.endswith(self._tags.open)
+        if not (closing or opening):
+            return False
+        self.phase = Phase.ANSWER if closing else Phase.THINKING
+        self._tail = self._line = self._fence = self._opened = ""
+        self._tool, self._depth, self._blank = None, 0, False
+        return True
+
+    def _line_ended(self) -> None:
+        line = self._line.strip()
+        self._line = ""
+        self._blank = not line
+        if "```" in line or "~~~" in line:
+            bare = line[found.end() :] if (found := _LISTED.match(line)) else line
+            if not self._fence:
+                self._fence = _fence_opened(bare)
+                self._opened = "" if self._fence else self._opened
+            elif bare.startswith(self._fence) and not bare.strip(self._fence[0]):
+                self._fence = ""
+        if self._depth and (line or not self._firm):
+            # A line of JSON says "more follows", or the next one closes something. Two lines that do neither are something else:
+            # were an unbalanced bracket to hold on for ever, the run would silently never stop.
+            goes_on = line[:1] in _CLOSERS or self._tail[:-1].rstrip()[-1:] in _OPENERS
+            self._grace = 0 if goes_on else self._grace + 1
+            if self._blank or self._grace > 1:
+                self._depth = 0
+
+    def _brackets(self, c: str) -> None:
+        """JSON begins at a bracket followed by a quote, a bracket or a line end, or at a line's first bracket."""
+        if self._opened:
+            if c in " \t\r":
+                return
+            first = self._line.strip()[:1] == self._opened[0]
+            if c in '"{\n' or (c == "[" and self._opened[0] == "["):
+                self._depth, self._firm = 1, True
+            elif first and c not in "}]":
+                self._depth, self._firm = 1, False
+            self._opened, self._grace = "", 0
+            self._quoted = self._escaped = False
+        latex = self._tail[-2:-1] == "\\"  # \[ and \{ are mathematics
+        if not self._depth:
+            self._opened = c if c in "{[" and not latex else ""
+            return
+        if self._escaped:
+            self._escaped = False
+        elif self._quoted and c == "\\":
+            self._escaped = True
+        elif c == "\n":
+            self._quoted = False  # JSON has no line end inside a string: recover
+        elif c == '"':
+            self._quoted = not self._quoted
+        elif not self._quoted and not latex:
+            self._depth += (c in "{[") - (c in "}]")
+
+
+def _fence_opened(line: str) -> str:
+    """The run of backticks or tildes that opens a code fence, or "": as in CommonMark, 3 at least and no backtick after them."""
+    run = line[: len(line) - len(line.lstrip(line[:1]))]
+    return run if run[:3] in ("```", "~~~") and "`" not in line[len(run) :] else ""

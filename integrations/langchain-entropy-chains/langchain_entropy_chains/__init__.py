@@ -1,0 +1,1 @@
+"""LangChain integration of entropy-chains, in preparation: it offers nothing yet."""

@@ -1,0 +1,1 @@
+"""LlamaIndex integration of entropy-chains, in preparation: it offers nothing yet."""

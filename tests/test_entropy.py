@@ -1,0 +1,298 @@
+"""Entropy of a position: worked examples, the inequalities of its bounds, what servers really send, and logits."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from entropy_chains.entropy import CHUNK, logits_entropy, token_entropy
+from entropy_chains.errors import InputError
+from entropy_chains.tokens import Alternative, Token
+
+torch = pytest.importorskip("torch")
+
+HALF, QUARTER, EIGHTH = math.log(0.5), math.log(0.25), math.log(0.125)
+
+
+def listed(*logprobs, ids=True):
+    """Alternatives t0, t1, … with these logprobs."""
+    return tuple(Alternative(f"t{n}", x, n if ids else None) for n, x in enumerate(logprobs))
+
+
+def sampled(n, alternatives, ids=True):
+    """The token that stands n-th in a list."""
+    return Token(alternatives[n].text, n if ids else None, None, alternatives[n].logprob, alternatives)
+
+
+# --- worked examples
+
+
+def test_a_whole_distribution_by_hand():
+    """½, ¼, ¼ has ½·1 + 2·¼·2 = 1.5 bits; the list holds all there is, so both bounds are the same; confidence is mean -ln p."""
+    found = token_entropy([HALF, QUARTER, QUARTER], vocab_size=3)
+    assert found.entropy == pytest.approx(1.5)
+    assert (found.lower, found.upper, found.mass, found.k) == (found.entropy, found.entropy, 1.0, 3)
+    assert found.confidence == pytest.approx((math.log(2) + 2 * math.log(4)) / 3)
+
+
+def test_a_truncated_distribution_by_hand():
+    """½, ¼ of six tokens: S = 1, M = ¾, so H_r = 1/0.75 + log2 0.75 = 0.9183; L = 1 + ¼·log2 4 = 1.5; U = 1 + ¼·log2(4/¼) = 2."""
+    found = token_entropy([HALF, QUARTER], vocab_size=6)
+    assert found.entropy == pytest.approx(4 / 3 + math.log2(0.75))
+    assert (found.lower, found.upper, found.mass, found.k) == (pytest.approx(1.5), pytest.approx(2.0), pytest.approx(0.75), 2)
+
+
+def test_the_largest_value_is_log2_k():
+    """Twenty equal entries: 4.3219 bits, the top of the paper's scale."""
+    assert token_entropy([-3.0] * 20).entropy == pytest.approx(math.log2(20))
+
+
+def test_a_uniform_distribution_seen_through_its_top_1_is_never_confident():
+    """The renormalised entropy is 0, and everything that tells the truth about it shows: mass near 0, upper bound log2 V."""
+    found = token_entropy([-math.log(129_280)], vocab_size=129_280)
+    assert found.entropy == 0.0
+    assert found.mass < 1e-5
+    assert found.upper == pytest.approx(math.log2(129_280), rel=1e-3)
+    assert found.lower == pytest.approx(math.log2(129_280), rel=1e-3)
+
+
+# --- bounds
+
+
+def test_the_bounds_hold_on_random_distributions():
+    """H_r ≤ L ≤ H ≤ U and H - H_r ≥ log2(1/M), for the true top-k of 3,000 distributions from flat to peaked."""
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        size = int(rng.integers(2, 60))
+        p = np.sort(rng.dirichlet(np.full(size, 10 ** rng.uniform(-2, 1))))[::-1]
+        p = p[p > 1e-12]
+        p /= p.sum()
+        true = float(-(p * np.log2(p)).sum())
+        k = int(rng.integers(1, len(p) + 1))
+        found = token_entropy(np.log(p[:k]).tolist(), vocab_size=len(p))
+        assert found.entropy <= found.lower + 1e-9
+        assert found.lower <= true + 1e-9
+        assert true <= found.upper + 1e-9
+        assert true - found.entropy >= math.log2(1 / found.mass) - 1e-9
+        assert found.mass == pytest.approx(p[:k].sum())
+
+
+NUMBERS = st.floats(-30, 0)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=30), st.randoms())
+def test_order_does_not_matter(logprobs, random):
+    """Any order of the same numbers gives the same figures."""
+    shuffled = list(logprobs)
+    random.shuffle(shuffled)
+    first, second = token_entropy(logprobs), token_entropy(shuffled)
+    assert (first is None) == (second is None)
+    assert first is None or first == pytest.approx(second, rel=1e-9, abs=1e-9)
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=25), st.none() | st.integers(1, 30))
+def test_any_numbers_give_sound_figures_or_none(logprobs, k):
+    """Whatever a server sends: no crash, and what comes out is finite, ordered and in range."""
+    found = token_entropy(logprobs, k=k)
+    if found is not None:
+        assert 0 <= found.entropy <= math.log2(found.k) + 1e-9
+        assert found.entropy <= found.lower <= found.upper < math.inf
+        assert 0 < found.mass <= 1
+        assert 1 <= found.k <= (k or 25)
+        assert math.isfinite(found.confidence)
+
+
+# --- what servers send
+
+
+@pytest.mark.parametrize("impossible", [-9999.0, -3.4e38, -math.inf])
+def test_impossible_entries_count_nothing(impossible):
+    """"Too unlikely to report" has probability 0 and is no entry."""
+    assert token_entropy([HALF, HALF, impossible]) == token_entropy([HALF, HALF])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [None, (), [math.nan], [HALF, math.nan], [math.nan, HALF], [-9999.0, -math.inf], [0.5], [800.0], [HALF, 1e6], [HALF, HALF, HALF]],
+)
+def test_what_cannot_be_used_is_missing(sent):
+    """Nothing sent, a NaN anywhere, only impossible entries, logarithms above 0, or a mass above 1: None, never 0."""
+    assert token_entropy(sent) is None
+
+
+def test_a_nan_is_seen_wherever_it_stands():
+    """Not cut off by k, not dropped as the sampled token."""
+    for at in range(4):
+        logprobs = [HALF, QUARTER, EIGHTH]
+        logprobs.insert(at, math.nan)
+        alternatives = listed(*logprobs)
+        assert token_entropy(alternatives, k=2) is None
+        assert token_entropy(sampled(at, alternatives), k=2) is None
+
+
+def test_a_token_without_alternatives_is_missing():
+    """The chosen token's own logprob says nothing of the others."""
+    assert token_entropy(Token("a", logprob=-0.1)) is None
+
+
+def test_rounding_above_one_is_clipped():
+    """Mass 1.005 is float noise of a server, and counts as 1."""
+    assert token_entropy([math.log(0.5025)] * 2).mass == 1.0
+
+
+def test_an_entry_listed_twice_counts_once():
+    """By id, or by text and logprob where there are no ids; different texts with equal logprobs are two entries."""
+    twice = (*listed(HALF, QUARTER, EIGHTH), Alternative("t1", QUARTER, 1))
+    assert token_entropy(twice) == token_entropy([HALF, QUARTER, EIGHTH])
+    twice = (*listed(HALF, QUARTER, EIGHTH, ids=False), Alternative("t1", QUARTER))
+    assert token_entropy(twice) == token_entropy([HALF, QUARTER, EIGHTH])
+    assert token_entropy(listed(HALF, QUARTER, QUARTER, ids=False)).k == 3
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_sampled_token_from_below_the_top_k_is_dropped(ids):
+    """As entry k+1, or put first in the place of the k-th: what is left is the true top-k, or top-(k-1)."""
+    rare = math.log(0.01)
+    last = listed(HALF, QUARTER, EIGHTH, rare, ids=ids)
+    assert token_entropy(sampled(3, last, ids), k=3) == token_entropy([HALF, QUARTER, EIGHTH])
+    first = (last[3], *last[:2])
+    assert token_entropy(Token("t3", 3 if ids else None, None, rare, first), k=3) == token_entropy([HALF, QUARTER])
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_sampled_token_among_the_top_k_stays(at):
+    """The likeliest, the second, and a last one among no more than k entries belong to the list."""
+    alternatives = listed(HALF, QUARTER, EIGHTH)
+    assert token_entropy(sampled(at, alternatives), k=3).k == 3
+
+
+def test_a_sampled_token_from_below_never_lifts_the_entropy_above_the_truth():
+    """H_r ≤ H for the top-3 of a fixed distribution with any other token appended or put first in the third's place."""
+    p = [0.4, 0.2, 0.15, 0.1, 0.08, 0.07]
+    true = -sum(x * math.log2(x) for x in p)
+    entries = listed(*map(math.log, p))
+    for n in range(3, 6):
+        for sent in ((*entries[:3], entries[n]), (entries[n], *entries[:2])):
+            assert token_entropy(Token(f"t{n}", n, None, math.log(p[n]), sent), k=3).entropy <= true
+
+
+def test_more_entries_than_asked_for_are_cut():
+    """k = 2 of five is the two likeliest, wherever they stand."""
+    assert token_entropy([EIGHTH, HALF, -5.0, QUARTER, -6.0], k=2) == token_entropy([HALF, QUARTER])
+
+
+@pytest.mark.parametrize("given", [{"k": 0}, {"k": -1}, {"vocab_size": 0}])
+def test_impossible_arguments_are_refused(given):
+    """The message names the value."""
+    name, value = next(iter(given.items()))
+    with pytest.raises(InputError, match=f"{name} is {value}"):
+        token_entropy([HALF], **given)
+
+
+# --- logits
+
+
+def plain(row, k=None):
+    """The textbook formula, one number at a time: entropy in bits."""
+    top = max(row)
+    e = [math.exp(x - top) for x in row]
+    p = sorted((x / sum(e) for x in e), reverse=True)[:k]
+    mass = sum(p)
+    return -sum(x / mass * math.log2(x / mass) for x in p if x > 0)
+
+
+@pytest.mark.parametrize("k", [None, 1, 20, 5000, 20_000])
+@pytest.mark.parametrize("size", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 10_000])
+def test_logits_at_every_chunk_border(size, k):
+    """numpy, torch and the textbook agree for vocabularies around the chunk size, and k beyond the vocabulary is all of it."""
+    rows = np.random.default_rng(size).normal(0, 3, (3, size))
+    expected = [plain(r.tolist(), k) for r in rows]
+    assert logits_entropy(rows, k).entropy == pytest.approx(expected, abs=1e-9)
+    assert logits_entropy(torch.tensor(rows, dtype=torch.float32), k).entropy.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("k", [2, 20])
+def test_logits_give_what_a_list_of_the_same_top_k_gives(k):
+    """All five figures equal ``token_entropy`` of the same top-k."""
+    rows = np.random.default_rng(7).normal(0, 2, (4, 500))
+    logprobs = rows - np.log(np.exp(rows).sum(-1, keepdims=True))
+    for found, tolerance in ((logits_entropy(rows, k), 1e-9), (logits_entropy(torch.tensor(rows).float(), k), 1e-4)):
+        for n in range(4):
+            one = token_entropy(np.sort(logprobs[n])[::-1][:k].tolist(), vocab_size=500)
+            figures = [float(f[n]) for f in found]
+            assert figures == pytest.approx([one.entropy, one.lower, one.upper, one.mass, one.confidence], abs=tolerance)
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_impossible_logits(k):
+    """-inf is a probability of 0: two equal tokens among impossible ones are 1 bit, and no figure is infinite."""
+    row = [[-math.inf, 1.0, -math.inf, 1.0, -math.inf]]
+    for found in (logits_entropy(np.array(row), k), logits_entropy(torch.tensor(row), k)):
+        assert float(found.entropy[0]) == pytest.approx(1.0, abs=1e-5)
+        assert float(found.confidence[0]) == pytest.approx(math.log(2), abs=1e-5)
+        assert all(math.isfinite(float(f[0])) for f in found)
+
+
+@pytest.mark.parametrize("k", [None, 2])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_row_with_a_nan_is_missing_and_the_others_are_not(k, bad):
+    """NaN entropy means missing; the row beside it is untouched."""
+    rows = [[0.0, bad, 1.0], [0.0, 0.0, -math.inf]]
+    for found in (logits_entropy(np.array(rows), k), logits_entropy(torch.tensor(rows), k)):
+        assert math.isnan(float(found.entropy[0]))
+        assert float(found.entropy[1]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_row_of_only_impossible_tokens_is_missing():
+    """No distribution at all."""
+    assert math.isnan(logits_entropy(np.full((1, 4), -np.inf)).entropy[0])
+    assert math.isnan(logits_entropy(torch.full((1, 4), -torch.inf)).entropy[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_low_precision_logits(dtype):
+    """The only error is that of the numbers themselves: equal to the textbook on the rounded logits."""
+    rows = torch.tensor(np.random.default_rng(3).normal(0, 4, (2, 5000))).to(dtype)
+    expected = [plain(r) for r in rows.double().tolist()]
+    assert logits_entropy(rows).entropy.tolist() == pytest.approx(expected, abs=2e-4)
+    if dtype is torch.float16:
+        assert logits_entropy(rows.numpy()).entropy == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_second_array_of_the_logits_size():
+    """Exact entropy of 16 x 250,000 float32 logits (16 MB) needs less than a quarter of that on top."""
+    rows = np.random.default_rng(0).normal(0, 3, (16, 250_000)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        logits_entropy(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.nbytes / 4
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 0), (1, 2, 3)])
+def test_wrong_shapes_are_refused(shape):
+    """The message says what is needed."""
+    with pytest.raises(InputError, match="vocabulary"):
+        logits_entropy(np.zeros(shape))
+
+
+def test_k_of_logits_is_checked():
+    """k = 0 is refused."""
+    with pytest.raises(InputError, match="k is 0"):
+        logits_entropy(np.zeros((1, 3)), 0)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=40))
+def test_logits_and_logprobs_are_the_same_thing(row):
+    """Entropy does not change when a constant is added: logits equal their own logprobs."""
+    logits = np.array([row])
+    logprobs = logits - np.log(np.exp(logits).sum())
+    assert logits_entropy(logits).entropy[0] == pytest.approx(token_entropy(logprobs[0].tolist()).entropy, abs=1e-6)

@@ -1,0 +1,272 @@
+"""Trace files: the contract's format, strict reading, safe appending."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from entropy_chains.errors import TraceError
+from entropy_chains.traces import Step, Trace, append_traces, iter_traces, open_for_append, read_traces
+
+CONTRACT = {
+    "id": "q17",
+    "group": "q17",
+    "question": "347*86=?",
+    "gold": "29842",
+    "model": "entropy-chains/demo",
+    "mode": "thinking",
+    "signal": "mean_entropy",
+    "estimator": "renormalised",
+    "k": 20,
+    "temperature": 0.6,
+    "temperature_mode": "raw",
+    "segmentation": {"boundary": "line", "min_tokens": 32},
+    "template": "sha256:…",
+    "steps": [
+        {"answer": "29842", "correct": True, "entropy": 0.41, "tokens": 212, "seconds": 3.1, "mass": 0.999},
+        {"answer": "29842", "correct": True, "entropy": 0.18, "tokens": 198, "seconds": 2.9, "mass": 0.999},
+    ],
+}
+
+
+def trace(name: str, **given) -> Trace:
+    return Trace(name, [Step("1", 0.5, 10), Step(None, None, 0)], gold="1", **given)
+
+
+def test_the_contract_s_example_is_read_and_written_in_its_own_order():
+    """The example of the contract round-trips to the letter, key order included."""
+    read = Trace.from_dict(CONTRACT)
+    assert (read.k, read.steps[0].entropy, read.steps[1].tokens) == (20, 0.41, 198)
+    assert json.dumps(read.to_dict()) == json.dumps(CONTRACT)
+
+
+def test_unknown_fields_are_kept_and_absent_ones_are_not_invented():
+    """Fields that this release does not know survive a round trip; a minimal trace gains only the name of its signal."""
+    data = {"id": "a", "mine": [1], "steps": [{"answer": None, "entropy": None, "tokens": 3, "yours": {"x": 1}}]}
+    assert Trace.from_dict(data).to_dict() == data | {"signal": "mean_entropy"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("entropy", -0.1),
+        ("entropy", True),
+        ("entropy", "0.1"),
+        ("entropy", math.nan),
+        ("entropy", math.inf),
+        ("entropy", 10**400),
+        ("tokens", -1),
+        ("tokens", 1.0),
+        ("tokens", True),
+        ("tokens", None),
+        ("answer", 7),
+        ("correct", 1),
+        ("mass", 1.5),
+        ("probe_tokens", 2.5),
+        ("seconds", -1.0),
+        ("lower", "a"),
+        ("text", 1),
+        ("signals", {"sum_entropy": None}),
+        ("signals", [1.0]),
+    ],
+)
+def test_a_wrong_step_field_is_named(field, value):
+    """Each wrong value of a step is refused, and the error names step and field."""
+    data = {"id": "a", "gold": "1", "steps": [{"answer": "1", "entropy": 0.1, "tokens": 1}] * 2}
+    data["steps"][1:] = [data["steps"][0] | {field: value}]
+    with pytest.raises(TraceError, match=field) as caught:
+        Trace.from_dict(data, "t.jsonl", 4)
+    assert (caught.value.file, caught.value.line, caught.value.field) == ("t.jsonl", 4, f"steps[1].{field}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", 3),
+        ("steps", []),
+        ("steps", {}),
+        ("steps", [3]),
+        ("mode", "agent"),
+        ("estimator", "top"),
+        ("k", 0),
+        ("k", True),
+        ("temperature", -1),
+        ("segmentation", {"boundary": "word"}),
+        ("segmentation", "line"),
+        ("gold", 5),
+        ("vocab_size", 0),
+        ("seed", 1.5),
+    ],
+)
+def test_a_wrong_trace_field_is_named(field, value):
+    """Each wrong value of a trace is refused, and the error names the field."""
+    data = {"id": "a", "steps": [{"answer": "1", "entropy": 0.1, "tokens": 1}]} | {field: value}
+    with pytest.raises(TraceError) as caught:
+        Trace.from_dict(data)
+    assert caught.value.field.startswith(field)
+
+
+@pytest.mark.parametrize("missing", ["id", "steps", "answer", "entropy", "tokens"])
+def test_a_missing_needed_field_is_named(missing):
+    """Without one of the five needed fields a trace is refused by that field's name."""
+    data = {"id": "a", "steps": [{"answer": "1", "entropy": 0.1, "tokens": 1}]}
+    (data if missing in data else data["steps"][0]).pop(missing)
+    with pytest.raises(TraceError, match=missing):
+        Trace.from_dict(data)
+
+
+def test_correct_on_some_steps_only_is_refused_without_gold():
+    """A step without a label is an unknown loss: refused, unless gold can stand in."""
+    steps = [{"answer": "1", "entropy": 0.1, "tokens": 1, "correct": True}, {"answer": "1", "entropy": 0.1, "tokens": 1}]
+    with pytest.raises(TraceError, match="1 of 2 steps"):
+        Trace.from_dict({"id": "a", "steps": steps})
+    assert Trace.from_dict({"id": "a", "gold": "1", "steps": steps}).steps[1].correct is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("", None, "no traces"),
+        ("\n \n", None, "no traces"),
+        ('{"id": "a"}\n', 1, "steps"),
+        ("[1]\n", 1, "object"),
+        ('{"id": "a", "steps": [{"answer": "1", "entropy": NaN, "tokens": 1}]}\n', 1, "NaN"),
+        ('{"id": "a", "steps": [{"answer": "1", "entropy": 1e999, "tokens": 1}]}\n', 1, "entropy"),
+        ('{"id": "a", "steps": [{"answer": "1", "entropy": 1, "tokens": 1}]}\n{"id"\n', 2, "JSON"),
+        ('{"id": "a", "steps": [{"answer": "1", "entropy": 1, "tokens": 1}]}\n{"id"', 2, "torn"),
+    ],
+)
+def test_a_bad_file_is_refused_by_file_and_line(tmp_path, text, line, words):
+    """Empty, half and wrong files raise an error that names the file and the line."""
+    path = tmp_path / "t.jsonl"
+    path.write_text(text)
+    with pytest.raises(TraceError, match=words) as caught:
+        read_traces(path)
+    assert (caught.value.file, caught.value.line) == (str(path), line)
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path):
+    """A missing file is bad input, not a traceback of the operating system."""
+    with pytest.raises(TraceError, match=r"nowhere.*cannot be read"):
+        read_traces(tmp_path / "nowhere.jsonl")
+
+
+def test_recover_leaves_out_a_torn_last_line_only(tmp_path):
+    """``recover`` drops a last line without an end; a bad line before it stays an error."""
+    path = tmp_path / "t.jsonl"
+    append_traces(path, [trace("a"), trace("b")])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    assert [t.id for t in read_traces(path, recover=True)] == ["a"]
+    path.write_bytes(whole[:20] + b"\n" + whole)
+    with pytest.raises(TraceError, match="line 1"):
+        read_traces(path, recover=True)
+
+
+def test_traces_are_read_lazily(tmp_path):
+    """The first trace is there before the second line is looked at."""
+    path = tmp_path / "t.jsonl"
+    append_traces(path, [trace("a")])
+    path.write_bytes(path.read_bytes() + b"broken\n")
+    assert next(iter_traces(path)).id == "a"
+
+
+def test_a_bad_trace_writes_nothing(tmp_path):
+    """``append_traces`` and the writer leave the file as it was when any trace is bad, NaN in an unknown field included."""
+    path = tmp_path / "t.jsonl"
+    append_traces(path, [trace("a")])
+    before = path.read_bytes()
+    with pytest.raises(TraceError):
+        append_traces(path, [trace("b"), Trace("c", [Step("1", -1.0, 1)])])
+    with pytest.raises(TraceError, match="JSON"):
+        append_traces(path, [trace("b", extra={"x": math.nan})])
+    with open_for_append(path) as writer, pytest.raises(TraceError):
+        writer.write(Trace("d", []))
+    assert path.read_bytes() == before
+
+
+def test_a_failing_disk_leaves_no_half_line(tmp_path, monkeypatch):
+    """When the disk refuses in mid-write, what was written of the line is taken back."""
+    path = tmp_path / "t.jsonl"
+    with open_for_append(path) as writer:
+        writer.write(trace("a"))
+        before = path.read_bytes()
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            writer.write(trace("b"))
+        assert path.read_bytes() == before
+        assert writer.ids == {"a"}
+
+
+@given(cut=st.integers(0, 10_000), again=st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_kill_at_any_byte_loses_at_most_the_last_line(tmp_path, cut, again):
+    """Cut a file anywhere, resume it: all whole lines are there, and the file is valid after the next write."""
+    path = tmp_path / "t.jsonl"
+    path.unlink(missing_ok=True)
+    names = ["a", "b", "ü" * 40, "d"]
+    append_traces(path, [trace(n) for n in names])
+    whole = path.read_bytes()
+    cut %= len(whole) + 1
+    path.write_bytes(whole[:cut])
+    ends = [i for i, byte in enumerate(whole) if byte == 10]
+    # a line that lacks nothing but its end is complete
+    survivors = names[: sum(end <= cut for end in ends)]
+    if again:
+        with open_for_append(path) as writer:
+            assert writer.ids == set(survivors)
+            writer.write(trace("new"))
+    else:
+        append_traces(path, [trace("new")])
+    assert [t.id for t in read_traces(path)] == [*survivors, "new"]
+
+
+def test_recovery_finds_a_line_longer_than_its_block(tmp_path):
+    """A torn line of several blocks is cut off exactly; the line before is untouched."""
+    path = tmp_path / "t.jsonl"
+    append_traces(path, [trace("a"), trace("b", extra={"x": "y" * 200_000})])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3])
+    with open_for_append(path) as writer:
+        assert writer.ids == {"a"}
+    assert path.read_bytes() == whole[: whole.index(b"\n") + 1]
+    path.write_bytes(whole[:-1])
+    open_for_append(path).close()
+    assert path.read_bytes() == whole
+
+
+def test_a_file_of_something_else_is_never_cut(tmp_path):
+    """Naming the wrong file as output changes nothing in it."""
+    path = tmp_path / "thesis.txt"
+    path.write_text("line one\nline two without an end")
+    with pytest.raises(TraceError, match="name another file"):
+        open_for_append(path)
+    assert path.read_text() == "line one\nline two without an end"
+
+
+@given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_changed_byte_gives_an_error_or_valid_traces(tmp_path, at, byte):
+    """Whatever one byte becomes, reading raises TraceError or gives traces that are valid and can be written again."""
+    path = tmp_path / "t.jsonl"
+    good = b"".join(json.dumps(CONTRACT | {"id": n}).encode() + b"\n" for n in "ab")
+    changed = bytearray(good)
+    changed[at % len(good)] = byte
+    path.write_bytes(changed)
+    try:
+        traces = read_traces(path)
+    except TraceError:
+        return
+    assert 1 <= len(traces) <= 2
+    for read in traces:
+        assert Trace.from_dict(json.loads(json.dumps(read.to_dict()))) == read
+    if bytes(changed) == good:
+        assert [t.id for t in traces] == ["a", "b"]
