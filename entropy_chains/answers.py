@@ -7,7 +7,7 @@ from decimal import Context, InvalidOperation
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _LEAD = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:=]?\s*", re.IGNORECASE)
-_EXACT = Context(prec=1000)  # the default context rounds whole numbers to 28 digits
+_EXACT = Context(prec=1000, traps=[InvalidOperation])  # the default context rounds whole numbers to 28 digits
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
+from entropy_chains.errors import EntropyChainsError, InputError, SettingsError
 from entropy_chains.policy import METHODS, RULES, Policy
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ class Commands(click.Group):
 @click.version_option(package_name="entropy-chains")
 def main() -> None:
     """Stop reasoning models when they are sure: record runs, calibrate a policy, see what it saves."""
-    # Thousands of tiny tensors: more threads than cores slow each other down manyfold.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @main.command()
@@ -126,12 +124,14 @@ def record(
     )
     if mode == "thinking":
         _ = backend.tags
+    details = backend.details(sampling, segmentation)
+    check_same_recording(out, {**details, "mode": mode, "model": backend.model})
     with TraceWriter(out) as writer, progress(as_json) as track:
         left = [q for q in questions if q["id"] not in writer.ids]
         advance = track("recording", len(left))
         for trace in run(
             backend, left, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency, system=system,
-            details=backend.details(sampling, segmentation),
+            details=details,
         ):  # fmt: skip
             writer.write(trace)
             advance(1)
@@ -207,6 +207,19 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
     show({"out": str(out)}, as_json, f"report → {out}")
 
 
+def check_same_recording(out: Path, running: dict[str, Any]) -> None:
+    """A file holds one model, estimator, k, mode and template: refuse to go on with another's."""
+    from entropy_chains.traces import iter_traces
+
+    if not out.exists() or not out.stat().st_size:
+        return
+    recorded = next(iter_traces(out, recover=True), None)
+    for name in ("model", "mode", "estimator", "k", "template") if recorded else ():
+        if getattr(recorded, name) != running[name]:
+            was, now = getattr(recorded, name), running[name]
+            raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")
+
+
 def load(model: str, k: int | None = 20) -> TransformersBackend:
     """The backend of a model named on the command line."""
     from entropy_chains.backends.transformers import TransformersBackend
@@ -216,12 +229,12 @@ def load(model: str, k: int | None = 20) -> TransformersBackend:
 
 def bundled(k: int | None = 20) -> TransformersBackend:
     """The bundled reasoner."""
+    from transformers.utils import logging
+
+    from entropy_chains.backends.transformers import TransformersBackend
     from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 
-    try:
-        from entropy_chains.backends.transformers import TransformersBackend
-    except MissingExtraError:
-        raise
+    logging.disable_progress_bar()  # its weights load in no time
     return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k)
 
 

@@ -43,7 +43,7 @@ class PolicyError(InputError):
     """A policy file or value cannot be used."""
 
 
-class PolicyMismatch(PolicyError):
+class PolicyMismatch(PolicyError):  # noqa: N818 (says what it is)
     """The policy was calibrated for something else than what is running.
 
     Attributes:

@@ -62,7 +62,7 @@ def record(
     *,
     mode: str = "thinking",
     steps: int | None = None,
-    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    sampling: Sampling = Sampling(),
     segmentation: Segmentation | None = None,
     batch: int = 64,
     system: str | None = None,

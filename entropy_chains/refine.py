@@ -44,7 +44,7 @@ def run_refine(
     *,
     policy: Policy | None = None,
     steps: int = 4,
-    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    sampling: Sampling = Sampling(),
     stop: bool = True,
     holdout: Sequence[bool] | None = None,
     again: str = AGAIN,
@@ -58,7 +58,10 @@ def run_refine(
         conversations: the questions, as messages.
         policy: when to end early; its mode must be ``refine``.
         steps: most calls a conversation, at least 1; the last one is never an early stop.
-        stop, holdout, on_mismatch: as in :meth:`entropy_chains.backends.Backend.generate`.
+        sampling: settings of every call.
+        stop: False only watches: the outcome tells where it would have ended.
+        holdout: conversations that run in full on purpose.
+        on_mismatch: ``error`` or ``warn``.
         again: the turn that asks for the next step.
         on_done: called with the number of conversations that have just ended.
     """

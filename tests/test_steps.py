@@ -169,7 +169,7 @@ def test_no_step_ends_inside_json(document, before):
 
 @pytest.mark.parametrize(
     "text",
-    ["[0, 1) is half open\nnext\nlast\n", "x in [0, 1)\nnext\nlast\n", "{x | x > 0\nnext\nlast\n", "[ ] to do\nnext\nlast\n", "{}\nnext\nlast\n"],
+    ["[0, 1) is half open\nnext\nlast\n", "x in [0, 1)\nnext\nlast\n", "{x | x > 0\nnext\nlast\n", "[ ] to do\nnext\nlast\n", "{}\nnext\nlast\n", "So [\"\nnext\nlast\n"],
 )
 def test_mathematics_is_not_json_for_long(text):
     """An unbalanced bracket holds a boundary back for two lines at most, so that stopping never silently ends."""

@@ -132,7 +132,7 @@ class ScriptedBackend:
         conversations: Sequence[Sequence[Message]],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        sampling: Sampling = Sampling(),
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
@@ -152,7 +152,7 @@ class ScriptedBackend:
         messages: Sequence[Message],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        sampling: Sampling = Sampling(),
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,

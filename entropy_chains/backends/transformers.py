@@ -154,7 +154,7 @@ class TransformersBackend:
         config = self._config({}, sampling, None)
         return float(config.temperature or 1.0) if config.do_sample else 0.0
 
-    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]:
+    def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
         """What a trace says about how its entropies came about."""
         return {
             "estimator": "full" if self._k is None else "renormalised",
@@ -171,7 +171,7 @@ class TransformersBackend:
         conversations: Sequence[Sequence[Message]],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        sampling: Sampling = Sampling(),
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
@@ -194,7 +194,7 @@ class TransformersBackend:
         messages: Sequence[Message],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        sampling: Sampling = Sampling(),
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
@@ -238,10 +238,13 @@ class TransformersBackend:
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`: the live closing text and the live settings, from the same tokens."""
         prefixes = [self._prompt(m)[0] + list(g.token_ids[: g.steps[step - 1].end]) for m, g, step in runs]
-        found: list[Probe] = []
-        for start in range(0, len(prefixes), self._batch_size):
-            found += self._close_and_answer(prefixes[start : start + self._batch_size], sampling)
-        return found
+        # Rows of like length together: padding is computed too.
+        order = sorted(range(len(prefixes)), key=lambda n: len(prefixes[n]))
+        found: dict[int, Probe] = {}
+        for start in range(0, len(order), self._batch_size):
+            part = order[start : start + self._batch_size]
+            found |= zip(part, self._close_and_answer([prefixes[n] for n in part], sampling), strict=True)
+        return [found[n] for n in range(len(prefixes))]
 
     def _check(
         self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--system", help="a system prompt for every question")
     parser.add_argument("--keep", type=Path, help="write the traces here")
+    parser.add_argument("--out", type=Path, help="write the figures here too")
     args = parser.parse_args()
     backend = TransformersBackend.from_pretrained(args.folder, name="entropy-chains/demo")
     sampling = Sampling(args.temperature, max_tokens=1600, seed=args.seed)
@@ -57,7 +58,10 @@ def main() -> None:
     for run in runs:
         digits = sorted((len(f) for f in run.id.split("x")), reverse=True)
         levels["x".join(map(str, digits))].append(run)
-    print(json.dumps({"all": summary(runs), **{k: summary(v) for k, v in sorted(levels.items())}}, indent=1))  # noqa: T201
+    figures = json.dumps({"all": summary(runs), **{k: summary(v) for k, v in sorted(levels.items())}}, indent=1)
+    print(figures)  # noqa: T201
+    if args.out:
+        args.out.write_text(figures + "\n", encoding="utf-8")
     if args.keep:
         args.keep.write_text("".join(json.dumps(r.to_dict()) + "\n" for r in runs), encoding="utf-8")
 
