@@ -6,6 +6,7 @@ orientation and belong to the machine that the results name.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -99,7 +101,7 @@ def turn_by_turn(rounds: int, *works: Callable[[], object], warm: bool = True) -
 
 
 def compare(a: Callable[[], object], b: Callable[[], object], rounds: int, *, warm: bool = True) -> Paired:
-    """A B A B …"""
+    """Two things, measured A B A B … after one call of each."""
     return Paired(*turn_by_turn(rounds, a, b, warm=warm))
 
 
@@ -119,6 +121,8 @@ def in_fresh_process(script: str, *arguments: object, threads: int = 1) -> dict:
 def peak_memory(work: Callable[[], object]) -> int | None:
     """Bytes that a call needed beyond what the process held before; None where the system does not tell."""
     try:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # what earlier calls left with the allocator must not hide what this one needs
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew at the present size
         before = _status("VmRSS")
         work()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import datetime, timezone
-from pathlib import Path
+from datetime import UTC, datetime
 
 from entropies import logits, position
 from generation import bundled, gpu
@@ -45,7 +44,7 @@ def main() -> int:
     for name in args.only or BENCHMARKS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += BENCHMARKS[name](args.quick)
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     result = {"date": now.isoformat(timespec="seconds"), "machine": facts, "rows": [r.to_dict() for r in rows]}
     if not args.quick:
         result = _kept(result, now)

@@ -106,11 +106,18 @@ def record(
     from entropy_chains.backends import Sampling
     from entropy_chains.recording import read_questions
     from entropy_chains.recording import record as run
+    from entropy_chains.refine import PER_CALL
     from entropy_chains.traces import TraceWriter
 
     if base_url or not model:
         raise SettingsError("give --model PATH_OR_ID (or 'demo'); servers (--base-url) are not in this release")
-    for name, value in (("--top-logprobs", k), ("--concurrency", concurrency), ("--limit", limit), ("--steps", steps)):
+    for name, value in (
+        ("--top-logprobs", k),
+        ("--concurrency", concurrency),
+        ("--limit", limit),
+        ("--steps", steps),
+        ("--min-tokens", min_tokens),
+    ):
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     questions = read_questions(data, limit)
@@ -125,7 +132,8 @@ def record(
     if mode == "thinking":
         _ = backend.tags
     details = backend.details(sampling, segmentation)
-    check_same_recording(out, {**details, "mode": mode, "model": backend.model})
+    cut = PER_CALL.to_dict() if mode == "refine" else details["segmentation"]
+    check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut})
     with TraceWriter(out) as writer, progress(as_json) as track:
         left = [q for q in questions if q["id"] not in writer.ids]
         advance = track("recording", len(left))
@@ -208,13 +216,13 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
 
 
 def check_same_recording(out: Path, running: dict[str, Any]) -> None:
-    """A file holds one model, estimator, k, mode and template: refuse to go on with another's."""
+    """A file holds one model, mode and way of reading entropies: refuse to go on with another's."""
     from entropy_chains.traces import iter_traces
 
     if not out.exists() or not out.stat().st_size:
         return
     recorded = next(iter_traces(out, recover=True), None)
-    for name in ("model", "mode", "estimator", "k", "template") if recorded else ():
+    for name in ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template") if recorded else ():
         if getattr(recorded, name) != running[name]:
             was, now = getattr(recorded, name), running[name]
             raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")

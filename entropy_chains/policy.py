@@ -23,6 +23,8 @@ logger = logging.getLogger("entropy_chains")
 FORMAT, VERSION = "entropy-chains/policy", 1
 RULES = ("entropy", "entropy+agreement", "fixed-step")
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
+BY_HAND = "manual"
+"""Method of a policy that was written, not calibrated."""
 ESTIMATORS = ("renormalised", "full")
 SCOPES = ("call", "agent")
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
@@ -71,7 +73,7 @@ class Policy:
     segmentation: Segmentation = field(default_factory=Segmentation)
     template: str | None = None
     mass_floor: MassFloor = field(default_factory=MassFloor)
-    method: str = "certified"
+    method: str = BY_HAND
     active: bool = True
     reason: str = "uncertified"
     calibration: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class Policy:
         _one_of("mode", self.mode, MODES)
         _one_of("scope", self.scope, SCOPES)
         _one_of("estimator", self.estimator, ESTIMATORS)
-        _one_of("method", self.method, METHODS)
+        _one_of("method", self.method, (*METHODS, BY_HAND))
         for name in ("model", "signal", "unit", "temperature_mode", "reason"):
             _check(name, getattr(self, name), _is_text, "a text that is not empty")
         _check("template", self.template, lambda v: v is None or _is_text(v), "a text, or null where it is not known")

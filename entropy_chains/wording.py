@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from entropy_chains.diagnosis import Diagnosis
-from entropy_chains.policy import Policy
+from entropy_chains.policy import BY_HAND, Policy
 from entropy_chains.replaying import ReplayResult
 from entropy_chains.tables import Array, Table
 
@@ -109,6 +109,8 @@ def outcome(right: bool, right_full: bool, stop: int, steps: int, labels: str, s
 def certificate_sentence(policy: Policy) -> str:
     """The promise in plain words, or that there is none."""
     certificate = policy.calibration.get("certificate")
+    if policy.method == BY_HAND:
+        return "uncertified: the threshold was set by hand, and nothing is promised about lost answers."
     if not isinstance(certificate, Mapping) or policy.method != "certified":
         return (
             f"uncertified: the threshold comes from the “{policy.method}” formula on examples of right and wrong answers, "

@@ -47,7 +47,9 @@ def test_equal_answers(a, b):
     assert same(b, a)
 
 
-@pytest.mark.parametrize(("a", "b"), [("42", "43"), ("1,23", "123"), ("4 2", "42"), (None, None), (None, "4"), ("", ""), ("a", "b")])
+@pytest.mark.parametrize(
+    ("a", "b"), [("42", "43"), ("1,23", "123"), ("4 2", "42"), (None, None), (None, "4"), ("", ""), ("a", "b")]
+)
 def test_different_answers(a, b):
     """A missing answer equals nothing, not even another one."""
     assert not same(a, b)

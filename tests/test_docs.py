@@ -97,7 +97,6 @@ def check_targets(command: str) -> None:
     assert {w for w in words if "=" not in w and not w.startswith("-")} <= targets, command
 
 
-
 def run_console(block: Block) -> None:
     for command in commands(block):
         words = shlex.split(command, comments=True)
@@ -111,6 +110,8 @@ def run_console(block: Block) -> None:
             parse(args)
         if block.parsed_only or (args[:1] == ["demo"] and "--questions" not in args):  # `make demo`, minutes
             continue
+        if args[0] == "record" and "--resume" not in args and not expected:  # may name a prepared file: it is written anew
+            Path(args[args.index("--out") + 1]).unlink(missing_ok=True)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(["bash", "-c", command], env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300)
         assert done.returncode == int(expected[1] if expected else 0), f"{command}\n{done.stdout}\n{done.stderr}"
@@ -140,9 +141,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = random.Random(0)
     template = (MODEL_FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
     stated = {
-        "model": MODEL_NAME, "mode": "thinking", "estimator": "renormalised", "k": 20, "temperature": 0.8, "temperature_mode": "raw",
-        "segmentation": detect_segmentation(template).to_dict(), "template": template_hash(template, detect_tags(template)),
-    }  # fmt: skip
+        "model": MODEL_NAME,
+        "mode": "thinking",
+        "estimator": "renormalised",
+        "k": 20,
+        "temperature": 0.8,
+        "temperature_mode": "raw",
+        "segmentation": detect_segmentation(template).to_dict(),
+        "template": template_hash(template, detect_tags(template)),
+    }
     traces, questions = [], []
     for n in range(120):
         a, b = rng.randrange(10, 100), rng.randrange(2, 10)
@@ -157,11 +164,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Step(right if correct else "1", entropy, 60, seconds=0.5, probe_tokens=6, mass=0.999, signals=signals, text=text)
             )
         name = f"q{n}"
-        traces.append(Trace(name, [*steps, Step(right, None, 10, seconds=0.1)], question=f"{a}*{b}=?", gold=right, **stated))
-        traces[-1].group = name
+        steps.append(Step(right, None, 10, seconds=0.1))
+        traces.append(Trace(name, steps, group=name, question=f"{a}*{b}=?", gold=right, **stated))
         questions.append({"id": name, "question": f"{a}*{b}=?", "gold": right})
     append_traces(folder / "traces.jsonl", traces)
-    (folder / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions[:2]))
     calibrate(traces).save(folder / "policy.json")
     return folder
 

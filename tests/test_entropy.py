@@ -47,6 +47,14 @@ def test_a_truncated_distribution_by_hand():
     assert (found.lower, found.upper, found.mass, found.k) == (pytest.approx(1.5), pytest.approx(2.0), pytest.approx(0.75), 2)
 
 
+def test_a_rest_smaller_than_the_least_entry_by_hand():
+    """½, ⅜: the rest of ⅛ may be one token, no more: L = S + ⅛·log2 8, not ⅛·log2(8/3)."""
+    found = token_entropy([HALF, math.log(0.375)], vocab_size=10)
+    spread = 0.5 + 0.375 * math.log2(8 / 3)
+    assert found.lower == pytest.approx(spread + 0.125 * 3)
+    assert found.upper == pytest.approx(spread + 0.125 * math.log2(8 / 0.125))
+
+
 def test_the_largest_value_is_log2_k():
     """Twenty equal entries: 4.3219 bits, the top of the paper's scale."""
     assert token_entropy([-3.0] * 20).entropy == pytest.approx(math.log2(20))
@@ -112,13 +120,24 @@ def test_any_numbers_give_sound_figures_or_none(logprobs, k):
 
 @pytest.mark.parametrize("impossible", [-9999.0, -3.4e38, -math.inf])
 def test_impossible_entries_count_nothing(impossible):
-    """"Too unlikely to report" has probability 0 and is no entry."""
+    """What a server finds too unlikely to report has probability 0 and is no entry."""
     assert token_entropy([HALF, HALF, impossible]) == token_entropy([HALF, HALF])
 
 
 @pytest.mark.parametrize(
     "sent",
-    [None, (), [math.nan], [HALF, math.nan], [math.nan, HALF], [-9999.0, -math.inf], [0.5], [800.0], [HALF, 1e6], [HALF, HALF, HALF]],
+    [
+        None,
+        (),
+        [math.nan],
+        [HALF, math.nan],
+        [math.nan, HALF],
+        [-9999.0, -math.inf],
+        [0.5],
+        [800.0],
+        [HALF, 1e6],
+        [HALF, HALF, HALF],
+    ],
 )
 def test_what_cannot_be_used_is_missing(sent):
     """Nothing sent, a NaN anywhere, only impossible entries, logarithms above 0, or a mass above 1: None, never 0."""
@@ -182,7 +201,7 @@ def test_a_sampled_token_from_below_never_lifts_the_entropy_above_the_truth():
 
 
 def test_more_entries_than_asked_for_are_cut():
-    """k = 2 of five is the two likeliest, wherever they stand."""
+    """With k = 2, five entries are the two likeliest, wherever they stand."""
     assert token_entropy([EIGHTH, HALF, -5.0, QUARTER, -6.0], k=2) == token_entropy([HALF, QUARTER])
 
 
@@ -284,7 +303,7 @@ def test_wrong_shapes_are_refused(shape):
 
 
 def test_k_of_logits_is_checked():
-    """k = 0 is refused."""
+    """Zero is refused."""
     with pytest.raises(InputError, match="k is 0"):
         logits_entropy(np.zeros((1, 3)), 0)
 

@@ -283,13 +283,13 @@ def test_a_record_measured_elsewhere():
 
 def test_a_run_that_is_only_watched():
     """Switched off, in the holdout: in full, with the reason and where it would have stopped."""
-    for given, told in (({"stop": False}, "switched off"), ({"holdout": True}, "holdout")):
-        monitor = Monitor(policy(0.5), **given)
+    for setting, told in (({"stop": False}, "switched off"), ({"holdout": True}, "holdout")):
+        monitor = Monitor(policy(0.5), **setting)
         assert set(feed(monitor, "<think>", ("a\n", 1.0), ("b\n", 0.2), "c\n", "</think>")) == {Decision.GO_ON}
         outcome = monitor.finish()
         assert (outcome.active, outcome.stopped, outcome.step, outcome.entropy) == (False, False, 2, 0.2)
         assert told in outcome.reason
-        assert outcome.holdout is ("holdout" in given)
+        assert outcome.holdout is ("holdout" in setting)
         assert monitor.steps == 3
 
 
@@ -342,7 +342,7 @@ def test_the_table_a_stop_leaves_behind():
 # --- state
 
 
-def stream(seed, length=40):
+def stream(seed, length=20):
     """A run's tokens, (text, entropy or None), from a seed."""
     rng = np.random.default_rng(seed)
     texts = ["<think>", *rng.choice(["a", "b ", "\n", "\n\n"], length, p=[0.5, 0.3, 0.1, 0.1]), "</think>", "42"]
@@ -393,7 +393,7 @@ def test_memory_does_not_grow():
 
 TEXTS = st.sampled_from(["<think>", "</think>", "a", "b ", "\n", "\n", "\n\n", "```\n", '{"x":\n', "}", "<tool_call>", ""])
 FIGURES = st.none() | st.tuples(st.floats(0, 4), st.floats(0.3, 1), st.floats(0, 4), st.floats(0, 9), st.floats(0, 5))
-TOKENS = st.tuples(TEXTS, FIGURES, st.booleans().map(lambda b: b))
+TOKENS = st.tuples(TEXTS, FIGURES, st.booleans())
 ROWS = st.lists(st.lists(TOKENS, max_size=30), min_size=1, max_size=4)
 POLICIES = st.builds(
     lambda threshold, rule, first, boundary, shortest, signal, active: Policy(
@@ -416,9 +416,9 @@ def test_the_two_faces_decide_alike(rows, p, stop, thinking, holdout, data):
     texts = [["<think>", *(t for t, _, _ in row)] for row in rows]
     figures = [[None, *(f for _, f, _ in row)] for row in rows]
     pushed = [[False, *(f and n % 3 == 0 for n, (_, _, f) in enumerate(row))] for row in rows]
-    given = {"segmentation": LINES, "stop": stop, "thinking": thinking}
-    singles = [Monitor(p, holdout=holdout[r], **given) for r in range(len(rows))]
-    batch = BatchMonitor(p, len(rows), holdout=holdout[: len(rows)], **given)
+    common = {"segmentation": LINES, "stop": stop, "thinking": thinking}
+    singles = [Monitor(p, holdout=holdout[r], **common) for r in range(len(rows))]
+    batch = BatchMonitor(p, len(rows), holdout=holdout[: len(rows)], **common)
     for at in range(max(map(len, texts))):
         live = np.array([at < len(t) for t in texts])
         table = np.full((len(rows), 5), np.nan)

@@ -145,7 +145,9 @@ def test_a_field_that_must_be_there(name):
         Policy.from_dict({n: v for n, v in FULL.items() if n != name})
 
 
-@pytest.mark.parametrize(("data", "told"), [([], "format"), ({"format": "x"}, "format"), ({**FULL, "version": 2}, "version 2"), ("{}", "format")])
+@pytest.mark.parametrize(
+    ("data", "told"), [([], "format"), ({"format": "x"}, "format"), ({**FULL, "version": 2}, "version 2"), ("{}", "format")]
+)
 def test_something_else_is_not_a_policy(data, told):
     """Another JSON file, or one of a later release."""
     with pytest.raises(PolicyError, match=told):
@@ -277,7 +279,9 @@ def test_on_mismatch_is_checked():
         Policy.from_dict(FULL).check(on_mismatch="ignore")
 
 
-@pytest.mark.parametrize(("value", "enabled"), [("0", False), (" off ", False), ("False", False), ("no", False), ("1", True), ("", True)])
+@pytest.mark.parametrize(
+    ("value", "enabled"), [("0", False), (" off ", False), ("False", False), ("no", False), ("1", True), ("", True)]
+)
 def test_the_off_switch(monkeypatch, value, enabled):
     """ENTROPY_CHAINS_STOP=0 runs everything in full."""
     monkeypatch.setenv("ENTROPY_CHAINS_STOP", value)

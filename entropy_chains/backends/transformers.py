@@ -2,7 +2,7 @@
 
 Entropy is computed on the device from the logits before temperature. At a boundary the thinking is closed *in place*: the
 closing tag is forced as the row's next tokens, the KV cache is kept, and the model writes its answer. No row disturbs
-another. A token takes one path: ``_Watch.process`` sees the logits it is drawn from, ``_Watch.chosen`` the token itself.
+another. A token takes one path: ``Watch.process`` sees the logits it is drawn from, ``Watch.chosen`` the token itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import queue
 import threading
-import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
@@ -18,22 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
-from entropy_chains.backends.assembly import MALFORMED, clean_answer, clean_reasoning, run_instead
-from entropy_chains.entropy import EntropyBounds, logits_entropy
+from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
+from entropy_chains.backends.assembly import MALFORMED, run_instead
+from entropy_chains.backends.vocabulary import Vocabulary
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 from entropy_chains.monitor import BatchMonitor, Decision
 from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
-from entropy_chains.tokens import Token
+from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, StoppingCriteria
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from entropy_chains.backends.kv_cache import growing_cache
+    from entropy_chains.backends.watching import Cancelled, Watch
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 
@@ -49,9 +46,6 @@ REFUSED = {
 
 PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "guidance_scale": None}
 """Settings that change the logits before the entropy is read, and their neutral values."""
-
-FIGURES = 5
-"""Per token: entropy, mass, lower, upper, confidence."""
 
 
 class TransformersBackend:
@@ -82,25 +76,15 @@ class TransformersBackend:
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 64,
     ):
-        if not getattr(tokenizer, "chat_template", None):
-            raise SettingsError("the tokenizer has no chat template; set tokenizer.chat_template to the model family's")
         if k is not None and k < 1:
             raise SettingsError(f"k is {k}; it must be at least 1, or None for the whole vocabulary")
         if batch_size < 1:
             raise SettingsError(f"batch_size is {batch_size}; it must be at least 1")
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._k, self._batch_size = model, k, batch_size
         self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
-        self._k = k
-        self._tags = tags or detect_tags(tokenizer.chat_template)
-        self._template_kwargs = dict(template_kwargs or {})
+        self._vocabulary = Vocabulary(tokenizer, self._name, tags, model.generation_config.eos_token_id, template_kwargs)
         self._generate_kwargs = dict(generate_kwargs or {})
-        self._batch_size = batch_size
-        self._texts: dict[int, str] = {}
         self._config({}, Sampling(), None)  # refuse what cannot work before anything runs
-        eos = model.generation_config.eos_token_id
-        eos = tokenizer.eos_token_id if eos is None else eos
-        self._eos = frozenset(eos if isinstance(eos, list) else [eos])
-        self._pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self._eos if e is not None), 0) if i is not None)
 
     @classmethod
     def from_pretrained(
@@ -134,20 +118,20 @@ class TransformersBackend:
     @property
     def tags(self) -> ThinkTags:
         """The family's thinking tags. Raises SettingsError for a model that has none."""
-        if self._tags is None:
+        if self._vocabulary.tags is None:
             remedy = "use mode 'refine', or pass tags=ThinkTags(…)"
             raise SettingsError(f"{self._name} has no thinking tags in its chat template: {remedy}")
-        return self._tags
+        return self._vocabulary.tags
 
     @property
     def segmentation(self) -> Segmentation:
         """The model's own steps."""
-        return detect_segmentation(self._tokenizer.chat_template)
+        return detect_segmentation(self._vocabulary.chat_template)
 
     @property
     def template(self) -> str:
         """Hash of the chat template and the closing text: a policy belongs to it."""
-        return template_hash(self._tokenizer.chat_template, self._tags)
+        return self._vocabulary.template
 
     def temperature(self, sampling: Sampling) -> float:
         """The temperature a run will have; 0 = greedy."""
@@ -237,7 +221,7 @@ class TransformersBackend:
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`: the live closing text and the live settings, from the same tokens."""
-        prefixes = [self._prompt(m)[0] + list(g.token_ids[: g.steps[step - 1].end]) for m, g, step in runs]
+        prefixes = [self._vocabulary.prompt(m)[0] + list(g.token_ids[: g.steps[step - 1].end]) for m, g, step in runs]
         # Rows of like length together: padding is computed too.
         order = sorted(range(len(prefixes)), key=lambda n: len(prefixes[n]))
         found: dict[int, Probe] = {}
@@ -286,32 +270,16 @@ class TransformersBackend:
                 raise SettingsError(
                     f"{name}={value!r} is not supported: early stopping needs one stream of tokens a row; remove it"
                 )
+        if not settings.get("do_sample", config.do_sample):
+            settings |= dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "typical_p"), None)  # or it warns
         config.update(**settings)
-        if not config.do_sample:
-            config.update(temperature=None, top_p=None, top_k=None, min_p=None, typical_p=None)
         config.max_new_tokens = max_tokens or sampling.max_tokens
         config.max_length = None
         return config
 
-    def _text(self, token: int) -> str:
-        if token not in self._texts:
-            self._texts[token] = self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return self._texts[token]
-
-    def _decode(self, ids: Sequence[int], *, special: bool = True) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False))
-
-    def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], bool]:
-        """The prompt's ids, and whether it opens the thinking."""
-        text = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False, **self._template_kwargs
-        )
-        opened = self._tags is not None and text.rstrip().endswith(self._tags.open)
-        return list(self._tokenizer(text, add_special_tokens=False).input_ids), opened
-
     @property
     def _close_ids(self) -> list[int]:
-        return list(self._tokenizer(self.tags.close + self.tags.after, add_special_tokens=False).input_ids)
+        return self._vocabulary.encode(self.tags.close + self.tags.after)
 
     @property
     def _room(self) -> int | None:
@@ -323,19 +291,19 @@ class TransformersBackend:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         max_tokens: int,
-        watch: _Watch | None,
+        watch: Watch | None,
         cancelled: threading.Event | None = None,
     ) -> torch.Tensor:
         """``generate()`` on left-padded prompts; returns the new ids, [rows, length]."""
         device = self._model.get_input_embeddings().weight.device
         width = max(len(p) for p in prompts)
-        ids = torch.tensor([[self._pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+        ids = torch.tensor([[self._vocabulary.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         room = self._room
         if room is not None and width >= room:
             raise BackendError(f"a prompt of {width} tokens leaves no room in the model's {room}; shorten the conversation")
         config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
-        config.pad_token_id = self._pad
+        config.pad_token_id = self._vocabulary.pad
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices, enabled=sampling.seed is not None), torch.inference_mode():
             if sampling.seed is not None:
@@ -344,7 +312,7 @@ class TransformersBackend:
             if watch:
                 hooks |= {"logits_processor": [watch.processor], "stopping_criteria": [watch.criterion]}
             elif cancelled:
-                hooks["stopping_criteria"] = [_Cancelled(cancelled)]
+                hooks["stopping_criteria"] = [Cancelled(cancelled)]
             out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **hooks)
         new: torch.Tensor = out[:, width:]
         return new
@@ -360,16 +328,9 @@ class TransformersBackend:
             return probes
         rows = self._run([prefixes[n] + close for n in fitting], sampling, sampling.max_tokens, None, cancelled).tolist()
         for n, row in zip(fitting, rows, strict=True):
-            end = next((i for i, token in enumerate(row) if token in self._eos), len(row) - 1) + 1
-            probes[n] = Probe(self._answer(row[:end]), len(close) + end)
+            end = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row) - 1) + 1
+            probes[n] = Probe(self._vocabulary.answer(row[:end]), len(close) + end)
         return probes
-
-    def _answer(self, ids: Sequence[int]) -> str | None:
-        """The answer's text without debris; None where it is malformed: empty, or thinking resumed."""
-        text = clean_answer(self._decode([i for i in ids if i not in self._eos]), self._tags)
-        if text is None:
-            return None
-        return self._decode(self._tokenizer(text, add_special_tokens=False).input_ids, special=False).strip() or None
 
     def _batch(
         self,
@@ -384,14 +345,20 @@ class TransformersBackend:
     ) -> list[Generation]:
         if not conversations:
             return []
-        prompts, opened = zip(*(self._prompt(m) for m in conversations), strict=True)
+        prompts, opened = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
         monitor = BatchMonitor(
-            policy, len(prompts), segmentation=segmentation, tags=self._tags, thinking=all(opened), stop=stop, holdout=holdout
+            policy,
+            len(prompts),
+            segmentation=segmentation,
+            tags=self._vocabulary.tags,
+            thinking=all(opened),
+            stop=stop,
+            holdout=holdout,
         )
         k = self._k if policy is None else policy.k
         close = self._close_ids if segmentation.boundary != "call" else []
         limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]
-        watch = _Watch(self, monitor, k, close, limits, put, cancelled)
+        watch = Watch(self._vocabulary, monitor, k, close, limits, put, cancelled)
         rows, prefill, probes = list(range(len(prompts))), [0] * len(prompts), [0] * len(prompts)
         answers: dict[int, str | None] = {}
         left, seeded = sampling.max_tokens, sampling
@@ -422,183 +389,3 @@ class TransformersBackend:
             for r, full in zip(broken, redone, strict=True):
                 runs[r] = run_instead(full, runs[r], monitor.finish(r, MALFORMED))
         return runs
-
-
-class _Cancelled:
-    """Ends a ``generate()`` whose reader has gone away."""
-
-    def __init__(self, cancelled: threading.Event):
-        self._cancelled = cancelled
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
-
-
-class _Watch:
-    """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped."""
-
-    def __init__(
-        self,
-        backend: TransformersBackend,
-        monitor: BatchMonitor,
-        k: int | None,
-        close: list[int],
-        limits: Sequence[int],
-        put: Callable[[Chunk], None] | None,
-        cancelled: threading.Event | None,
-    ):
-        count = len(monitor.courses)
-        self._backend, self._monitor, self._k, self._close = backend, monitor, k, close
-        self._limits, self._put, self._cancelled = limits, put, cancelled
-        self.rows = list(range(count))  # the monitor's rows that the running generate() holds, in its order
-        self.ids: list[list[int]] = [[] for _ in range(count)]
-        self.paused = [False] * count
-        self._steps: list[list[Step]] = [[] for _ in range(count)]
-        self._answer_at: list[int | None] = [None] * count
-        self._ended = [False] * count
-        self._closing = [-1] * count  # index into the closing tag of the token forced next
-        self._figures: torch.Tensor | None = None
-        self._start = self._last = time.perf_counter()
-        self._since = [self._start] * count
-        self._took = [0.0] * count
-        self._readable = _Readable(backend._decode)
-        watch = self
-
-        class Processor(LogitsProcessor):  # type: ignore[misc]
-            def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-                return watch.process(scores)
-
-        class Criterion(StoppingCriteria):  # type: ignore[misc]
-            def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-                return watch.chosen(input_ids[:, -1])
-
-        self.processor, self.criterion = Processor(), Criterion()
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self._cancelled is not None and self._cancelled.is_set()
-
-    def _is_over(self, r: int) -> bool:
-        return self._ended[r] or self.paused[r] or len(self.ids[r]) >= self._limits[r]
-
-    def begin(self) -> None:
-        for r in self.rows:
-            self.paused[r] = False
-
-    def process(self, scores: torch.Tensor) -> torch.Tensor:
-        """The logits of every row's next token: read their entropy, and leave a stopped row one choice only."""
-        reading = any(not self._ended[r] and self._monitor.phase(r) is not Phase.ANSWER for r in self.rows)
-        self._figures = None
-        if reading:
-            e = logits_entropy(scores, self._k)
-            self._figures = torch.stack([e.entropy, e.mass, e.lower, e.upper, e.confidence], dim=-1)
-        for n, r in enumerate(self.rows):
-            if self._closing[r] >= 0:
-                scores[n] = -torch.inf
-                scores[n, self._close[self._closing[r]]] = 0.0
-        return scores
-
-    def chosen(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Every row's next token: feed the monitor, act on its decisions; returns the rows to end, bool [rows]."""
-        count = len(self._monitor.courses)
-        figures = np.full((count, FIGURES), np.nan)
-        if self._figures is None:
-            ids = tokens.tolist()
-        else:  # one copy to the host a step; float32 holds ids up to 2^24
-            packed = torch.cat([self._figures.float(), tokens[:, None].float()], dim=-1).cpu().numpy()
-            figures[self.rows] = packed[:, :FIGURES]
-            ids = packed[:, FIGURES].astype(np.int64).tolist()
-        texts, live, forced = [""] * count, np.zeros(count, bool), np.zeros(count, bool)
-        for token, r in zip(ids, self.rows, strict=True):
-            live[r] = not self._is_over(r)
-            texts[r] = self._backend._text(token) if live[r] else ""
-            forced[r] = self._closing[r] >= 0 or token in self._backend._eos
-        decisions = self._monitor.feed(texts, figures, live, forced)
-        now = time.perf_counter()
-        for token, r in zip(ids, self.rows, strict=True):
-            if live[r]:
-                self._took_token(r, token, figures[r], now)
-        for r, decision in decisions.items():
-            self._step_ended(r, decision, now)
-        ended = [self._is_over(r) or self.is_cancelled for r in self.rows]
-        return torch.tensor(ended, device=tokens.device)
-
-    def _took_token(self, r: int, token: int, figures: np.ndarray[Any, Any], now: float) -> None:
-        self.ids[r].append(token)
-        self._took[r] = now - self._start
-        forced = self._closing[r] >= 0
-        if forced:
-            self._closing[r] = self._closing[r] + 1 if self._closing[r] + 1 < len(self._close) else -1
-        phase = self._monitor.phase(r)
-        if phase is Phase.ANSWER and self._answer_at[r] is None:
-            self._answer_at[r] = len(self.ids[r])
-        self._ended[r] = token in self._backend._eos
-        if self._put:
-            text = self._backend._text(token)
-            tags = self._backend._tags
-            shown = "" if self._ended[r] or (tags and text.strip() in (tags.open, tags.close)) else self._readable.take(token)
-            bounds = None if forced or figures[0] != figures[0] else _bounds(figures, self._k or self._backend.vocab_size)
-            self._put(Chunk(shown, phase, Token(text, token), bounds, forced))
-
-    def _step_ended(self, r: int, decision: Decision, now: float) -> None:
-        record, end = self._monitor.last[r], len(self.ids[r])
-        if record is None:
-            return
-        text = self._backend._decode(self.ids[r][end - record.tokens :])
-        self._steps[r].append(Step(record, text, end, now - self._since[r]))
-        self._since[r] = now
-        if decision is Decision.CLOSE:
-            self._closing[r] = 0
-        elif decision is Decision.PROBE:
-            self.paused[r] = True
-
-    def finished(self, r: int, prompt: int, probed: int, prefill: int, answers: Mapping[int, str | None]) -> Generation:
-        """The row's run, once ``generate()`` is over."""
-        ids, at, tags = self.ids[r], self._answer_at[r], self._backend._tags
-        if self._monitor.segmentation.boundary == "call":
-            self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
-        thinking = self._monitor.phase(r) is Phase.THINKING and self._monitor.segmentation.boundary != "call"
-        if r in answers:
-            answer, finish = answers[r], "stop"
-        else:
-            answer = None if thinking else self._backend._answer(ids[at or 0 :])
-            finish = "stop" if self._ended[r] else "cancelled" if self.is_cancelled else "length"
-        reasoning = self._backend._decode(ids[: at if at is not None else len(ids) if thinking or r in answers else 0])
-        end = self._steps[r][-1].end if self._steps[r] else 0
-        return Generation(
-            reasoning=clean_reasoning(reasoning, tags),
-            answer=answer,
-            steps=tuple(self._steps[r]),
-            outcome=self._monitor.finish(r, tokens=len(ids) + probed),
-            tokens=len(ids) + probed,
-            reasoning_tokens=len(ids) if at is None and (thinking or r in answers) else at or 0,
-            prompt_tokens=prompt,
-            rest_tokens=len(ids) - end,
-            seconds=self._took[r],
-            finish_reason=finish,
-            prefill_tokens=prefill,
-            token_ids=tuple(ids),
-        )
-
-
-class _Readable:
-    """Tokens to text as it becomes readable: a character split over tokens comes out with its last one."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]):
-        self._decode, self._ids, self._shown = decode, list[int](), ""
-
-    def take(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        if text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""
-        new = text[len(self._shown) :]
-        # Keep the last token for context: some tokenizers drop the space before a text's first token.
-        self._ids = [token]
-        self._shown = self._decode(self._ids)
-        return new
-
-
-def _bounds(figures: np.ndarray[Any, Any], k: int) -> EntropyBounds:
-    entropy, mass, lower, upper, confidence = (float(f) for f in figures)
-    return EntropyBounds(entropy, lower, upper, mass, k, confidence)

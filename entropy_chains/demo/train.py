@@ -343,6 +343,10 @@ def save(model: Any, out: Path) -> None:
     model.generation_config.update(do_sample=True, temperature=0.8, top_k=0, top_p=1.0)
     model.save_pretrained(out)
     fast.save_pretrained(out)
+    settings = out / "tokenizer_config.json"
+    # The name that transformers 4 knows too; 5 writes one of its own.
+    fields = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.write_text(json.dumps(fields, indent=2) + "\n")
     (out / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 

@@ -44,7 +44,7 @@ class TestContract(contract.BackendContract):
     @pytest.fixture
     def backend(self):
         scripts = {f"q{n}": Script(STEPS[: 2 * n + 2], f"answer {n}") for n in range(3)}
-        scripts["q3"] = Script(STEPS, closes=False)
+        scripts["q3"] = Script(STEPS, "early only", closes=False)
         return ScriptedBackend(scripts, segmentation=LINES)
 
     @pytest.fixture
@@ -157,7 +157,7 @@ def test_scripts_by_question_and_turn():
     policy = Policy("scripted", (0.5,), mode="refine", segmentation=PER_CALL, mass_floor=MassFloor())
     runs = run_refine(backend, [ask("a"), ask("b")], policy=policy)
     assert [(r.answer, r.outcome.step, len(r.calls)) for r in runs] == [("2", 2, 2), ("7", 1, 1)]
-    with pytest.raises(InputError, match="no script for.*'c'"):
+    with pytest.raises(InputError, match=r"no script for.*'c'"):
         backend.generate([ask("c")])
 
 

@@ -1,0 +1,210 @@
+"""What happens while ``generate()`` runs: entropies and tokens are read, and the closing tag is forced where a row is stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, StoppingCriteria
+
+from entropy_chains.backends import Chunk, Generation, Step
+from entropy_chains.backends.assembly import clean_reasoning
+from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.entropy import EntropyBounds, logits_entropy
+from entropy_chains.monitor import BatchMonitor, Decision
+from entropy_chains.steps import Phase
+from entropy_chains.tokens import Token
+
+FIGURES = 5
+"""Per token: entropy, mass, lower, upper, confidence."""
+
+
+class Cancelled:
+    """Ends a ``generate()`` whose reader has gone away."""
+
+    def __init__(self, cancelled: threading.Event):
+        self._cancelled = cancelled
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
+
+
+class Watch:
+    """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        monitor: BatchMonitor,
+        k: int | None,
+        close: list[int],
+        limits: Sequence[int],
+        put: Callable[[Chunk], None] | None,
+        cancelled: threading.Event | None,
+    ):
+        count = len(monitor.courses)
+        self._vocabulary, self._monitor, self._k, self._close = vocabulary, monitor, k, close
+        self._limits, self._put, self._cancelled = limits, put, cancelled
+        self.rows = list(range(count))  # the monitor's rows that the running generate() holds, in its order
+        self.ids: list[list[int]] = [[] for _ in range(count)]
+        self.paused = [False] * count
+        self._steps: list[list[Step]] = [[] for _ in range(count)]
+        self._answer_at: list[int | None] = [None] * count
+        self._ended = [False] * count
+        self._closing = [-1] * count  # index into the closing tag of the token forced next
+        self._figures: torch.Tensor | None = None
+        self._entries = k or 0
+        self._start = self._last = time.perf_counter()
+        self._since = [self._start] * count
+        self._took = [0.0] * count
+        self._readable = Readable(vocabulary.decode)
+        self._begun: Phase | None = None  # the phase whose text has begun to show
+        watch = self
+
+        class Processor(LogitsProcessor):  # type: ignore[misc]
+            def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+                return watch.process(scores)
+
+        class Criterion(StoppingCriteria):  # type: ignore[misc]
+            def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+                return watch.chosen(input_ids[:, -1])
+
+        self.processor, self.criterion = Processor(), Criterion()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled is not None and self._cancelled.is_set()
+
+    def _is_over(self, r: int) -> bool:
+        return self._ended[r] or self.paused[r] or len(self.ids[r]) >= self._limits[r]
+
+    def begin(self) -> None:
+        for r in self.rows:
+            self.paused[r] = False
+
+    def process(self, scores: torch.Tensor) -> torch.Tensor:
+        """The logits of every row's next token: read their entropy, and leave a stopped row one choice only."""
+        reading = any(not self._ended[r] and self._monitor.phase(r) is not Phase.ANSWER for r in self.rows)
+        self._figures = None
+        if reading:
+            e = logits_entropy(scores, self._k)
+            self._entries = min(self._k or scores.shape[-1], scores.shape[-1])
+            self._figures = torch.stack([e.entropy, e.mass, e.lower, e.upper, e.confidence], dim=-1)
+        for n, r in enumerate(self.rows):
+            if self._closing[r] >= 0:
+                scores[n] = -torch.inf
+                scores[n, self._close[self._closing[r]]] = 0.0
+        return scores
+
+    def chosen(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Every row's next token: feed the monitor, act on its decisions; returns the rows to end, bool [rows]."""
+        count = len(self._monitor.courses)
+        figures = np.full((count, FIGURES), np.nan)
+        if self._figures is None:
+            ids = tokens.tolist()
+        else:  # one copy to the host a step; float32 holds ids up to 2^24
+            packed = torch.cat([self._figures.float(), tokens[:, None].float()], dim=-1).cpu().numpy()
+            figures[self.rows] = packed[:, :FIGURES]
+            ids = packed[:, FIGURES].astype(np.int64).tolist()
+        texts, live, forced = [""] * count, np.zeros(count, bool), np.zeros(count, bool)
+        for token, r in zip(ids, self.rows, strict=True):
+            live[r] = not self._is_over(r)
+            texts[r] = self._vocabulary.text(token) if live[r] else ""
+            forced[r] = self._closing[r] >= 0 or token in self._vocabulary.eos
+        decisions = self._monitor.feed(texts, figures, live, forced)
+        now = time.perf_counter()
+        for token, r in zip(ids, self.rows, strict=True):
+            if live[r]:
+                self._took_token(r, token, figures[r], now)
+        for r, decision in decisions.items():
+            self._step_ended(r, decision, now)
+        ended = [self._is_over(r) or self.is_cancelled for r in self.rows]
+        return torch.tensor(ended, device=tokens.device)
+
+    def _took_token(self, r: int, token: int, figures: np.ndarray[Any, Any], now: float) -> None:
+        self.ids[r].append(token)
+        self._took[r] = now - self._start
+        forced = self._closing[r] >= 0
+        if forced:
+            self._closing[r] = self._closing[r] + 1 if self._closing[r] + 1 < len(self._close) else -1
+        phase = self._monitor.phase(r)
+        if phase is Phase.ANSWER and self._answer_at[r] is None:
+            self._answer_at[r] = len(self.ids[r])
+        self._ended[r] = token in self._vocabulary.eos
+        if self._put:
+            text = self._vocabulary.text(token)
+            tags = self._vocabulary.tags
+            shown = "" if self._ended[r] or (tags and text.strip() in (tags.open, tags.close)) else self._readable.take(token)
+            if self._begun is not phase:  # neither thinking nor answer begins with the blanks around its tags
+                shown = shown.lstrip()
+                self._begun = phase if shown else self._begun
+            bounds = None if forced or figures[0] != figures[0] else _bounds(figures, self._entries)
+            self._put(Chunk(shown, phase, Token(text, token), bounds, forced))
+
+    def _step_ended(self, r: int, decision: Decision, now: float) -> None:
+        record, end = self._monitor.last[r], len(self.ids[r])
+        if record is None:
+            return
+        text = self._vocabulary.decode(self.ids[r][end - record.tokens :])
+        self._steps[r].append(Step(record, text, end, now - self._since[r]))
+        self._since[r] = now
+        if decision is Decision.CLOSE:
+            self._closing[r] = 0
+        elif decision is Decision.PROBE:
+            self.paused[r] = True
+
+    def finished(self, r: int, prompt: int, probed: int, prefill: int, answers: Mapping[int, str | None]) -> Generation:
+        """The row's run, once ``generate()`` is over."""
+        ids, at, tags = self.ids[r], self._answer_at[r], self._vocabulary.tags
+        if self._monitor.segmentation.boundary == "call":
+            self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
+        thinking = self._monitor.phase(r) is Phase.THINKING and self._monitor.segmentation.boundary != "call"
+        if r in answers:
+            answer, finish = answers[r], "stop"
+        else:
+            answer = None if thinking else self._vocabulary.answer(ids[at or 0 :])
+            finish = "stop" if self._ended[r] else "cancelled" if self.is_cancelled else "length"
+        reasoned = len(ids) if at is None and (thinking or r in answers) else at or 0
+        reasoning = self._vocabulary.decode([i for i in ids[:reasoned] if i not in self._vocabulary.eos])
+        end = self._steps[r][-1].end if self._steps[r] else 0
+        return Generation(
+            reasoning=clean_reasoning(reasoning, tags),
+            answer=answer,
+            steps=tuple(self._steps[r]),
+            outcome=self._monitor.finish(r, tokens=len(ids) + probed),
+            tokens=len(ids) + probed,
+            reasoning_tokens=reasoned,
+            prompt_tokens=prompt,
+            rest_tokens=len(ids) - end,
+            seconds=self._took[r],
+            finish_reason=finish,
+            prefill_tokens=prefill,
+            token_ids=tuple(ids),
+        )
+
+
+class Readable:
+    """Tokens to text as it becomes readable: a character split over tokens comes out with its last one."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]):
+        self._decode, self._ids, self._shown = decode, list[int](), ""
+
+    def take(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        new = text[len(self._shown) :]
+        # Keep the last token for context: some tokenizers drop the space before a text's first token.
+        self._ids = [token]
+        self._shown = self._decode(self._ids)
+        return new
+
+
+def _bounds(figures: np.ndarray[Any, Any], k: int) -> EntropyBounds:
+    entropy, mass, lower, upper, confidence = (float(f) for f in figures)
+    return EntropyBounds(entropy, lower, upper, mass, k, confidence)

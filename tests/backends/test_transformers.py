@@ -1,0 +1,386 @@
+"""The transformers backend keeps the contract: on a small model with random weights, and on the bundled one."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import threading
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from entropy_chains import answers, demo
+from entropy_chains.backends import Sampling
+from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.demo.train import CHAT_TEMPLATE, ID, VOCAB, save
+from entropy_chains.entropy import token_entropy
+from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.policy import MassFloor, Policy
+from entropy_chains.refine import PER_CALL, run_refine
+from entropy_chains.steps import Segmentation
+
+_spec = importlib.util.spec_from_file_location("backend_contract", Path(__file__).with_name("contract.py"))
+contract = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(contract)
+
+BUNDLED = Path(demo.__file__).parent / "model"
+SHORT = "{#- entropy-chains: boundary=line min_tokens=3 -#}" + CHAT_TEMPLATE.split("-#}", 1)[1]
+OPENED = SHORT.replace("{{- '<|im_start|>assistant\\n' -}}", "{{- '<|im_start|>assistant\\n<think>\\n' -}}")
+"""The demo's template with short steps and, as many families have it, with the thinking opened by the prompt."""
+GREEDY = Sampling(temperature=0.0, max_tokens=60)
+
+
+def ask(text):
+    return [{"role": "user", "content": text}]
+
+
+ASKED = [ask("1+1"), ask("a somewhat longer question: 12*34=?"), ask("2*3=?"), [{"role": "system", "content": "s"}, *ask("9")]]
+
+
+def small_model(context=512, ends=-4.0):
+    """Random weights in the demo's architecture and vocabulary, leaning to line ends, so that there are steps to see."""
+    torch.manual_seed(1)
+    config = Qwen3Config(
+        vocab_size=len(VOCAB), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=context, tie_word_embeddings=False,
+        pad_token_id=ID["<pad>"], bos_token_id=None, eos_token_id=ID["<|im_end|>"],
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    head = torch.nn.Linear(32, len(VOCAB))
+    head.weight.data = model.lm_head.weight.data * 10
+    torch.nn.init.zeros_(head.bias)
+    for token, bias in {"\n": 2.5, "</think>": 0.5, "<|im_end|>": ends}.items():
+        head.bias.data[ID[token]] = bias
+    head.bias.data[[ID[t] for t in ("<pad>", "<|im_start|>", "<think>", "<unk>")]] = -50.0
+    model.lm_head = head
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint folder as the training script writes it."""
+    out = tmp_path_factory.mktemp("small")
+    model = Qwen3ForCausalLM(small_model().config)
+    model.generation_config.eos_token_id = ID["<|im_end|>"]
+    save(model, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    found = AutoTokenizer.from_pretrained(str(folder))
+    found.chat_template = OPENED
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(tokenizer):
+    return TransformersBackend(small_model(), tokenizer, name="small")
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return TransformersBackend.from_pretrained(BUNDLED, name="entropy-chains/demo")
+
+
+def always(backend, **fields):
+    """A policy that stops after the first step, whatever it reads."""
+    fixed = {"segmentation": backend.segmentation, "template": backend.template, "mass_floor": MassFloor(0.0, 0.0)}
+    return Policy(**{"model": backend.model, "thresholds": (99.0,), **fixed, **fields})
+
+
+def workers():
+    return [t for t in threading.enumerate() if t.name == "entropy-chains-generate"]
+
+
+class TestContract(contract.BackendContract):
+    """On random weights."""
+
+    @pytest.fixture
+    def backend(self, small):
+        return small
+
+    @pytest.fixture
+    def conversations(self):
+        return ASKED
+
+    def idle(self, backend):
+        return not workers()
+
+
+# --- entropy
+
+
+@pytest.mark.parametrize("k", [20, 5, None])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_entropies_are_those_of_the_models_own_logits(small, k, temperature):
+    """Before temperature: equal to the same top-k of a plain forward pass, and to the exact entropy for k = None."""
+    policy = always(small, thresholds=(None,), k=k, estimator="full" if k is None else "renormalised")
+    chunks = list(small.stream(ASKED[1], policy=policy, sampling=Sampling(temperature=temperature, max_tokens=30, seed=3)))
+    run = chunks[-1].final
+    prompt = small._prompt(ASKED[1])[0]
+    with torch.inference_mode():
+        logits = small._model(torch.tensor([prompt + list(run.token_ids)])).logits[0, len(prompt) - 1 :].double()
+    logprobs = torch.log_softmax(logits, -1)
+    read = [n for n, c in enumerate(chunks[:-1]) if c.bounds]
+    assert len(read) > 3
+    for n in read:
+        expected = token_entropy(logprobs[n].topk(k or len(VOCAB)).values.tolist(), vocab_size=len(VOCAB))
+        assert chunks[n].bounds == pytest.approx(expected, abs=2e-4)
+
+
+def test_seeds_and_temperature(small):
+    """Another seed is another run; greedy needs no seed; the temperature told is the one used."""
+    one, two = (small.generate(ASKED[:1], sampling=Sampling(1.0, max_tokens=40, seed=s))[0].token_ids for s in (1, 2))
+    assert one != two
+    assert small.generate(ASKED[:1], sampling=GREEDY)[0].token_ids == small.generate(ASKED[:1], sampling=GREEDY)[0].token_ids
+    assert small.temperature(GREEDY) == 0.0
+    assert small.temperature(Sampling(0.7)) == 0.7
+
+
+def test_a_seed_leaves_the_callers_random_numbers_alone(small):
+    """The state of torch's generator is what it was."""
+    before = torch.random.get_rng_state()
+    small.generate(ASKED[:1], sampling=Sampling(1.0, max_tokens=5, seed=1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# --- batches and the cache
+
+
+def test_left_padding_changes_no_row(small):
+    """Greedy: each conversation of a batch of unequal prompts is what it is alone, entropies included."""
+    together = small.generate(ASKED, sampling=GREEDY)
+    for messages, run in zip(ASKED, together, strict=True):
+        alone = small.generate([messages], sampling=GREEDY)[0]
+        assert alone.token_ids == run.token_ids
+        for a, b in zip(alone.steps, run.steps, strict=True):
+            assert a.record.entropy == pytest.approx(b.record.entropy, abs=1e-4)
+
+
+def test_the_growing_cache_changes_no_token(small):
+    """Greedy, beyond its first block of 256 tokens: the ids of plain ``generate()`` with the default cache."""
+    prompt = small._prompt(ASKED[1])[0]
+    with torch.inference_mode():
+        out = small._model.generate(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
+            max_new_tokens=300, eos_token_id=ID["<|im_end|>"], pad_token_id=0,
+        )  # fmt: skip
+    ids = out[0, len(prompt) :].tolist()
+    assert small.generate([ASKED[1]], sampling=replace(GREEDY, max_tokens=300))[0].token_ids == tuple(ids)
+
+
+def test_batches_are_cut_to_size(small, tokenizer):
+    """Four conversations two by two are four runs in order; progress tells of each batch."""
+    by_two, told = TransformersBackend(small._model, tokenizer, name="small", batch_size=2), []
+    runs = by_two.generate(ASKED, sampling=GREEDY, holdout=[False, True, False, True], on_done=told.append, policy=always(small))
+    assert [g.outcome.holdout for g in runs] == [False, True, False, True]
+    assert told == [2, 2]
+    assert [g.prompt_tokens for g in runs] == [len(small._prompt(m)[0]) for m in ASKED]
+
+
+def test_a_row_that_ended_is_not_counted_further(tokenizer):
+    """Rows of a batch end at different times: each is counted up to its end token, and no padding after it."""
+    backend = TransformersBackend(small_model(ends=1.5), tokenizer, name="small")
+    runs = backend.generate(ASKED, sampling=Sampling(1.0, max_tokens=200, seed=2))
+    lengths = [len(g.token_ids) for g in runs]
+    assert len(set(lengths)) > 1
+    for run in runs:
+        assert run.finish_reason == "stop"
+        assert run.token_ids.index(ID["<|im_end|>"]) == len(run.token_ids) - 1
+        assert run.tokens == len(run.token_ids)
+        assert "<|im_end|>" not in run.reasoning + (run.answer or "")
+
+
+def test_a_row_that_waited_for_a_probe_keeps_its_own_limit(small):
+    """Rows go on after probes with different lengths behind them; none makes more than ``max_tokens``."""
+    policy = always(small, thresholds=(-1.0,), rule="entropy+agreement", min_steps=2)
+    sampling = Sampling(1.0, max_tokens=50, seed=4)
+    runs = small.generate(ASKED, policy=policy, sampling=sampling)
+    assert max(len(g.token_ids) for g in runs) <= 50
+    assert len({s.end for g in runs for s in g.steps}) > 2
+
+
+# --- a stop in place
+
+
+def test_a_stop_computes_nothing_in_vain(small):
+    """Forward passes of a stopped run: one for the prompt and one for each further token; none past its end."""
+    passes = []
+    hook = small._model.model.register_forward_hook(lambda module, args, out: passes.append(out.last_hidden_state.shape[1]))
+    try:
+        run = small.generate([ASKED[1]], policy=always(small), sampling=Sampling(1.0, max_tokens=100, seed=5))[0]
+    finally:
+        hook.remove()
+    assert run.outcome.stopped
+    assert passes[0] == run.prompt_tokens
+    assert passes[1:] == [1] * (run.tokens - 1)
+
+
+def test_closing_a_stream_ends_generate_within_two_tokens(small):
+    """Passes after ``close()`` returns: none; before it: at most two more than were read."""
+    passes = []
+    hook = small._model.model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        stream = small.stream(ASKED[0], sampling=Sampling(1.0, max_tokens=400, seed=5))
+        for _ in range(5):
+            next(stream)
+        stream.close()
+        done = len(passes)
+        assert not workers()
+        assert 5 <= done <= 5 + 2
+    finally:
+        hook.remove()
+    assert len(passes) == done
+
+
+def test_closing_a_stream_ends_a_probe_too(small):
+    """Closed from another thread's point of view while a probe runs: no thread is left, and no long answer is waited for."""
+    policy = always(small, thresholds=(-1.0,), rule="entropy+agreement", min_steps=2)
+    stream = small.stream(ASKED[1], policy=policy, sampling=Sampling(1.0, max_tokens=400, seed=5))
+    for chunk in stream:
+        if chunk.text.endswith("\n"):
+            break
+    stream.close()
+    assert not workers()
+
+
+def test_a_stream_nobody_reads_does_not_run_ahead(small):
+    """The model waits for the reader: at most two tokens more than were read."""
+    passes = []
+    hook = small._model.model.register_forward_hook(lambda *_: passes.append(1))
+    stream = small.stream(ASKED[0], sampling=Sampling(1.0, max_tokens=400, seed=5))
+    try:
+        next(stream)
+        threading.Event().wait(0.5)
+        assert len(passes) <= 1 + 2
+    finally:
+        stream.close()
+        hook.remove()
+
+
+def test_an_error_in_the_worker_reaches_the_reader(small):
+    """And leaves no thread behind."""
+    with pytest.raises(BackendError, match="512"):
+        list(small.stream(ask("x" * 600)))
+    assert not workers()
+
+
+# --- settings that cannot work
+
+
+@pytest.mark.parametrize(
+    "setting", [{"num_beams": 2}, {"num_return_sequences": 2}, {"prompt_lookup_num_tokens": 3}, {"penalty_alpha": 0.6}]
+)
+def test_settings_under_which_a_row_is_not_one_stream(small, tokenizer, setting):
+    """Refused when the backend is made, from its own settings or from the model's; the message names the setting."""
+    name = next(iter(setting))
+    with pytest.raises(SettingsError, match=name):
+        TransformersBackend(small._model, tokenizer, generate_kwargs=setting)
+    model = copy.copy(small._model)
+    model.generation_config = copy.deepcopy(model.generation_config)
+    setattr(model.generation_config, name, setting[name])
+    with pytest.raises(SettingsError, match=name):
+        TransformersBackend(model, tokenizer)
+
+
+def test_assisted_decoding_is_refused(small, tokenizer):
+    """A draft model makes several tokens a step."""
+    with pytest.raises(SettingsError, match="assistant_model"):
+        TransformersBackend(small._model, tokenizer, generate_kwargs={"assistant_model": small._model})
+
+
+@pytest.mark.parametrize("setting", [{"repetition_penalty": 1.2}, {"no_repeat_ngram_size": 3}])
+def test_penalties_warn(small, tokenizer, setting):
+    """They change the logits that entropy is read from; without an active policy nobody is bothered."""
+    backend = TransformersBackend(small._model, tokenizer, name="small", generate_kwargs=setting)
+    with pytest.warns(UserWarning, match=next(iter(setting))):
+        backend.generate(ASKED[:1], policy=always(backend), sampling=Sampling(0.0, max_tokens=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        backend.generate(ASKED[:1], sampling=Sampling(0.0, max_tokens=2))
+
+
+def test_impossible_settings(small, tokenizer):
+    """``k`` = 0 and batches of nothing; a tokenizer without a chat template; thinking without tags."""
+    with pytest.raises(SettingsError, match="k is 0"):
+        TransformersBackend(small._model, tokenizer, k=0)
+    with pytest.raises(SettingsError, match="batch_size is 0"):
+        TransformersBackend(small._model, tokenizer, batch_size=0)
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    with pytest.raises(SettingsError, match="no chat template"):
+        TransformersBackend(small._model, bare)
+    bare.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(SettingsError, match=r"no thinking tags.*refine"):
+        TransformersBackend(small._model, bare, name="plain").generate(ASKED[:1])
+
+
+@pytest.mark.parametrize("missing", ["tokenizer", "everything", "config"])
+def test_a_folder_that_is_no_model(folder, tmp_path, missing):
+    """An error that names the folder and says what it must hold, not a traceback of a library."""
+    if missing != "everything":
+        for file in folder.iterdir():
+            if not file.name.startswith(missing):
+                (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(SettingsError, match=str(tmp_path)):
+        TransformersBackend.from_pretrained(tmp_path)
+
+
+def test_a_prompt_longer_than_the_context(small):
+    """The message gives both lengths."""
+    with pytest.raises(BackendError, match=r"\d+ tokens.*512"):
+        small.generate([ask("x" * 600)])
+
+
+def test_the_context_is_a_limit(tokenizer):
+    """A run ends where the context does; a probe for which no room is left has no answer instead of an error."""
+    backend = TransformersBackend(small_model(context=64), tokenizer, name="small")
+    run = backend.generate(ASKED[:1], sampling=Sampling(1.0, max_tokens=500, seed=11))[0]
+    assert run.prompt_tokens + run.tokens <= 64
+    full = replace(run, token_ids=(5,) * (64 - run.prompt_tokens), steps=(replace(run.steps[0], end=64 - run.prompt_tokens - 2),))
+    assert backend.probe([(ASKED[0], full, 1)], sampling=GREEDY)[0].answer is None
+
+
+# --- the bundled model
+
+
+def test_the_bundled_model_thinks_in_lines(bundled):
+    """Any decent checkpoint: steps of at least 32 tokens that end with a line end, and a number for an answer."""
+    run = bundled.generate([ask("12*3=?")], sampling=Sampling(0.0, max_tokens=500))[0]
+    assert bundled.segmentation == Segmentation("line", 32)
+    assert len(run.steps) > 1
+    assert all(s.text.endswith("\n") and s.record.tokens >= 32 for s in run.steps)
+    assert run.finish_reason == "stop"
+    assert run.answer.isdigit()
+    assert "think>" not in run.reasoning
+
+
+def test_the_bundled_model_answers_when_it_is_stopped(bundled):
+    """Closed after its first step it gives a number at once, for less than the full run."""
+    sampling = Sampling(0.0, max_tokens=500)
+    full = bundled.generate([ask("12*3=?")], sampling=sampling)[0]
+    run = bundled.generate([ask("12*3=?")], policy=always(bundled), sampling=sampling)[0]
+    assert run.outcome.stopped
+    assert run.answer.isdigit()
+    assert run.token_ids[: run.steps[0].end] == full.token_ids[: run.steps[0].end]
+    assert run.tokens < full.tokens
+    assert bundled.probe([(ask("12*3=?"), full, 1)], sampling=sampling)[0].answer == run.answer
+
+
+def test_the_bundled_model_in_the_refine_loop(bundled):
+    """A call's answer is what stands after its thinking, and every token of the call counts."""
+    run = run_refine(bundled, [ask("2*3=?")], steps=2, sampling=Sampling(0.0, max_tokens=600))[0]
+    assert answers.normalise(run.answer).isdigit()
+    assert len(run.calls) == 2
+    assert [c.steps[-1].record.tokens for c in run.calls] == [c.tokens for c in run.calls]
+    assert run.outcome.tokens == sum(c.tokens for c in run.calls)
+    assert PER_CALL.boundary == "call"

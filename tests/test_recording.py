@@ -1,0 +1,169 @@
+"""Recording: questions read with care, and traces that add up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from entropy_chains.backends import Sampling
+from entropy_chains.backends.scripted import Script, ScriptedBackend
+from entropy_chains.errors import InputError, SettingsError
+from entropy_chains.policy import Policy
+from entropy_chains.recording import conversation, read_questions, record
+from entropy_chains.steps import Segmentation
+from entropy_chains.tables import as_table
+from entropy_chains.traces import append_traces, read_traces
+
+LINES = Segmentation("line", 1)
+STEPS = [("one ", 1.0), ("\n", 1.0), ("two ", 0.5), ("\n", 0.5), ("three ", 0.0), ("\n", 0.0)]
+QUESTIONS = [{"id": f"q{n}", "question": f"{n}?", "gold": "4"} for n in range(3)]
+
+
+def backend():
+    """Three steps a question; closed after them it says 3, 4 and nothing."""
+    return ScriptedBackend(Script(STEPS, "the answer is 4", early=["3", "4", ""]), segmentation=LINES)
+
+
+def recorded(**given):
+    b = backend()
+    return list(record(b, QUESTIONS, **{"details": b.details(Sampling()), **given}))
+
+
+def write(path, *lines):
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+    return path
+
+
+# --- questions
+
+
+def test_questions_are_read(tmp_path):
+    """Blank lines are skipped, a number becomes a text, other fields stay, ``limit`` takes the first."""
+    path = write(tmp_path / "q.jsonl", {"id": 1, "question": "1+1", "gold": 2, "group": "g"}, "", {"id": "b", "question": "x"})
+    first = {"id": "1", "question": "1+1", "gold": "2", "group": "g"}
+    assert read_questions(path) == [first, {"id": "b", "question": "x"}]
+    assert read_questions(path, limit=1) == [first]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["{"], "line 1: not JSON"),
+        ([{"id": "a", "question": "x"}, "[1]"], "line 2: 'id' is None"),
+        ([{"question": "x"}], "line 1: 'id' is None"),
+        ([{"id": "a"}], "line 1: 'question' is None"),
+        ([{"id": "", "question": "x"}], "line 1: 'id' is ''"),
+        ([{"id": True, "question": "x"}], "line 1: 'id' is True"),
+        ([{"id": "a", "question": 5}], "line 1: 'question' is 5"),
+        ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "line 2: id 'a' stands twice"),
+        ([], "holds no questions"),
+        (["", "  "], "holds no questions"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, lines, told):
+    """File, line, field and what a line must look like."""
+    path = write(tmp_path / "q.jsonl", *lines)
+    with pytest.raises(InputError, match=r"q\.jsonl") as error:
+        read_questions(path)
+    assert told in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    """Missing, a folder, or not UTF-8."""
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "a", "question": "\xe9"}')
+    for name, told in (("missing.jsonl", "cannot be read"), (".", "cannot be read"), ("latin.jsonl", "not UTF-8")):
+        with pytest.raises(InputError, match=told):
+            read_questions(tmp_path / name)
+
+
+# --- thinking
+
+
+def test_a_thinking_trace_by_hand():
+    """Open tag + 2, 2, 2 tokens with the answers 3, 4, none; last the rest: closing (2) and four words."""
+    trace = recorded()[0]
+    assert [s.tokens for s in trace.steps] == [3, 2, 2, 6]
+    assert [s.answer for s in trace.steps] == ["3", "4", None, "4"]
+    assert [s.entropy for s in trace.steps] == [pytest.approx(1.0), pytest.approx(0.5), pytest.approx(0.0), None]
+    assert [s.probe_tokens for s in trace.steps] == [3, 3, 2, 0]
+    assert [s.text for s in trace.steps] == ["<think>one \n", "two \n", "three \n", None]
+    assert (trace.id, trace.question, trace.gold, trace.mode, trace.model) == ("q0", "0?", "4", "thinking", "scripted")
+    assert (trace.k, trace.estimator, trace.segmentation, trace.template) == (
+        20,
+        "renormalised",
+        LINES.to_dict(),
+        backend().template,
+    )
+
+
+def test_a_thinking_trace_adds_up():
+    """Its steps hold all tokens of the full run."""
+    runs = backend().generate([conversation(q) for q in QUESTIONS])
+    assert [sum(s.tokens for s in t.steps) for t in recorded()] == [g.tokens for g in runs]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9])
+def test_at_most_so_many_boundaries(steps):
+    """The rest of the run is its last step, so nothing is lost from the count."""
+    limited, whole = recorded(steps=steps)[0], recorded()[0]
+    kept = min(steps, 3)
+    assert len(limited.steps) == kept + 1
+    assert [s.tokens for s in limited.steps[:kept]] == [s.tokens for s in whole.steps[:kept]]
+    assert sum(s.tokens for s in limited.steps) == sum(s.tokens for s in whole.steps)
+    assert limited.steps[-1].answer == whole.steps[-1].answer
+
+
+def test_a_run_without_a_boundary_has_one_step():
+    """A direct answer is the full run and nothing else."""
+    b = ScriptedBackend(Script(answer="4"), segmentation=LINES)
+    trace = next(record(b, QUESTIONS[:1]))
+    assert [(s.answer, s.tokens, s.entropy) for s in trace.steps] == [("4", 1, None)]
+
+
+def test_traces_can_be_written_read_and_used(tmp_path):
+    """The file's records are valid, the table takes them, and a policy of these settings fits them."""
+    traces = recorded()
+    append_traces(tmp_path / "t.jsonl", traces)
+    assert [t.to_dict() for t in read_traces(tmp_path / "t.jsonl")] == [t.to_dict() for t in traces]
+    table = as_table(traces)
+    assert (table.runs, table.labels) == (3, "gold")
+    table.check(Policy("scripted", (0.5,), segmentation=LINES, template=backend().template), "error")
+
+
+def test_seeds_go_with_the_place_of_the_question():
+    """A batch of two and a batch of one: the seed moves on by the questions before."""
+    assert [(t.seed, t.batch) for t in recorded(batch=2, sampling=Sampling(seed=10))] == [(10, 2), (10, 2), (12, 1)]
+
+
+def test_a_system_prompt_is_asked_first():
+    """And nothing is asked without one."""
+    assert [m["role"] for m in conversation(QUESTIONS[0], "be brief")] == ["system", "user"]
+    assert conversation(QUESTIONS[0]) == [{"role": "user", "content": "0?"}]
+
+
+def test_recording_never_stops(monkeypatch):
+    """The full run is what is recorded, whatever the environment."""
+    whole = [t.to_dict() for t in recorded()]
+    monkeypatch.setenv("ENTROPY_CHAINS_STOP", "0")
+    assert [t.to_dict() for t in recorded()] == whole
+
+
+# --- the loop
+
+
+def test_a_refine_trace():
+    """One step a call, with its own answer, no probes, and the segmentation of calls."""
+    turns = [Script(answer=[("3", 1.0)]), Script(answer=[("4", 0.5), (" ", 0.1)]), Script(answer=[("5", 0.2)])]
+    b = ScriptedBackend({"0?": turns})
+    trace = next(record(b, QUESTIONS[:1], mode="refine", steps=3, details=b.details(Sampling())))
+    assert [(s.answer, s.tokens, s.probe_tokens) for s in trace.steps] == [("3", 1, 0), ("4", 2, 0), ("5", 1, 0)]
+    assert [s.entropy for s in trace.steps] == [pytest.approx(e) for e in (1.0, 0.3, 0.2)]
+    assert (trace.mode, trace.segmentation) == ("refine", {"boundary": "call", "min_tokens": 1})
+
+
+@pytest.mark.parametrize(("given", "told"), [({"mode": "think"}, "mode is 'think'"), ({"steps": 0}, "steps is 0")])
+def test_impossible_settings(given, told):
+    """The message names the value."""
+    with pytest.raises(SettingsError, match=told):
+        recorded(**given)
