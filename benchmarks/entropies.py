@@ -54,7 +54,7 @@ def logits(quick: bool) -> list[Row]:
     """Benchmark 3: the logits of a batch, float32 on the CPU; each measured in a fresh process."""
     rows = []
     for backend, threads in (("torch", 1), ("torch", 2), ("numpy", 1)):
-        found = in_fresh_process("entropies.py", backend, threads, 3 if quick else 31, threads=threads)
+        found = in_fresh_process("entropies.py", backend, threads, 3 if quick else 15, threads=threads)
         for name, what in (("exact", "exact"), ("top", f"k = {K}")):
             paired = Paired(**found[name]["seconds"])
             label = f"{backend}, {threads} thread{'s' * (threads > 1)}, {what}"

@@ -75,7 +75,7 @@ def bundled(quick: bool) -> list[Row]:
         conversations = [conversation(q) for q in draw_questions(batch, 3)]
         sides = Sides(backend, model, tokenizer, conversations, 16 if quick else 300)
         steps = sides.steps()
-        rounds = 2 if quick else 15 if batch < 64 else 9
+        rounds = 2 if quick else 11 if batch < 64 else 7
         ours, same, default = turn_by_turn(rounds, sides.ours, lambda s=sides: s.plain(growing_cache), sides.plain)
         given = {"per": steps, "scale": "ms", "over": " a token of all rows"}
         goal = 1.10 if batch == 8 else None

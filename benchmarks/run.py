@@ -89,7 +89,7 @@ def _text(result: dict) -> str:
 def _machine(result: dict) -> str:
     m = result["machine"]
     versions = ", ".join(f"{name} {m[name]}" for name in ("python", "torch", "numpy", "transformers") if m.get(name))
-    return f"{result['date'][:10]}, {m['cpu']}, {m['cores']} cores, {m['system']}, {versions}"
+    return f"{result['date'][:10]}, {m['cpu']}, {m['cores']} cores, {m['system']}, {versions}, load at the start {m['load']}"
 
 
 def _write_docs(result: dict) -> None:

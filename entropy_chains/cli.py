@@ -52,8 +52,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--questions", default=400, show_default=True, help="Held-out questions to run live.")
-@click.option("--calibration", default=240, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
+@click.option("--questions", default=300, show_default=True, help="Held-out questions to run live.")
+@click.option("--calibration", default=200, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
 @click.option("--seed", default=0, show_default=True, help="Of the questions and the runs.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Folder to write to."
@@ -61,13 +61,13 @@ def main() -> None:
 @as_json
 def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) -> None:
     """Run the whole story offline with the bundled model: record, calibrate, stop early, compare."""
-    from entropy_chains.demo.story import print_story, run_story
+    from entropy_chains.demo.story import BATCH, print_story, run_story
 
     for name, value in (("--questions", questions), ("--calibration", calibration)):
         if value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     with progress(as_json) as track:
-        story = run_story(bundled(), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
+        story = run_story(bundled(batch_size=BATCH), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
     if as_json:
         click.echo(json.dumps(story))
     else:
@@ -124,7 +124,7 @@ def record(
     if out.exists() and out.stat().st_size and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    backend = load(model, None if full_vocabulary else k)
+    backend = load(model, None if full_vocabulary else k, concurrency)
     segmentation = backend.segmentation
     segmentation = replace(
         segmentation, boundary=boundary or segmentation.boundary, min_tokens=min_tokens or segmentation.min_tokens
@@ -228,14 +228,16 @@ def check_same_recording(out: Path, running: dict[str, Any]) -> None:
             raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")
 
 
-def load(model: str, k: int | None = 20) -> TransformersBackend:
+def load(model: str, k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
     """The backend of a model named on the command line."""
     from entropy_chains.backends.transformers import TransformersBackend
 
-    return bundled(k) if model in DEMO_MODEL else TransformersBackend.from_pretrained(model, k=k)
+    if model in DEMO_MODEL:
+        return bundled(k, batch_size)
+    return TransformersBackend.from_pretrained(model, k=k, batch_size=batch_size)
 
 
-def bundled(k: int | None = 20) -> TransformersBackend:
+def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
     """The bundled reasoner."""
     from transformers.utils import logging
 
@@ -243,7 +245,7 @@ def bundled(k: int | None = 20) -> TransformersBackend:
     from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 
     logging.disable_progress_bar()  # its weights load in no time
-    return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k)
+    return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k, batch_size=batch_size)
 
 
 @contextmanager

@@ -33,8 +33,11 @@ MASS_TOLERANCE = 0.01
 
 _LN2 = math.log(2.0)
 
-CHUNK = 4096
-"""Vocabulary columns worked on at a time; a chunk of 32 rows stays in a processor's cache."""
+BLOCK = 2**18
+"""Logits that one processor core works on at a time, whole rows; the copies made of them stay in its cache."""
+
+GROUP = 64
+"""Logits whose largest stands for all of them while the k likeliest are sought."""
 
 
 class EntropyBounds(NamedTuple):
@@ -101,13 +104,14 @@ def _distinct(entries: Sequence[Alternative], sampled: Token | None, k: int | No
     """
     logprobs = [e.logprob for e in entries]
     ids = {e.id for e in entries}
-    if None in ids or len(ids) < len(entries):  # equal logprobs alone are no duplicate, so this is rarely the case with ids
+    # A duplicate has the same id, or, without ids, the same text and logprob: different logprobs alone show that there is none.
+    repeated = len(ids) < len(entries) if None not in ids else len(ids) > 1 or len(set(logprobs)) < len(entries)
+    if repeated:
         unique: dict[object, Alternative] = {}
         for e in entries:
             unique.setdefault(e.id if e.id is not None else (e.bytes or e.text, e.logprob), e)
-        if len(unique) < len(entries):
-            entries = list(unique.values())
-            logprobs = [e.logprob for e in entries]
+        entries = list(unique.values())
+        logprobs = [e.logprob for e in entries]
     if sampled is None or len(logprobs) < 2:
         return logprobs
     lowest = min(logprobs)
@@ -165,7 +169,7 @@ class RowEntropies(NamedTuple):
 def logits_entropy(logits: np.ndarray[Any, Any] | torch.Tensor, k: int | None = None) -> RowEntropies:
     """Entropy of every row of ``logits`` in bits, computed where the logits are.
 
-    The exact entropy streams over the vocabulary in chunks, so no second array of the logits' size ever exists.
+    Works through the rows in blocks, so no second array of the logits' size ever exists.
 
     Args:
         logits: unnormalised logits [batch, vocabulary], numpy or torch, any float type; -inf means impossible.
@@ -192,76 +196,102 @@ def _torch_rows(logits: Any, k: int | None) -> RowEntropies:
     import torch
 
     vocabulary = logits.shape[-1]
-    top = logits.amax(-1, keepdim=True).float()
-    partition = torch.zeros_like(top)
-    weighted = torch.zeros_like(top)
-    total, possible = torch.zeros_like(top), torch.zeros_like(top)
-    for start in range(0, vocabulary, CHUNK):
-        shifted = logits[:, start : start + CHUNK].float() - top
-        e = shifted.exp()
-        partition += e.sum(-1, keepdim=True)
-        if k is None:
-            finite = shifted > -torch.inf
-            total += torch.where(finite, shifted, 0.0).sum(-1, keepdim=True)
-            possible += finite.sum(-1, keepdim=True)
-            # e·shifted in place; 0·(-inf) is NaN where a logit is impossible, and counts as 0
-            weighted += torch.nan_to_num_(e.mul_(shifted), nan=0.0).sum(-1, keepdim=True)
-    log_partition = partition.log()
+    on_cpu = logits.device.type == "cpu"
+    if on_cpu and logits.numel() <= BLOCK:  # small enough for the calls to count, and numpy's cost a third of torch's
+        return RowEntropies(*(torch.from_numpy(f).float() for f in _numpy_rows(logits.detach().float().numpy(), k)))
+    at_once = max(1, BLOCK // vocabulary) * torch.get_num_threads() if on_cpu else max(1, 64 * BLOCK // vocabulary)
+    parts = logits.split(at_once)
     if k is None:
-        entropy = ((log_partition - weighted / partition) / math.log(2.0)).clamp_min(0.0)[:, 0]
-        entropy = torch.where(torch.isfinite(top[:, 0]), entropy, torch.nan)
-        confidence = (log_partition - total / possible)[:, 0]
+        figures = [_torch_exact(part, on_cpu) for part in parts]
+        entropy, confidence = figures[0] if len(figures) == 1 else map(torch.cat, zip(*figures, strict=True))
         return RowEntropies(entropy, entropy, entropy, torch.ones_like(entropy), confidence)
     count = min(k, vocabulary)
-    logprobs = logits.topk(count, dim=-1).values.float() - top - log_partition
+    largest = _torch_largest(logits, count, on_cpu).float()
+    logprobs = largest - largest[:, :1] - torch.cat([_log_partition(torch.softmax(p, -1, dtype=torch.float32)) for p in parts])
     p = logprobs.exp()
-    mass = p.sum(-1).clamp_max(1.0)
-    spread = -torch.nan_to_num(p * logprobs, nan=0.0).sum(-1) / math.log(2.0)
-    rest = (1.0 - mass).clamp_min(0.0)
+    possible = logprobs > -torch.inf
+    logs = torch.where(possible | logprobs.isnan(), logprobs, 0.0)  # 0·(-inf) counts as 0
+    spread = (p * logs).sum(-1) / -_LN2
+    mass = p.sum(-1)
     entropy = (spread / mass + mass.log2()).clamp_min(0.0)
-    safe = rest.clamp_min(1e-30)
+    mass = mass.clamp_max(1.0)
+    lower = upper = entropy
     if count < vocabulary:
+        rest = 1.0 - mass
+        safe = rest.clamp_min(1e-30)
         upper = torch.maximum(spread + rest * ((vocabulary - count) / safe).log2(), entropy)
         least = torch.minimum(p[:, -1], safe).clamp_min(1e-30)
         lower = torch.minimum(torch.maximum(spread - rest * least.log2(), entropy), upper)
-    else:
-        lower = upper = entropy
-    entropy = torch.where(torch.isfinite(top[:, 0]), entropy, torch.nan)
-    finite = logprobs > -torch.inf
-    confidence = -torch.where(finite, logprobs, 0.0).sum(-1) / finite.sum(-1)
-    return RowEntropies(entropy, lower, upper, mass, confidence)
+    return RowEntropies(entropy, lower, upper, mass, -logs.sum(-1) / possible.sum(-1))
+
+
+def _torch_exact(part: Any, on_cpu: bool) -> tuple[Any, Any]:
+    """Exact entropy in bits and confidence of some rows."""
+    import torch
+
+    shifted = part - part.amax(-1, keepdim=True).float()
+    total, count = shifted.sum(-1), part.shape[-1]
+    if not (on_cpu and total.isfinite().all()):  # a device is not asked, and so not waited for
+        possible = shifted != -torch.inf
+        shifted = shifted.where(possible, -1e4)  # 0·(-inf) counts as 0, and exp(-1e4) is 0
+        total, count = shifted.where(possible, 0.0).sum(-1), possible.sum(-1)
+    p = torch.softmax(shifted, -1)
+    whole, log_partition = p.sum(-1), _log_partition(p)[:, 0]
+    entropy = (log_partition - p.mul_(shifted).sum(-1) / whole) / _LN2
+    return entropy.clamp_min(0.0).float(), (log_partition - total / count).float()
+
+
+def _log_partition(p: Any) -> Any:
+    """Logarithm of Σ exp(logit - largest logit) from a softmax, which torch has several times faster than exp.
+
+    It is divided by its sum, for it adds up to 1 only roughly where very many tokens are unlikely.
+    """
+    return (p.sum(-1, keepdim=True) / p.amax(-1, keepdim=True)).log()
+
+
+def _torch_largest(logits: Any, count: int, on_cpu: bool) -> Any:
+    """The ``count`` largest logits of every row, descending. They lie in the ``count`` groups with the largest maxima."""
+    import torch
+
+    whole = logits.shape[-1] // GROUP * GROUP
+    if not on_cpu or whole < 2 * count * GROUP:
+        return logits.topk(count).values
+    groups = logits[:, :whole].unflatten(-1, (-1, GROUP))
+    chosen = groups.amax(-1).topk(count).indices[:, :, None].expand(-1, -1, GROUP)
+    return torch.cat([groups.gather(1, chosen).flatten(1), logits[:, whole:]], -1).topk(count).values
 
 
 def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
     import numpy as np
 
-    vocabulary = logits.shape[-1]
-    top = logits.max(-1, keepdims=True).astype(np.float64)
-    partition, weighted, total, possible = (np.zeros_like(top) for _ in range(4))
+    rows, vocabulary = logits.shape
+    top = logits.max(-1, keepdims=True).astype(np.result_type(logits, np.float32))  # half precision has no fast exp
+    partition, weighted, total, possible = (np.zeros(rows) for _ in range(4))
+    at_once = max(1, BLOCK // vocabulary)
     with np.errstate(invalid="ignore", divide="ignore"):
-        for start in range(0, vocabulary, CHUNK):
-            shifted = logits[:, start : start + CHUNK] - top
+        for start in range(0, rows, at_once):
+            some = slice(start, start + at_once)
+            shifted = logits[some] - top[some]
             e = np.exp(shifted)
-            partition += e.sum(-1, keepdims=True)
+            partition[some] = e.sum(-1)
             if k is None:
-                total += np.where(shifted > -np.inf, shifted, 0.0).sum(-1, keepdims=True)
-                possible += (shifted > -np.inf).sum(-1, keepdims=True)
-                weighted += np.where(e > 0, e * shifted, 0.0).sum(-1, keepdims=True)
+                total[some], possible[some] = shifted.sum(-1), vocabulary
+                if not np.isfinite(total[some]).all():
+                    known = shifted != -np.inf
+                    np.copyto(shifted, 0.0, where=~known)  # 0·(-inf) counts as 0
+                    total[some], possible[some] = shifted.sum(-1), known.sum(-1)
+                weighted[some] = np.multiply(e, shifted, out=e).sum(-1)
         log_partition = np.log(partition)
         finite = np.isfinite(top[:, 0])
         if k is None:
-            exact = np.maximum(log_partition - weighted / partition, 0.0)[:, 0] / math.log(2.0)
-            exact = np.where(finite, exact, np.nan)
-            return RowEntropies(exact, exact, exact, np.ones_like(exact), (log_partition - total / possible)[:, 0])
+            exact = np.where(finite, np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
+            return RowEntropies(exact, exact, exact, np.ones_like(exact), log_partition - total / possible)
         count = min(k, vocabulary)
-        largest = logits[:, :0]
-        for start in range(0, vocabulary, CHUNK):
-            candidates = np.concatenate([largest, logits[:, start : start + CHUNK]], axis=-1)
-            largest = np.sort(candidates, axis=-1)[:, ::-1][:, :count]
-        logprobs = largest.astype(np.float64) - top - log_partition
+        largest = _numpy_largest(logits, count).astype(np.float64)
+        logprobs = largest - top - log_partition[:, None]
         p = np.exp(logprobs)
         mass = np.minimum(p.sum(-1), 1.0)
-        spread = -np.where(p > 0, p * logprobs, 0.0).sum(-1) / math.log(2.0)
+        spread = -np.where(p > 0, p * logprobs, 0.0).sum(-1) / _LN2
         rest = 1.0 - mass
         entropy = np.maximum(spread / mass + np.log2(mass), 0.0)
         lower = upper = entropy
@@ -273,3 +303,17 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
         known = logprobs > -np.inf
         confidence = -np.where(known, logprobs, 0.0).sum(-1) / known.sum(-1)
         return RowEntropies(np.where(finite, entropy, np.nan), lower, upper, mass, confidence)
+
+
+def _numpy_largest(logits: Any, count: int) -> Any:
+    """As :func:`_torch_largest`; a group is every n-th logit here, which numpy is faster at."""
+    import numpy as np
+
+    rows, vocabulary = logits.shape
+    whole = vocabulary // GROUP * GROUP
+    found = logits
+    if whole >= 2 * count * GROUP:
+        groups = logits[:, :whole].reshape(rows, GROUP, -1)
+        chosen = np.argpartition(groups.max(1), -count, axis=-1)[:, None, -count:]
+        found = np.concatenate([np.take_along_axis(groups, chosen, 2).reshape(rows, -1), logits[:, whole:]], axis=-1)
+    return np.sort(found, axis=-1)[:, ::-1][:, :count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropy_chains.answers import extract, normalise, same
@@ -56,6 +56,7 @@ def test_different_answers(a, b):
     assert not same(b, a)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_equals_itself_or_is_missing(text):
     """No text crashes; normalising twice changes nothing; what has a form equals itself."""
@@ -63,6 +64,7 @@ def test_any_text_equals_itself_or_is_missing(text):
     assert same(text, text) is (form is not None)
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**15), 10**15))
 def test_numbers_with_thousands_commas(number):
     """Every whole number equals itself written with commas and with a decimal point."""

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropy_chains.errors import PolicyError, PolicyMismatch
@@ -59,6 +59,7 @@ def test_a_short_file_gets_the_defaults():
     assert (policy.rule, policy.min_steps, policy.k, policy.mass_floor) == ("entropy", 1, 20, MassFloor(0.5, 0.8))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.none() | st.floats(0, 100) | st.integers(0, 9), min_size=1, max_size=5),
     st.integers(1, 9),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropy_chains.answers import same
@@ -46,6 +46,7 @@ def test_agreement_needs_two_steps():
     assert not AgreementRule((0.2,), same, min_steps=1).stops(Reading(1, 0.0, "4", None))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.none() | st.floats(0, 5))
 def test_the_fixed_step_reads_no_entropy(limit, step, value):
     """From its step on, whatever the value."""
@@ -61,6 +62,7 @@ def test_which_rules_cost_a_probe():
     ]
 
 
+@settings(deadline=None)
 @given(st.floats(0, 4), st.floats(0, 4), st.floats(0, 4), st.integers(1, 5))
 def test_a_laxer_threshold_stops_whatever_a_stricter_one_stops(value, low, high, step):
     """The walk of the certificate depends on it."""

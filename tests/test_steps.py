@@ -255,7 +255,7 @@ def state(scanner):
     return scanner.phase, scanner.at_boundary, scanner.protected
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(WORDS, max_size=40), st.lists(st.integers(0, 400), max_size=40), st.sampled_from(["line", "blank_line"]), st.booleans()
 )
@@ -278,7 +278,7 @@ SCALARS = st.none() | st.booleans() | st.integers(-99, 99) | TEXT
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=10)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     st.lists(JSON, max_size=3) | st.dictionaries(TEXT, JSON, max_size=3),
     st.sampled_from([None, 1, 2, 4, "\t"]),
@@ -298,7 +298,7 @@ def test_no_boundary_inside_any_json_document(value, indent, before, boundary, a
 CODE = st.text(st.sampled_from('ab "{}[]()=:\n\t~<>/\\'), max_size=60)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     CODE, st.sampled_from(["```", "````", "~~~"]), st.sampled_from(["", "python", "c++"]), st.sampled_from(["line", "blank_line"])
 )

@@ -116,7 +116,7 @@ class ScriptedBackend:
         """Hash of the template and the closing text: a policy belongs to it."""
         return template_hash(self._template, self._tags)
 
-    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]:
+    def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
         """What a trace says about how its entropies came about."""
         return {
             "estimator": "renormalised",

@@ -88,7 +88,14 @@ class TransformersBackend:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | Path, *, name: str | None = None, device: str | None = None, k: int | None = 20, **model_kwargs: Any
+        cls,
+        path_or_id: str | Path,
+        *,
+        name: str | None = None,
+        device: str | None = None,
+        k: int | None = 20,
+        batch_size: int = 64,
+        **model_kwargs: Any,
     ) -> TransformersBackend:
         """Load a checkpoint folder or hub id; ``model_kwargs`` go to ``from_pretrained`` (dtype, device_map, quantisation)."""
         try:
@@ -98,7 +105,7 @@ class TransformersBackend:
             first = str(error).strip().splitlines()[0]
             remedy = "give a folder with config.json, weights and tokenizer, or a hub id"
             raise SettingsError(f"model {str(path_or_id)!r} cannot be loaded: {first} ({remedy})") from error
-        return cls(model.to(device) if device else model, tokenizer, name=name or str(path_or_id), k=k)
+        return cls(model.to(device) if device else model, tokenizer, name=name or str(path_or_id), k=k, batch_size=batch_size)
 
     @property
     def model(self) -> str:
@@ -308,7 +315,8 @@ class TransformersBackend:
         with torch.random.fork_rng(devices, enabled=sampling.seed is not None), torch.inference_mode():
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
-            hooks: dict[str, Any] = {"past_key_values": cache} if (cache := growing_cache(self._model)) else {}
+            cache = growing_cache(self._model)
+            hooks: dict[str, Any] = {} if cache is None else {"past_key_values": cache}  # an empty cache is falsy
             if watch:
                 hooks |= {"logits_processor": [watch.processor], "stopping_criteria": [watch.criterion]}
             elif cancelled:

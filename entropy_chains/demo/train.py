@@ -340,7 +340,7 @@ def save(model: Any, out: Path) -> None:
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
-    model.generation_config.update(do_sample=True, temperature=0.8, top_k=0, top_p=1.0)
+    model.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
     model.save_pretrained(out)
     fast.save_pretrained(out)
     settings = out / "tokenizer_config.json"

@@ -97,6 +97,12 @@ def always(backend, **fields):
     return Policy(**{"model": backend.model, "thresholds": (99.0,), **fixed, **fields})
 
 
+def prompt_ids(tokenizer, messages):
+    """The conversation's tokens, by the library's own means."""
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
 def workers():
     return [t for t in threading.enumerate() if t.name == "entropy-chains-generate"]
 
@@ -121,12 +127,12 @@ class TestContract(contract.BackendContract):
 
 @pytest.mark.parametrize("k", [20, 5, None])
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
-def test_entropies_are_those_of_the_models_own_logits(small, k, temperature):
+def test_entropies_are_those_of_the_models_own_logits(small, tokenizer, k, temperature):
     """Before temperature: equal to the same top-k of a plain forward pass, and to the exact entropy for k = None."""
     policy = always(small, thresholds=(None,), k=k, estimator="full" if k is None else "renormalised")
     chunks = list(small.stream(ASKED[1], policy=policy, sampling=Sampling(temperature=temperature, max_tokens=30, seed=3)))
     run = chunks[-1].final
-    prompt = small._prompt(ASKED[1])[0]
+    prompt = prompt_ids(tokenizer, ASKED[1])
     with torch.inference_mode():
         logits = small._model(torch.tensor([prompt + list(run.token_ids)])).logits[0, len(prompt) - 1 :].double()
     logprobs = torch.log_softmax(logits, -1)
@@ -166,9 +172,17 @@ def test_left_padding_changes_no_row(small):
             assert a.record.entropy == pytest.approx(b.record.entropy, abs=1e-4)
 
 
-def test_the_growing_cache_changes_no_token(small):
+def test_the_growing_cache_is_used(small, monkeypatch):
+    """On a CPU every ``generate()`` gets the cache that grows in place: an empty cache is falsy, and was once left out."""
+    caches, plain = [], small._model.generate
+    monkeypatch.setattr(small._model, "generate", lambda **kw: (caches.append(kw.get("past_key_values")), plain(**kw))[1])
+    small.generate([ASKED[1]], sampling=replace(GREEDY, max_tokens=3))
+    assert [type(layer).__name__ for layer in caches[0].layers] == ["GrowingLayer"] * small._model.config.num_hidden_layers
+
+
+def test_the_growing_cache_changes_no_token(small, tokenizer):
     """Greedy, beyond its first block of 256 tokens: the ids of plain ``generate()`` with the default cache."""
-    prompt = small._prompt(ASKED[1])[0]
+    prompt = prompt_ids(tokenizer, ASKED[1])
     with torch.inference_mode():
         out = small._model.generate(
             input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False,
@@ -184,7 +198,7 @@ def test_batches_are_cut_to_size(small, tokenizer):
     runs = by_two.generate(ASKED, sampling=GREEDY, holdout=[False, True, False, True], on_done=told.append, policy=always(small))
     assert [g.outcome.holdout for g in runs] == [False, True, False, True]
     assert told == [2, 2]
-    assert [g.prompt_tokens for g in runs] == [len(small._prompt(m)[0]) for m in ASKED]
+    assert [g.prompt_tokens for g in runs] == [len(prompt_ids(tokenizer, m)) for m in ASKED]
 
 
 def test_a_row_that_ended_is_not_counted_further(tokenizer):
