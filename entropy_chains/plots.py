@@ -173,6 +173,8 @@ def right_and_wrong(right: Array, wrong: Array, threshold: float | None, label: 
             axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="-.", label=f"threshold {threshold:.3g}: stop to the left")
         if logarithmic:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")  # powers of ten would need mathematical typesetting, which is off
+            axes.xaxis.set_minor_formatter("")
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label + (", logarithmic; zeros at the left edge" if logarithmic else ""))
         axes.set_ylabel("share of the group (%)")

@@ -1,4 +1,4 @@
-"""The bundled reasoner: a 1.3 M-parameter model that multiplies, checks itself, and thinks longer than it needs."""
+"""The bundled reasoner: a 1.2 M-parameter model that multiplies, checks itself, and thinks longer than it needs."""
 
 from pathlib import Path
 

@@ -300,7 +300,7 @@ def batches(rng: random.Random, tokens: int, checks: bool) -> Iterator[tuple[tor
 
 
 def build() -> Any:
-    """The untrained model: Qwen3 architecture, 1.3 M parameters."""
+    """The untrained model: Qwen3 architecture, 1.2 M parameters."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
