@@ -145,7 +145,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "mode": "thinking",
         "estimator": "renormalised",
         "k": 20,
-        "temperature": 0.8,
+        "temperature": 1.0,
         "temperature_mode": "raw",
         "segmentation": detect_segmentation(template).to_dict(),
         "template": template_hash(template, detect_tags(template)),
