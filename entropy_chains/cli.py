@@ -53,7 +53,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--questions", default=300, show_default=True, help="Held-out questions to run live.")
-@click.option("--calibration", default=200, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
+@click.option("--calibration", default=240, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
 @click.option("--seed", default=0, show_default=True, help="Of the questions and the runs.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Folder to write to."

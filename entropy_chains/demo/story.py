@@ -25,8 +25,8 @@ from entropy_chains.report import write_report
 from entropy_chains.tables import Table
 from entropy_chains.traces import TraceWriter
 
-BATCH = 100
-LATENCY_QUESTIONS = 12
+BATCH = 120
+LATENCY_QUESTIONS = 8
 MAX_TOKENS = 1600
 
 Track = Callable[[str, int], Callable[[int], None]]
