@@ -1,0 +1,28 @@
+"""The figures in the README and the model card are what their commands produced."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location("readme_script", ROOT / "scripts" / "readme.py")
+assert spec is not None
+assert spec.loader is not None
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+def test_the_blocks_are_rendered_from_the_kept_figures():
+    """README and model card hold exactly what ``scripts/readme.py`` makes of the demo's and the evaluation's files."""
+    for path, text in script.rendered().items():
+        assert path.read_text(encoding="utf-8") == text, f"run: python scripts/readme.py ({path.name} is stale)"
+
+
+def test_the_bundled_model_is_an_honest_test():
+    """As evaluated: right in full on 70 to 95 %, at least 5 points lost by always stopping after step 1, 3 or more steps."""
+    found = json.loads((script.CARD / "evaluation.json").read_text())["all"]
+    assert 0.70 <= found["accuracy_full"] <= 0.95
+    assert found["accuracy_full"] - found["after_step_1"] >= 0.05
+    assert found["steps"] >= 3
