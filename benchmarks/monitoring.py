@@ -58,12 +58,11 @@ def monitors(quick: bool) -> list[Row]:
         steps = max(2 * STEP, count // size)
         texts = [[tokens[(n + r) % STEP].text for r in range(size)] for n in range(STEP)]
         values = [figures[rng.integers(0, count, size)] for _ in range(STEP)]
-        live, forced = np.ones(size, bool), np.zeros(size, bool)
 
-        def batch(size=size, steps=steps, texts=texts, values=values, live=live, forced=forced) -> None:
+        def batch(size=size, steps=steps, texts=texts, values=values) -> None:
             monitor = BatchMonitor(policy, size, thinking=True)
             for n in range(steps):
-                monitor.feed(texts[n % STEP], values[n % STEP], live, forced)
+                monitor.feed(texts[n % STEP], values[n % STEP], range(size))
 
         together, one = turn_by_turn(rounds, batch, with_bounds)
         paired = Paired([t / (size * steps) for t in together], [t / count for t in one])

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
         SettingsError,
         TraceError,
     )
-    from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome, StepRecord
+    from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome
     from entropy_chains.policy import Policy
     from entropy_chains.recording import record
+    from entropy_chains.records import StepRecord
     from entropy_chains.refine import run_refine
     from entropy_chains.replaying import ReplayResult, replay
     from entropy_chains.savings import Savings
@@ -63,7 +64,7 @@ _HOME = {
     "Segmentation": "steps",
     "SettingsError": "errors",
     "Step": "traces",
-    "StepRecord": "monitor",
+    "StepRecord": "records",
     "ThinkTags": "steps",
     "Token": "tokens",
     "token_entropy": "entropy",

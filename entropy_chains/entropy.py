@@ -287,22 +287,31 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
             exact = np.where(finite, np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
             return RowEntropies(exact, exact, exact, np.ones_like(exact), log_partition - total / possible)
         count = min(k, vocabulary)
-        largest = _numpy_largest(logits, count).astype(np.float64)
-        logprobs = largest - top - log_partition[:, None]
+        logprobs = _numpy_largest(logits, count).astype(np.float64)
+        logprobs -= top + log_partition[:, None]
+        known = count
+        if not logprobs[:, -1].min() > -np.inf:  # an impossible one, or NaN
+            known = (logprobs > -np.inf).sum(-1)
+            np.maximum(logprobs, -1e4, out=logprobs)  # 0·(-inf) counts as 0, and exp(-1e4) is 0
+            confidence = -np.where(logprobs > -1e4, logprobs, 0.0).sum(-1) / known
+        else:
+            confidence = logprobs.sum(-1) / -known
         p = np.exp(logprobs)
         mass = np.minimum(p.sum(-1), 1.0)
-        spread = -np.where(p > 0, p * logprobs, 0.0).sum(-1) / _LN2
-        rest = 1.0 - mass
+        least = p[:, -1].copy()
+        logprobs *= p
+        spread = logprobs.sum(-1) / -_LN2
         entropy = np.maximum(spread / mass + np.log2(mass), 0.0)
         lower = upper = entropy
         if count < vocabulary:
+            rest = 1.0 - mass
             safe = np.maximum(rest, 1e-300)
             upper = np.maximum(spread + rest * np.log2((vocabulary - count) / safe), entropy)
-            least = np.maximum(np.minimum(p[:, -1], safe), 1e-300)
+            least = np.maximum(np.minimum(least, safe), 1e-300)
             lower = np.minimum(np.maximum(spread - rest * np.log2(least), entropy), upper)
-        known = logprobs > -np.inf
-        confidence = -np.where(known, logprobs, 0.0).sum(-1) / known.sum(-1)
-        return RowEntropies(np.where(finite, entropy, np.nan), lower, upper, mass, confidence)
+        if not finite.all():
+            entropy = np.where(finite, entropy, np.nan)
+        return RowEntropies(entropy, lower, upper, mass, confidence)
 
 
 def _numpy_largest(logits: Any, count: int) -> Any:

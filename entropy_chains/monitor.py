@@ -1,22 +1,20 @@
 """The pure state machine at the centre: tokens in, decisions out. No I/O, no clock, no framework.
 
-:class:`Monitor` follows one stream; :class:`BatchMonitor` follows the rows of a batch with one vectorised computation a
-token. Both keep all their state to themselves, in constant memory, and close a step through the same :class:`StepRecord`
-and the same rule, so they decide alike.
+:class:`Monitor` follows one stream; :class:`BatchMonitor` follows the rows of a batch, whose figures come as arrays. Both keep
+all their state to themselves, in constant memory, and decide through the same objects, so they decide alike.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
-from heapq import heappush, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import EntropyChainsError
 from entropy_chains.policy import MassFloor, Policy
+from entropy_chains.records import StepRecord, Tally
 from entropy_chains.rules import Reading
 from entropy_chains.steps import Phase, Scanner, Segmentation, ThinkTags
 
@@ -25,17 +23,10 @@ if TYPE_CHECKING:
 
     from entropy_chains.tokens import Token
 
-COVERAGE = 0.9
-"""Least share of a step's tokens that must have logprobs; below it the step's entropy is None."""
+    Array = np.ndarray[Any, Any]
 
-TAIL = 32
-"""Tokens at a step's end that ``tail_entropy`` is the mean of."""
-
-TOP = 512
-"""Most tokens that ``top_tenth_entropy`` keeps; beyond 5,120 tokens a step it is the mean of the highest 512."""
-
-SIGNALS = ("mean_entropy", "sum_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "deepconf")
-"""What a step records. All in bits and lower = surer, but ``deepconf``: nats, higher = surer."""
+KEPT = 64
+"""Tokens whose figures a batch keeps before they are summed up."""
 
 
 class Decision(Enum):
@@ -49,33 +40,6 @@ class Decision(Enum):
     PROBE = "probe"
     CLOSE = "close"
     STOP = "stop"
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """A step just ended.
-
-    Attributes:
-        step: its number, from 1.
-        tokens: tokens computed since the last boundary, thinking tags and forced tokens included.
-        entropy: mean over its reasoning tokens, bits; None where fewer than 90 % of them have logprobs.
-        mass, lower, upper: means of the same tokens' mass and entropy bounds.
-        signals: the statistics named in :data:`SIGNALS` except the mean; empty where the entropy is None.
-    """
-
-    step: int
-    tokens: int
-    entropy: float | None = None
-    mass: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    signals: dict[str, float] = field(default_factory=dict)
-
-    def value(self, signal: str, floor: MassFloor) -> float | None:
-        """The signal a rule reads; None where it is missing or the mass is too low to be trusted."""
-        if self.entropy is None or (self.mass is not None and self.mass < floor.step):
-            return None
-        return self.entropy if signal == "mean_entropy" else self.signals.get(signal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,24 +169,6 @@ class _Course:
         return self._rule is not None and self._rule.reads_answers
 
 
-def _record(
-    step: int, tokens: int, count: int, missing: int, sums: Sequence[float], tail: Any, top: Any, peak: float
-) -> StepRecord:
-    """A step from its running sums (entropy, mass, lower, upper, confidence) and its kept values; the one place of the formulas."""
-    if not count or count < COVERAGE * (count + missing):
-        return StepRecord(step, tokens)
-    mean, mass, lower, upper, confidence = (s / count for s in sums)
-    highest = sorted(top, reverse=True)[: max(1, min(TOP, math.ceil(count / 10)))]
-    signals = {
-        "sum_entropy": mean * (count + missing),  # a missing position counts as an average one, never as 0
-        "top_tenth_entropy": math.fsum(highest) / len(highest),
-        "tail_entropy": math.fsum(tail) / len(tail),
-        "max_entropy": peak,
-        "deepconf": confidence,
-    }
-    return StepRecord(step, tokens, mean, mass, lower, upper, signals)
-
-
 class Monitor:
     """Follows one stream token by token.
 
@@ -237,11 +183,11 @@ class Monitor:
 
     Attributes:
         last: the :class:`StepRecord` of the step last ended, or None.
+        segmentation: how the stream is cut.
     """
 
     __slots__ = (
-        "_count", "_course", "_floor", "_heap", "_in_step", "_k", "_min_tokens", "_missing", "_peak", "_ring", "_scanner",
-        "_segmentation", "_sums", "_vocab_size", "last",
+        "_counted", "_course", "_floor", "_in_step", "_k", "_scanner", "_tally", "_vocab_size", "last", "segmentation",
     )  # fmt: skip
 
     def __init__(
@@ -255,23 +201,17 @@ class Monitor:
         holdout: bool = False,
         vocab_size: int | None = None,
     ):
-        self._segmentation = policy.segmentation if policy else segmentation or Segmentation()
+        self.segmentation = policy.segmentation if policy else segmentation or Segmentation()
         self._floor = policy.mass_floor if policy else MassFloor()
-        self._min_tokens = self._segmentation.min_tokens
         # In the refine loop every token of a call is reasoning, and the caller ends the steps.
-        self._scanner = Scanner(tags, self._segmentation.boundary, thinking=thinking or self._segmentation.boundary == "call")
+        boundary = self.segmentation.boundary
+        self._scanner = Scanner(tags, boundary, thinking=thinking or boundary == "call")
         self._course = _Course(policy, stop=stop, holdout=holdout)
         self._k = policy.k if policy else None
         self._vocab_size = vocab_size
         self.last: StepRecord | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        self._in_step = self._count = self._missing = 0
-        self._sums = [0.0, 0.0, 0.0, 0.0, 0.0]
-        self._peak = 0.0
-        self._ring: list[float] = []
-        self._heap: list[float] = []
+        self._in_step = self._counted = 0
+        self._tally = Tally(self._floor)
 
     @property
     def phase(self) -> Phase:
@@ -293,54 +233,52 @@ class Monitor:
         """Tokens since the last boundary."""
         return self._in_step
 
-    def feed(self, token: Token, bounds: EntropyBounds | None = None, *, forced: bool = False) -> Decision:
+    def feed(
+        self, token: Token, bounds: EntropyBounds | None = None, *, forced: bool = False, phase: Phase | None = None
+    ) -> Decision:
         """Take the next token.
 
         Args:
             token: the token; its entropy comes from its alternatives unless ``bounds`` is given.
             bounds: its entropy, where the backend has it from the device.
             forced: the token was put in, not chosen by the model: it moves the text on and never counts as uncertainty.
+            phase: where the token belongs, if the server says so (a field of its own for the reasoning); its text's tags tell
+                otherwise.
         """
-        before = self._scanner.phase
-        phase = self._scanner.feed(token.text)
+        if self.advance(token.text, forced=forced, phase=phase):
+            self._tally.add(bounds or token_entropy(token, k=self._k, vocab_size=self._vocab_size))
+        return self.decide() if self.at_end else Decision.GO_ON
+
+    def advance(self, text: str, *, forced: bool = False, phase: Phase | None = None) -> bool:
+        """The text's half of :meth:`feed`: move on, and tell whether the token's entropy counts. See :class:`BatchMonitor`."""
+        scanner = self._scanner
+        if phase is not None:
+            scanner.enter(phase)
+        before = scanner.phase
+        reasoning = scanner.feed(text) is Phase.THINKING and before is Phase.THINKING and not forced
         self._course.tokens += 1
         self._in_step += 1
-        if before is Phase.THINKING and phase is Phase.THINKING and not forced:
-            self._add(bounds or token_entropy(token, k=self._k, vocab_size=self._vocab_size))
-        if self._course.done or not self._scanner.at_boundary or self._count + self._missing < self._min_tokens:
-            return Decision.GO_ON
+        self._counted += reasoning
+        return reasoning
+
+    @property
+    def at_end(self) -> bool:
+        """A step ends with the token last fed: a boundary, and long enough."""
+        return self._scanner.at_boundary and self._counted >= self.segmentation.min_tokens and not self._course.done
+
+    def absorb(self, figures: Array) -> None:
+        """The figures' half of :meth:`feed`, for several tokens at once; see :meth:`Tally.add_many`."""
+        self._tally.add_many(figures)
+
+    def decide(self) -> Decision:
+        """End the step with the token last fed."""
         return self._end(None, answered=False)
 
-    def _add(self, bounds: EntropyBounds | None) -> None:
-        if bounds is None or bounds.entropy != bounds.entropy:
-            self._missing += 1
-            return
-        value = bounds.upper if bounds.mass < self._floor.position else bounds.entropy
-        sums = self._sums
-        sums[0] += value
-        sums[1] += bounds.mass
-        sums[2] += bounds.lower
-        sums[3] += bounds.upper
-        sums[4] += bounds.confidence
-        if len(self._ring) < TAIL:
-            self._ring.append(value)
-        else:
-            self._ring[self._count % TAIL] = value
-        self._count += 1
-        if value > self._peak:
-            self._peak = value
-        if len(self._heap) < TOP:
-            heappush(self._heap, value)
-        elif value > self._heap[0]:
-            heapreplace(self._heap, value)
-
     def _end(self, answer: str | None, *, answered: bool) -> Decision:
-        record = _record(
-            self._course.step + 1, self._in_step, self._count, self._missing, self._sums, self._ring, self._heap, self._peak
-        )
-        self.last = record
-        self._reset()
-        return self._course.ended(record, answer, answered=answered)
+        self.last = self._tally.record(self._course.step + 1, self._in_step)
+        self._in_step = self._counted = 0
+        self._tally = Tally(self._floor)
+        return self._course.ended(self.last, answer, answered=answered)
 
     def end_step(self, answer: str | None = None) -> Decision:
         """In the refine loop: the call has ended with this answer, which a rule may read at no cost."""
@@ -370,12 +308,21 @@ class Monitor:
 
 
 class BatchMonitor:
-    """Follows the rows of a batch: one vectorised computation a token for all rows, per-row work only where a step ends.
+    """Follows the rows of a batch: a :class:`Monitor` each for text and decisions, one array for all their figures.
+
+    The figures of a token are only laid into an array, all rows at once; a row's are read where its step ends, or where the
+    array is full, with one computation for all its tokens since the last time.
 
     Args:
         policy: as in :class:`Monitor`.
         rows: batch size.
-        segmentation, tags, thinking, stop, holdout: as in :class:`Monitor`, the last for each row.
+        holdout: rows that run in full on purpose.
+        read: turns what :meth:`feed` is given into figures, [tokens, width] to [tokens, 5], where that is better done for many
+            tokens at once; by default it is given figures.
+        settings: the rest of what :class:`Monitor` takes, the same for all rows.
+
+    Attributes:
+        rows: the rows' monitors. One may be replaced by a new one (:meth:`replace`) where rows come and go.
     """
 
     def __init__(
@@ -383,110 +330,69 @@ class BatchMonitor:
         policy: Policy | None,
         rows: int,
         *,
-        segmentation: Segmentation | None = None,
-        tags: ThinkTags | None = None,
-        thinking: bool = False,
-        stop: bool = True,
         holdout: Sequence[bool] | None = None,
+        read: Callable[[Array], Array] | None = None,
+        **settings: Any,
     ):
         import numpy as np
 
-        self._np = np
-        self.segmentation = policy.segmentation if policy else segmentation or Segmentation()
-        self._floor = policy.mass_floor if policy else MassFloor()
-        boundary = self.segmentation.boundary
-        self._scanners = [Scanner(tags, boundary, thinking=thinking or boundary == "call") for _ in range(rows)]
-        self.courses = [_Course(policy, stop=stop, holdout=bool(holdout and holdout[r])) for r in range(rows)]
-        self.last: list[StepRecord | None] = [None] * rows
-        self._in_step = np.zeros(rows, np.int64)
-        self._count = np.zeros(rows, np.int64)
-        self._missing = np.zeros(rows, np.int64)
-        self._sums = np.zeros((rows, 5))
-        self._peak = np.zeros(rows)
-        self._ring = np.zeros((rows, TAIL))
-        self._values: list[list[float]] = [[] for _ in range(rows)]
+        self._np, self._read = np, read
+        self.rows = [Monitor(policy, holdout=bool(holdout and holdout[r]), **settings) for r in range(rows)]
+        self._kept: Array | None = None  # [KEPT, rows, width], made when the width is known
+        self._counted = np.zeros((KEPT, rows), bool)
+        self._filled = 0
+        self._from = [0] * rows  # where in the array the row's figures begin that are not read yet
 
     def feed(
-        self, texts: Sequence[str], figures: np.ndarray[Any, Any], live: np.ndarray[Any, Any], forced: np.ndarray[Any, Any]
+        self, texts: Sequence[str], figures: Array | None, live: Sequence[int], forced: Container[int] = ()
     ) -> dict[int, Decision]:
-        """Take the next token of every row.
+        """Take the next token of every live row.
 
         Args:
             texts: each row's token text, [rows].
             figures: entropy, mass, lower, upper (bits, bits), confidence of each row's token, [rows, 5]; NaN entropy = missing.
-            live: rows that are still generating, bool [rows].
-            forced: rows whose token was put in, bool [rows].
+                With ``read``, what that takes. None where no row is in its thinking.
+            live: the rows that have a token.
+            forced: the rows whose token was put in.
 
         Returns:
             The decision of every row whose step ended with this token.
         """
-        np = self._np
-        reasoning = np.zeros(len(texts), bool)
-        boundary = []
-        for row in np.flatnonzero(live):
-            scanner = self._scanners[row]
-            before = scanner.phase
-            reasoning[row] = scanner.feed(texts[row]) is Phase.THINKING and before is Phase.THINKING
-            self.courses[row].tokens += 1
-            if scanner.at_boundary:
-                boundary.append(int(row))
-        reasoning &= ~forced
-        known = reasoning & ~np.isnan(figures[:, 0])
-        self._in_step += live
-        self._missing += reasoning & ~known
-        values = np.where(figures[:, 1] < self._floor.position, figures[:, 3], figures[:, 0])
-        rows = np.flatnonzero(known)
-        self._sums[rows, 0] += values[rows]
-        self._sums[rows, 1:] += figures[rows, 1:]
-        self._ring[rows, self._count[rows] % TAIL] = values[rows]
-        self._count += known
-        self._peak[rows] = np.maximum(self._peak[rows], values[rows])
-        for row in rows:
-            kept = self._values[row]
-            if len(kept) < TOP:
-                heappush(kept, float(values[row]))
-            elif values[row] > kept[0]:
-                heapreplace(kept, float(values[row]))
-        return {row: self._end(row) for row in boundary if self._long_enough(row)}
+        counted, ended = [], []
+        for row in live:
+            monitor = self.rows[row]
+            if monitor.advance(texts[row], forced=row in forced):
+                counted.append(row)
+            if monitor.at_end:
+                ended.append(row)
+        if counted:
+            if self._kept is None:
+                shape, dtype = (1, 5) if figures is None else figures.shape, None if figures is None else figures.dtype
+                self._kept = self._np.full((KEPT, len(self.rows), shape[1]), self._np.nan, dtype)
+            self._kept[self._filled] = self._np.nan if figures is None else figures
+            self._counted[self._filled, counted] = True
+            self._filled += 1
+        for row in range(len(self.rows)) if self._filled == KEPT else ended:
+            self._sum_up(row)
+        if self._filled == KEPT:
+            self._counted[:] = False
+            self._filled, self._from = 0, [0] * len(self.rows)
+        return {row: self.rows[row].decide() for row in ended}
 
-    def _long_enough(self, row: int) -> bool:
-        return not self.courses[row].done and self._count[row] + self._missing[row] >= self.segmentation.min_tokens
+    def _sum_up(self, row: int) -> None:
+        part = slice(self._from[row], self._filled)
+        self._from[row] = self._filled
+        if self._kept is not None:
+            figures = self._kept[part, row][self._counted[part, row]]
+            if len(figures):
+                self.rows[row].absorb(self._read(figures) if self._read else figures)
 
-    def _end(self, row: int, answer: str | None = None, *, answered: bool = False) -> Decision:
-        count = int(self._count[row])
-        record = _record(
-            self.courses[row].step + 1,
-            int(self._in_step[row]),
-            count,
-            int(self._missing[row]),
-            self._sums[row].tolist(),
-            self._ring[row, : min(count, TAIL)].tolist(),
-            self._values[row],
-            float(self._peak[row]),
-        )
-        self.last[row] = record
-        self._in_step[row] = self._count[row] = self._missing[row] = 0
-        self._sums[row] = self._peak[row] = 0.0
-        self._values[row] = []
-        return self.courses[row].ended(record, answer, answered=answered)
-
-    def answer(self, row: int, text: str | None) -> Decision:
-        """After ``PROBE``: the answer that the row's reasoning so far gives, None if there was none."""
-        return self.courses[row].answer(text)
+    def replace(self, row: int, monitor: Monitor) -> None:
+        """Another stream takes the row's place."""
+        self.rows[row] = monitor
+        self._from[row] = self._filled
 
     def end_step(self, row: int, answer: str | None = None) -> Decision:
         """In the refine loop: the row's call has ended with this answer."""
-        return Decision.GO_ON if self.courses[row].done else self._end(row, answer, answered=True)
-
-    def phase(self, row: int) -> Phase:
-        """Where the row's stream is."""
-        return self._scanners[row].phase
-
-    def tokens_in_step(self, row: int) -> int:
-        """The row's tokens since its last boundary."""
-        return int(self._in_step[row])
-
-    def finish(self, row: int, why: str | None = None, *, tokens: int | None = None) -> Outcome:
-        """The row has ended; arguments as in :meth:`Monitor.finish`."""
-        self.courses[row].tokens = self.courses[row].tokens if tokens is None else tokens
-        return self.courses[row].outcome(why)
+        self._sum_up(row)
+        return self.rows[row].end_step(answer)

@@ -10,7 +10,7 @@ from typing import Any
 from entropy_chains import answers
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
 from entropy_chains.errors import InputError, SettingsError
-from entropy_chains.monitor import StepRecord
+from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL, run_refine
 from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.traces import Step, Trace

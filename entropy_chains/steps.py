@@ -176,6 +176,11 @@ class Scanner:
             return False
         return self._boundary == "line" or (self._boundary == "blank_line" and self._blank)
 
+    def enter(self, phase: Phase) -> None:
+        """The server says where the text that follows belongs; the tags were taken out of it."""
+        if phase is not self.phase and self._boundary != "call":
+            self._begin(phase)
+
     def feed(self, text: str) -> Phase:
         """Take the next token's text; returns the phase after it."""
         if self._depth or self._opened or not self._special.isdisjoint(text):
@@ -214,10 +219,13 @@ class Scanner:
         opening = self.phase is Phase.BEFORE and self._tail.endswith(self._tags.open)
         if not (closing or opening):
             return False
-        self.phase = Phase.ANSWER if closing else Phase.THINKING
+        self._begin(Phase.ANSWER if closing else Phase.THINKING)
+        return True
+
+    def _begin(self, phase: Phase) -> None:
+        self.phase = phase
         self._tail = self._line = self._fence = self._opened = ""
         self._tool, self._depth, self._blank = None, 0, False
-        return True
 
     def _line_ended(self) -> None:
         line = self._line.strip()

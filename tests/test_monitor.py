@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from entropy_chains.entropy import EntropyBounds
 from entropy_chains.errors import EntropyChainsError
-from entropy_chains.monitor import SIGNALS, TAIL, BatchMonitor, Decision, Monitor, StepRecord
+from entropy_chains.monitor import BatchMonitor, Decision, Monitor
 from entropy_chains.policy import MassFloor, Policy
+from entropy_chains.records import SIGNALS, TAIL, StepRecord
 from entropy_chains.steps import Phase, Segmentation
 from entropy_chains.tokens import Alternative, Token
 
@@ -420,34 +421,64 @@ def test_the_two_faces_decide_alike(rows, p, stop, thinking, holdout, data):
     singles = [Monitor(p, holdout=holdout[r], **common) for r in range(len(rows))]
     batch = BatchMonitor(p, len(rows), holdout=holdout[: len(rows)], **common)
     for at in range(max(map(len, texts))):
-        live = np.array([at < len(t) for t in texts])
+        live = [r for r in range(len(rows)) if at < len(texts[r])]
         table = np.full((len(rows), 5), np.nan)
-        for r in np.flatnonzero(live):
+        for r in live:
             if figures[r][at] is not None:
                 table[r] = figures[r][at]
-        forced = np.array([bool(live[r]) and pushed[r][at] for r in range(len(rows))])
-        found = batch.feed([t[at] if at < len(t) else "" for t in texts], table, live, forced)
-        for r in np.flatnonzero(live):
+        forced = {r for r in live if pushed[r][at]}
+        thinks = any(s.phase is not Phase.ANSWER for s in singles)
+        found = batch.feed([t[at] if at < len(t) else "" for t in texts], table if thinks else None, live, forced)
+        for r in live:
             f = figures[r][at]
             given_bounds = None if f is None else EntropyBounds(f[0], f[2], f[3], f[1], 20, f[4])
             before = singles[r].steps
-            decision = singles[r].feed(Token(texts[r][at]), given_bounds, forced=bool(forced[r]))
+            decision = singles[r].feed(Token(texts[r][at]), given_bounds, forced=r in forced)
+            row = batch.rows[r]
             assert (r in found) is (singles[r].steps > before)
             assert found.get(r, Decision.GO_ON) is decision
-            assert batch.last[r] == singles[r].last
-            assert (batch.phase(r), batch.tokens_in_step(r)) == (singles[r].phase, singles[r].tokens_in_step)
+            assert row.last == singles[r].last
+            assert (row.phase, row.tokens_in_step) == (singles[r].phase, singles[r].tokens_in_step)
             if decision is Decision.PROBE:
                 answer = data.draw(st.sampled_from(["1", "2", None]))
-                assert batch.answer(r, answer) is singles[r].answer(answer)
+                assert row.answer(answer) is singles[r].answer(answer)
     for r, single in enumerate(singles):
         assert batch.end_step(r, "1") is single.end_step("1")
-        assert batch.last[r] == single.last
-        assert batch.finish(r) == single.finish()
+        assert batch.rows[r].last == single.last
+        assert batch.rows[r].finish() == single.finish()
+
+
+def test_long_steps_are_the_same_in_both_faces():
+    """Steps longer than the batch keeps figures of, with rows of different length: the same records to the last bit."""
+    rng = np.random.default_rng(0)
+    table = rng.random((900, 3, 5)) * 4
+    table[rng.random((900, 3)) < 0.05] = np.nan
+    batch, singles = (
+        BatchMonitor(None, 3, segmentation=LINES, thinking=True),
+        [Monitor(segmentation=LINES, thinking=True) for _ in range(3)],
+    )
+    for n, figures in enumerate(table):
+        texts = ["\n" if (n + 1) % length == 0 else "x" for length in (7, 130, 700)]
+        batch.feed(texts, figures, range(3))
+        for text, single, f in zip(texts, singles, figures.tolist(), strict=True):
+            single.feed(Token(text), EntropyBounds(f[0], f[2], f[3], f[1], 20, f[4]))
+    assert [r.steps for r in batch.rows] == [128, 6, 1]
+    assert [r.last for r in batch.rows] == [s.last for s in singles]
+
+
+def test_a_row_is_taken_by_another_stream():
+    """A new stream in a row begins afresh, whatever the row before it left unfinished."""
+    batch = BatchMonitor(None, 2, segmentation=LINES, thinking=True)
+    for _ in range(3):
+        batch.feed(["a", "a"], np.full((2, 5), 3.0), range(2))
+    batch.replace(1, Monitor(segmentation=LINES, thinking=True))
+    for text in ("b", "b\n"):
+        batch.feed([text, text], np.full((2, 5), 1.0), range(2))
+    assert [r.last.entropy for r in batch.rows] == [11 / 5, 1.0]
 
 
 def test_a_batch_of_none_but_ended_rows():
     """Rows that have ended are not counted and decide nothing."""
     batch = BatchMonitor(policy(4.0), 2)
-    off = np.zeros(2, bool)
-    assert batch.feed(["a\n", "b\n"], np.zeros((2, 5)), off, off) == {}
-    assert batch.finish(0).tokens == 0
+    assert batch.feed(["a\n", "b\n"], np.zeros((2, 5)), []) == {}
+    assert batch.rows[0].finish().tokens == 0

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from entropy_chains.entropy import EntropyBounds
 from entropy_chains.errors import SettingsError
-from entropy_chains.monitor import Outcome, StepRecord
+from entropy_chains.monitor import Outcome
 from entropy_chains.policy import Policy
+from entropy_chains.records import StepRecord
 from entropy_chains.steps import Phase, Segmentation
 from entropy_chains.tokens import Token
 

@@ -30,7 +30,7 @@ try:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from entropy_chains.backends.kv_cache import growing_cache
-    from entropy_chains.backends.watching import Cancelled, Watch
+    from entropy_chains.backends.watching import Cancelled, Watch, figures_of
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 
@@ -46,6 +46,10 @@ REFUSED = {
 
 PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "guidance_scale": None}
 """Settings that change the logits before the entropy is read, and their neutral values."""
+
+
+SMALL = 2**16
+"""Logits of one token of all rows up to which they are kept; 64 tokens of them take 16 MB at most."""
 
 
 class TransformersBackend:
@@ -289,6 +293,11 @@ class TransformersBackend:
         return self._vocabulary.encode(self.tags.close + self.tags.after)
 
     @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._model.get_input_embeddings().weight.device
+        return device
+
+    @property
     def _room(self) -> int | None:
         """Tokens that prompt and reply may have together, or None where the model does not say."""
         return getattr(self._model.config, "max_position_embeddings", None)
@@ -302,7 +311,7 @@ class TransformersBackend:
         cancelled: threading.Event | None = None,
     ) -> torch.Tensor:
         """``generate()`` on left-padded prompts; returns the new ids, [rows, length]."""
-        device = self._model.get_input_embeddings().weight.device
+        device = self._device
         width = max(len(p) for p in prompts)
         ids = torch.tensor([[self._vocabulary.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -354,6 +363,9 @@ class TransformersBackend:
         if not conversations:
             return []
         prompts, opened = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
+        k = self._k if policy is None else policy.k
+        # A small model's logits are kept until a step ends: many small computations would cost more than the model itself.
+        late = put is None and self._device.type == "cpu" and len(prompts) * self.vocab_size <= SMALL
         monitor = BatchMonitor(
             policy,
             len(prompts),
@@ -362,11 +374,11 @@ class TransformersBackend:
             thinking=all(opened),
             stop=stop,
             holdout=holdout,
+            read=(lambda logits: figures_of(torch.from_numpy(logits), k).numpy()) if late else None,
         )
-        k = self._k if policy is None else policy.k
         close = self._close_ids if segmentation.boundary != "call" else []
         limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]
-        watch = Watch(self._vocabulary, monitor, k, close, limits, put, cancelled)
+        watch = Watch(self._vocabulary, monitor, k, close, limits, put, cancelled, late=late)
         rows, prefill, probes = list(range(len(prompts))), [0] * len(prompts), [0] * len(prompts)
         answers: dict[int, str | None] = {}
         left, seeded = sampling.max_tokens, sampling
@@ -379,7 +391,7 @@ class TransformersBackend:
             goes_on = []
             for r, probe in zip(rows, found, strict=True):
                 probes[r] += probe.tokens
-                if monitor.answer(r, probe.answer) is Decision.CLOSE and probe.answer is not None:
+                if monitor.rows[r].answer(probe.answer) is Decision.CLOSE and probe.answer is not None:
                     answers[r] = probe.answer
                     if put:
                         put(Chunk(probe.answer, Phase.ANSWER))
@@ -395,5 +407,5 @@ class TransformersBackend:
         if broken:  # a full answer is always acceptable, a cut one never
             redone = self._batch([conversations[r] for r in broken], policy, sampling, segmentation, False, None, put, cancelled)
             for r, full in zip(broken, redone, strict=True):
-                runs[r] = run_instead(full, runs[r], monitor.finish(r, MALFORMED))
+                runs[r] = run_instead(full, runs[r], monitor.rows[r].finish(MALFORMED))
         return runs

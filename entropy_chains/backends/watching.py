@@ -33,8 +33,17 @@ class Cancelled:
         return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
 
 
+def figures_of(logits: torch.Tensor, k: int | None) -> torch.Tensor:
+    """Entropy, mass, lower, upper (bits, bits) and confidence of every row, [rows, 5], on the logits' device."""
+    e = logits_entropy(logits, k)
+    return torch.stack((e.entropy, e.mass, e.lower, e.upper, e.confidence), dim=-1)
+
+
 class Watch:
-    """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped."""
+    """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped.
+
+    ``late``: the monitor reads the entropies itself, from the logits, where a step ends.
+    """
 
     def __init__(
         self,
@@ -45,8 +54,10 @@ class Watch:
         limits: Sequence[int],
         put: Callable[[Chunk], None] | None,
         cancelled: threading.Event | None,
+        *,
+        late: bool = False,
     ):
-        count = len(monitor.courses)
+        count = len(monitor.rows)
         self._vocabulary, self._monitor, self._k, self._close = vocabulary, monitor, k, close
         self._limits, self._put, self._cancelled = limits, put, cancelled
         self.rows = list(range(count))  # the monitor's rows that the running generate() holds, in its order
@@ -56,7 +67,8 @@ class Watch:
         self._answer_at: list[int | None] = [None] * count
         self._ended = [False] * count
         self._closing = [-1] * count  # index into the closing tag of the token forced next
-        self._figures: torch.Tensor | None = None
+        self._figures: torch.Tensor | np.ndarray[Any, Any] | None = None  # of the token being drawn, or its logits
+        self._late = late
         self._entries = k or 0
         self._start = self._last = time.perf_counter()
         self._since = [self._start] * count
@@ -88,12 +100,10 @@ class Watch:
 
     def process(self, scores: torch.Tensor) -> torch.Tensor:
         """The logits of every row's next token: read their entropy, and leave a stopped row one choice only."""
-        reading = any(not self._ended[r] and self._monitor.phase(r) is not Phase.ANSWER for r in self.rows)
         self._figures = None
-        if reading:
-            e = logits_entropy(scores, self._k)
+        if any(self._monitor.rows[r].phase is not Phase.ANSWER and not self._ended[r] for r in self.rows):
             self._entries = min(self._k or scores.shape[-1], scores.shape[-1])
-            self._figures = torch.stack([e.entropy, e.mass, e.lower, e.upper, e.confidence], dim=-1)
+            self._figures = scores.float().numpy() if self._late else figures_of(scores, self._k)
         for n, r in enumerate(self.rows):
             if self._closing[r] >= 0:
                 scores[n] = -torch.inf
@@ -102,36 +112,48 @@ class Watch:
 
     def chosen(self, tokens: torch.Tensor) -> torch.Tensor:
         """Every row's next token: feed the monitor, act on its decisions; returns the rows to end, bool [rows]."""
-        count = len(self._monitor.courses)
-        figures = np.full((count, FIGURES), np.nan)
-        if self._figures is None:
-            ids = tokens.tolist()
-        else:  # one copy to the host a step; float32 holds ids up to 2^24
-            packed = torch.cat([self._figures.float(), tokens[:, None].float()], dim=-1).cpu().numpy()
-            figures[self.rows] = packed[:, :FIGURES]
-            ids = packed[:, FIGURES].astype(np.int64).tolist()
-        texts, live, forced = [""] * count, np.zeros(count, bool), np.zeros(count, bool)
+        ids, figures = self._on_host(tokens)
+        every = self._monitor.rows
+        texts, live, forced = [""] * len(every), [], set[int]()
         for token, r in zip(ids, self.rows, strict=True):
-            live[r] = not self._is_over(r)
-            texts[r] = self._vocabulary.text(token) if live[r] else ""
-            forced[r] = self._closing[r] >= 0 or token in self._vocabulary.eos
+            if self._is_over(r):
+                continue
+            live.append(r)
+            texts[r] = self._vocabulary.text(token)
+            if self._closing[r] >= 0 or token in self._vocabulary.eos:
+                forced.add(r)
         decisions = self._monitor.feed(texts, figures, live, forced)
         now = time.perf_counter()
-        for token, r in zip(ids, self.rows, strict=True):
-            if live[r]:
-                self._took_token(r, token, figures[r], now)
+        new = dict(zip(self.rows, ids, strict=True))
+        for r in live:
+            self._took_token(r, new[r], figures, now)
         for r, decision in decisions.items():
             self._step_ended(r, decision, now)
-        ended = [self._is_over(r) or self.is_cancelled for r in self.rows]
-        return torch.tensor(ended, device=tokens.device)
+        cancelled = self.is_cancelled
+        return torch.tensor([cancelled or self._is_over(r) for r in self.rows], device=tokens.device)
 
-    def _took_token(self, r: int, token: int, figures: np.ndarray[Any, Any], now: float) -> None:
+    def _on_host(self, tokens: torch.Tensor) -> tuple[list[int], np.ndarray[Any, Any] | None]:
+        """The new tokens' ids, and their figures as the monitor wants them, a row each; one copy from the device a step."""
+        if self._figures is None:
+            return tokens.tolist(), None
+        if isinstance(self._figures, np.ndarray):
+            ids, figures = tokens.tolist(), self._figures
+        else:  # float32 holds ids up to 2^24
+            packed = torch.cat([self._figures.float(), tokens[:, None].float()], dim=-1).cpu().numpy()
+            ids, figures = packed[:, FIGURES].astype(np.int64).tolist(), packed[:, :FIGURES]
+        if len(self.rows) < len(self._monitor.rows):
+            spread = np.full((len(self._monitor.rows), figures.shape[1]), np.nan, figures.dtype)
+            spread[self.rows] = figures
+            figures = spread
+        return ids, figures
+
+    def _took_token(self, r: int, token: int, figures: np.ndarray[Any, Any] | None, now: float) -> None:
         self.ids[r].append(token)
         self._took[r] = now - self._start
         forced = self._closing[r] >= 0
         if forced:
             self._closing[r] = self._closing[r] + 1 if self._closing[r] + 1 < len(self._close) else -1
-        phase = self._monitor.phase(r)
+        phase = self._monitor.rows[r].phase
         if phase is Phase.ANSWER and self._answer_at[r] is None:
             self._answer_at[r] = len(self.ids[r])
         self._ended[r] = token in self._vocabulary.eos
@@ -142,11 +164,12 @@ class Watch:
             if self._begun is not phase:  # neither thinking nor answer begins with the blanks around its tags
                 shown = shown.lstrip()
                 self._begun = phase if shown else self._begun
-            bounds = None if forced or figures[0] != figures[0] else _bounds(figures, self._entries)
+            missing = forced or figures is None or figures[r, 0] != figures[r, 0]
+            bounds = None if missing or figures is None else _bounds(figures[r], self._entries)
             self._put(Chunk(shown, phase, Token(text, token), bounds, forced))
 
     def _step_ended(self, r: int, decision: Decision, now: float) -> None:
-        record, end = self._monitor.last[r], len(self.ids[r])
+        record, end = self._monitor.rows[r].last, len(self.ids[r])
         if record is None:
             return
         text = self._vocabulary.decode(self.ids[r][end - record.tokens :])
@@ -160,9 +183,10 @@ class Watch:
     def finished(self, r: int, prompt: int, probed: int, prefill: int, answers: Mapping[int, str | None]) -> Generation:
         """The row's run, once ``generate()`` is over."""
         ids, at, tags = self.ids[r], self._answer_at[r], self._vocabulary.tags
-        if self._monitor.segmentation.boundary == "call":
+        monitor = self._monitor.rows[r]
+        if monitor.segmentation.boundary == "call":
             self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
-        thinking = self._monitor.phase(r) is Phase.THINKING and self._monitor.segmentation.boundary != "call"
+        thinking = monitor.phase is Phase.THINKING and monitor.segmentation.boundary != "call"
         if r in answers:
             answer, finish = answers[r], "stop"
         else:
@@ -175,7 +199,7 @@ class Watch:
             reasoning=clean_reasoning(reasoning, tags),
             answer=answer,
             steps=tuple(self._steps[r]),
-            outcome=self._monitor.finish(r, tokens=len(ids) + probed),
+            outcome=monitor.finish(tokens=len(ids) + probed),
             tokens=len(ids) + probed,
             reasoning_tokens=reasoned,
             prompt_tokens=prompt,
