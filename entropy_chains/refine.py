@@ -1,24 +1,36 @@
 """The paper's multi-step loop (arXiv 2510.08146): a fixed number of calls, each reading the earlier ones, ended when sure.
 
 It needs no thinking tags: a step is one call, its entropy the mean over the call's completion tokens, and the answer of
-every step is free to read.
+every step is free to read. What is asked, when it ends and who gets the calls that others saved is decided in one place, without
+I/O; :func:`run_refine` and :func:`arun_refine` only make the calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import asyncio
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
-from entropy_chains.errors import SettingsError
-from entropy_chains.monitor import Decision, Monitor, Outcome, StepRecord
+from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.monitor import Decision, Monitor, Outcome
 from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.records import StepRecord
 from entropy_chains.steps import Segmentation
+
+if TYPE_CHECKING:
+    from entropy_chains.backends import AsyncBackend
 
 AGAIN = "Check your answer: work the question again, then give the final answer."
 """The turn that asks for the next step."""
 
 PER_CALL = Segmentation("call", 1)
+
+STRIDE = 100_003
+"""What a seed moves on by with every call: the same draws twice would repeat a call's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,7 @@ class RefineRun:
     Attributes:
         answer: the last call's answer.
         calls: every call made, in order.
-        records: each call's statistics, in order.
+        records: each call's statistics, in order, numbered from 1.
         outcome: whether the loop was ended early, and why or why not; its tokens are those of all calls.
     """
 
@@ -36,6 +48,24 @@ class RefineRun:
     calls: tuple[Generation, ...]
     records: tuple[StepRecord, ...]
     outcome: Outcome
+
+
+class RefineError(BackendError):
+    """Some conversations failed; the others' runs are here, none of them lost.
+
+    Attributes:
+        runs: a finished run for each conversation, in order; None where it failed.
+        errors: what each failed with; None where it finished.
+    """
+
+    def __init__(self, runs: Sequence[RefineRun | None], errors: Sequence[Exception | None]):
+        first = next((e for e in errors if e is not None), None)
+        failed = sum(e is not None for e in errors)
+        super().__init__(
+            f"{failed} of {len(errors)} conversations failed, the first with {type(first).__name__}: {first}; "
+            "the finished ones are in .runs, the reasons in .errors"
+        )
+        self.runs, self.errors = tuple(runs), tuple(errors)
 
 
 def run_refine(
@@ -50,59 +80,234 @@ def run_refine(
     again: str = AGAIN,
     on_mismatch: str = "error",
     on_done: Callable[[int], None] | None = None,
+    reallocate: bool = False,
+    max_steps: int | None = None,
 ) -> list[RefineRun]:
     """Run the loop on every conversation, those not yet sure together in one batch a step.
+
+    A call without an answer is never a stop and leaves no trace in the thread: the same messages are sent again.
 
     Args:
         backend: where the calls go.
         conversations: the questions, as messages.
         policy: when to end early; its mode must be ``refine``.
-        steps: most calls a conversation, at least 1; the last one is never an early stop.
-        sampling: settings of every call.
+        steps: calls scheduled for a conversation, at least 1; the last one is never an early stop.
+        sampling: settings of every call; a seed moves on with every step.
         stop: False only watches: the outcome tells where it would have ended.
-        holdout: conversations that run in full on purpose.
-        on_mismatch: ``error`` or ``warn``.
+        holdout: conversations that run their schedule in full on purpose.
         again: the turn that asks for the next step.
+        on_mismatch: ``error`` or ``warn``.
         on_done: called with the number of conversations that have just ended.
+        reallocate: calls that sure conversations did not need go to those still unsure after their schedule, one each a round, the
+            least sure first (highest signal; a missing one last; ties in order), until they are sure, have ``max_steps``, or
+            nothing is left. Never more than ``steps`` × conversations in all. The last scheduled call is judged too: ``max_steps``
+            is then what is never an early stop. Conversations that may not stop neither give nor get.
+        max_steps: most calls a conversation with ``reallocate``; None: twice ``steps``.
+
+    Raises:
+        SettingsError: settings that cannot work. PolicyMismatch: the policy is for something else.
+        RefineError: some conversations failed (a call that fails ends all conversations of its batch); the finished ones are on
+            it. Where every one failed, the first one's own error.
     """
+    loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    for batch in chain(_scheduled(loops), _reallocated(loops)):
+        try:
+            # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
+            drawn = _reseeded(sampling, batch[0].step)
+            made = backend.generate([loop.thread for loop in batch], sampling=drawn, segmentation=PER_CALL)
+        except Exception as error:  # noqa: BLE001 (whatever a backend raises: the other conversations' runs must not be lost)
+            for loop in batch:
+                loop.error = error
+        else:
+            for loop, call in zip(batch, made, strict=True):
+                loop.take(call)
+        if on_done:
+            on_done(sum(loop.ended for loop in batch))
+    return _close(loops, on_done)
+
+
+async def arun_refine(
+    backend: AsyncBackend,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    concurrency: int = 8,
+    policy: Policy | None = None,
+    steps: int = 4,
+    sampling: Sampling = Sampling(),
+    stop: bool = True,
+    holdout: Sequence[bool] | None = None,
+    again: str = AGAIN,
+    on_mismatch: str = "error",
+    on_done: Callable[[int], None] | None = None,
+    reallocate: bool = False,
+    max_steps: int | None = None,
+) -> list[RefineRun]:
+    """Run the loop on every conversation by itself, ``concurrency`` of them at a time.
+
+    The arguments are those of :func:`run_refine`. A call that fails ends its own conversation only. With ``reallocate`` all
+    schedules run first, then the rounds of further calls, each round together: who gets a call depends on no timing.
+    """
+    if concurrency < 1:
+        raise SettingsError(f"concurrency is {concurrency}; at least 1 conversation must run")
+    loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    room = asyncio.Semaphore(concurrency)
+
+    async def work(loop: _Loop) -> None:
+        async with room:
+            try:
+                while True:
+                    drawn = _reseeded(sampling, loop.step)
+                    (call,) = await backend.agenerate([loop.thread], sampling=drawn, segmentation=PER_CALL)
+                    loop.take(call)
+                    if not loop.due:
+                        break
+            except Exception as error:  # noqa: BLE001 (as above)
+                loop.error = error
+        if on_done and loop.ended:
+            on_done(1)
+
+    for batch in chain([loops], _reallocated(loops)):
+        async with asyncio.TaskGroup() as group:
+            for loop in batch:
+                group.create_task(work(loop))
+    return _close(loops, on_done)
+
+
+# --- the loop without I/O
+
+
+class _Loop:
+    """One conversation: ``thread`` is what to ask next, ``take`` takes the call made of it."""
+
+    def __init__(
+        self,
+        conversation: Sequence[Message],
+        policy: Policy | None,
+        again: str,
+        schedule: int,
+        limit: int,
+        stop: bool,
+        holdout: bool,
+    ):
+        self.thread = list(conversation)
+        self.error: Exception | None = None
+        self.sure = False
+        self._monitor = Monitor(policy, segmentation=PER_CALL, stop=stop, holdout=holdout)
+        self._policy, self._again = policy, again
+        self._schedule, self._limit = schedule, limit
+        self._calls: list[Generation] = []
+        self._records: list[StepRecord] = []
+
+    @property
+    def step(self) -> int:
+        """Number of the next call, from 1."""
+        return len(self._calls) + 1
+
+    @property
+    def ended(self) -> bool:
+        """No call may follow."""
+        return self.error is not None or self.sure or len(self._calls) >= self._limit
+
+    @property
+    def due(self) -> bool:
+        """A call of its schedule follows."""
+        return not self.ended and len(self._calls) < self._schedule
+
+    @property
+    def unused(self) -> int:
+        """Calls of its schedule that it will not need; none where it failed or is not sure."""
+        return max(0, self._schedule - len(self._calls)) if self.sure else 0
+
+    @property
+    def rank(self) -> float:
+        """Place among the unsure: the higher the last call's signal, the earlier; a missing one last."""
+        value = self._records[-1].value(self._policy.signal, self._policy.mass_floor) if self._policy else None
+        return math.inf if value is None else -value
+
+    def take(self, call: Generation) -> None:
+        """Take the finished call: judge it, unless nothing may follow it, and write the next turn."""
+        number = self.step
+        unknown = StepRecord(number, call.tokens)
+        record = replace(call.steps[-1].record, step=number) if call.steps else unknown
+        self._calls.append(call)
+        self._records.append(record)
+        if not self.ended:
+            # A sure call without an answer would end the loop with nothing to show.
+            self.sure = self._monitor.take(record if call.answer else unknown, call.answer) is Decision.STOP
+        if not self.ended and call.answer:
+            self.thread += [{"role": "assistant", "content": call.answer}, {"role": "user", "content": self._again}]
+
+    def run(self) -> RefineRun:
+        """The finished loop."""
+        outcome = self._monitor.finish(tokens=sum(call.tokens for call in self._calls))
+        made = len(self._calls)
+        if outcome.active and not self.sure:
+            left = "; nothing was left to reallocate" if made < self._limit else ""
+            outcome = replace(outcome, reason=f"all {made} calls made{left}")
+        elif self.sure and made >= self._schedule:
+            outcome = replace(outcome, tokens_saved=None)  # against the schedule it saved nothing
+        return RefineRun(self._calls[-1].answer, tuple(self._calls), tuple(self._records), outcome)
+
+
+def _open(
+    backend: Backend | AsyncBackend,
+    conversations: Sequence[Sequence[Message]],
+    policy: Policy | None,
+    steps: int,
+    sampling: Sampling,
+    stop: bool,
+    holdout: Sequence[bool] | None,
+    again: str,
+    on_mismatch: str,
+    reallocate: bool,
+    max_steps: int | None,
+) -> list[_Loop]:
+    """A loop for each conversation, once the settings are known to work."""
     if steps < 1:
         raise SettingsError(f"steps is {steps}; the loop needs at least 1 call")
+    if max_steps is not None and not reallocate:
+        raise SettingsError(f"max_steps is {max_steps}, but only reallocate=True makes more calls than steps; set it or leave this")
+    if max_steps is not None and max_steps < steps:
+        raise SettingsError(f"max_steps is {max_steps}; with {steps} steps scheduled it must be at least {steps}")
+    if holdout is not None and len(holdout) != len(conversations):
+        raise SettingsError(f"holdout has {len(holdout)} values for {len(conversations)} conversations; give one for each")
     if policy is not None:
         running = backend.details(sampling, PER_CALL)
         fields = {n: running[n] for n in ("k", "estimator", "template", "temperature", "temperature_mode") if n in running}
         policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, **fields)
-    monitors = [
-        Monitor(policy, segmentation=PER_CALL, stop=stop and stopping_enabled(), holdout=bool(holdout is not None and holdout[n]))
-        for n in range(len(conversations))
-    ]
-    threads = [list(c) for c in conversations]
-    calls: list[list[Generation]] = [[] for _ in conversations]
-    records: list[list[StepRecord]] = [[] for _ in conversations]
-    active = list(range(len(conversations)))
-    for step in range(1, steps + 1):
-        if not active:
-            break
-        made = backend.generate([threads[n] for n in active], sampling=sampling, segmentation=PER_CALL)
-        goes_on = []
-        for n, call in zip(active, made, strict=True):
-            calls[n].append(call)
-            if call.steps:
-                decision = monitors[n].take(call.steps[-1].record, call.answer) if step < steps else Decision.GO_ON
-                records[n].append(call.steps[-1].record)
-            else:
-                decision = Decision.GO_ON
-            if step < steps and decision is not Decision.STOP:
-                reply = call.answer or call.reasoning
-                threads[n] += [{"role": "assistant", "content": reply}, {"role": "user", "content": again}]
-                goes_on.append(n)
-        if on_done:
-            on_done(len(active) - len(goes_on))
-        active = goes_on
-    return [
-        RefineRun(calls[n][-1].answer, tuple(calls[n]), tuple(records[n]), _whole(monitors[n], calls[n]))
-        for n in range(len(conversations))
-    ]
+    stop = stop and stopping_enabled()
+    most = (max_steps or 2 * steps) if reallocate else steps
+    held = holdout or [False] * len(conversations)
+    return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h)) for c, h in zip(conversations, held, strict=True)]
 
 
-def _whole(monitor: Monitor, calls: Sequence[Generation]) -> Outcome:
-    return monitor.finish(tokens=sum(c.tokens for c in calls))
+def _reseeded(sampling: Sampling, step: int) -> Sampling:
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + STRIDE * (step - 1))
+
+
+def _scheduled(loops: Sequence[_Loop]) -> Iterator[list[_Loop]]:
+    """Who is asked together at each step of the schedule."""
+    while due := [loop for loop in loops if loop.due]:
+        yield due
+
+
+def _reallocated(loops: Sequence[_Loop]) -> Iterator[list[_Loop]]:
+    """Who gets a further call, round by round, from what the sure ones left. Nobody where no loop may go on."""
+    pool = sum(loop.unused for loop in loops)
+    while given := sorted((loop for loop in loops if not loop.ended), key=lambda loop: loop.rank)[:pool]:
+        pool -= len(given)
+        yield given
+
+
+def _close(loops: Sequence[_Loop], on_done: Callable[[int], None] | None) -> list[RefineRun]:
+    """Every run; raises where there were errors."""
+    waiting = sum(not loop.ended for loop in loops)
+    if on_done and waiting:
+        on_done(waiting)
+    errors = [loop.error for loop in loops]
+    failed = [error for error in errors if error is not None]
+    if failed and len(failed) == len(loops):
+        raise failed[0]
+    if failed:
+        raise RefineError([None if loop.error else loop.run() for loop in loops], errors) from failed[0]
+    return [loop.run() for loop in loops]

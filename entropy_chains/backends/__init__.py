@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -163,3 +163,36 @@ class Backend(Protocol):
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token; closing the generator ends the work at once."""
         ...
+
+
+class AsyncBackend(Protocol):
+    """The same for ``asyncio``; each call as its twin in :class:`Backend`."""
+
+    @property
+    def model(self) -> str: ...
+
+    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]: ...
+
+    async def agenerate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling = Sampling(),
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: Sequence[bool] | None = None,
+        on_mismatch: str = "error",
+    ) -> list[Generation]: ...
+
+    def astream(
+        self,
+        messages: Sequence[Message],
+        *,
+        policy: Policy | None = None,
+        sampling: Sampling = Sampling(),
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: bool = False,
+        on_mismatch: str = "error",
+    ) -> AsyncGenerator[Chunk, None]: ...
