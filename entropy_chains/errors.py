@@ -10,10 +10,20 @@
     │   └── SettingsError                a backend or command setting that cannot work
     ├── MissingExtraError (ImportError)  an optional dependency is not installed; .extra
     └── BackendError                     a model or server did not do what was asked
-        └── NoLogprobsError              no logprobs, so no entropy: stopping is impossible
+        ├── NoLogprobsError              no logprobs, so no entropy: stopping is impossible
+        └── RefineError                  some conversations of a loop failed; .runs .errors (in refine.py)
 """
 
 from __future__ import annotations
+
+import re
+
+_SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]{6,})")
+
+
+def without_secrets(text: str) -> str:
+    """A server's message without what looks like a key: some repeat the key that they refuse."""
+    return _SECRET.sub("[key]", text)
 
 
 class EntropyChainsError(Exception):

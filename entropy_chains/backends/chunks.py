@@ -1,0 +1,274 @@
+"""From the chunks of OpenAI-compatible APIs to tokens. Pure: no I/O, no SDK; chunks are SDK objects or plain dicts.
+
+One reader follows one stream: :class:`ChatReader` for chat completions, :class:`CompletionReader` for raw completions,
+:class:`ResponsesReader` for the Responses API. :func:`read_message` reads a finished response of any of the three. A chunk is no
+token: entries are counted, not chunks; which entry is which text's is settled in ``chunks_alignment``. Chunks that say nothing
+(keep-alives, ``[DONE]``, roles, what is malformed) give an empty :class:`Update`; what is missing stays missing, and is never 0.
+
+Every ``feed`` raises SettingsError for text of a second choice (``n`` > 1 is not one stream of tokens) and BackendError for an
+error in the stream, with the server's message.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from entropy_chains.backends.chunks_alignment import Alignment, Part, Piece
+from entropy_chains.backends.chunks_entries import entries_of, fields, items, tokens_of
+from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.steps import Phase
+
+__all__ = ["ChatReader", "CompletionReader", "Piece", "ResponsesReader", "Update", "Usage", "read_message", "tokens_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counts them; None where it does not tell. ``reasoning_tokens`` are among the completion's."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one chunk says.
+
+    Attributes:
+        pieces: tokens, in order.
+        finish_reason: as the server names it; of the Responses API ``stop``, ``length`` or what else it gives as the reason.
+        usage: on the chunk that has it.
+        tool_call: a tool call has begun with this chunk: nothing may be cut any more.
+        refusal: text of a refusal.
+        id: the completion's id.
+        model: the model's name as the server gives it.
+    """
+
+    pieces: tuple[Piece, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    tool_call: bool = False
+    refusal: str = ""
+    id: str | None = None
+    model: str | None = None
+
+
+_NOTHING = Update()
+
+
+class _Reader:
+    """What the three have in common: text and entries go in, pieces come out."""
+
+    __slots__ = ("_alignment", "_reasoned")
+
+    def __init__(self) -> None:
+        self._alignment = Alignment()
+        self._reasoned = False  # reasoning was seen in a field of its own
+
+    def feed(self, chunk: Any) -> Update:
+        raise NotImplementedError
+
+    def finish(self) -> Update:
+        """The stream has ended: pieces that still waited for late logprobs."""
+        pieces = self._alignment.finish()
+        return Update(tuple(pieces)) if pieces else _NOTHING
+
+    def _parts(self, reasoning: str, content: Any) -> list[Part]:
+        """The texts of a chunk that are not empty, with their phases."""
+        parts: list[Part] = []
+        if reasoning:
+            self._reasoned = True
+            parts.append((Phase.THINKING, reasoning))
+        if content and isinstance(content, str):
+            parts.append((Phase.ANSWER if self._reasoned else None, content))
+        elif content:
+            for block in map(fields, items(content)):  # Mistral's lists of blocks
+                if text := _joined(block.get("thinking")):
+                    parts += self._parts(text, None)
+                elif text := _text(block.get("text")):
+                    parts += self._parts("", text)
+        return parts
+
+
+class _ChoiceReader(_Reader):
+    """Streams whose chunks have choices."""
+
+    __slots__ = ()
+
+    def feed(self, chunk: Any) -> Update:
+        found = fields(chunk)
+        if found.get("error"):
+            raise _error(found["error"])
+        usage = _usage(found["usage"]) if found.get("usage") else None
+        choice = self._choice(found.get("choices"))
+        if choice is None:
+            if found.get("object") == "error":
+                raise _error(found)
+            if not (usage or found.get("id")):
+                return _NOTHING
+            return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
+        message = fields(choice.get("delta") or choice.get("message"))
+        logprobs = choice.get("logprobs")
+        return Update(
+            tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),
+            _text(choice.get("finish_reason")) or None,
+            usage,
+            bool(message.get("tool_calls") or message.get("function_call")),
+            _text(message.get("refusal")),
+            _text(found.get("id")) or None,
+            _text(found.get("model")) or None,
+        )
+
+    def _choice(self, choices: Any) -> dict[str, Any] | None:
+        """The fields of choice 0, if the chunk has it."""
+        first = None
+        for choice in map(fields, items(choices)):
+            index = choice.get("index")
+            if type(index) is int and index > 0:
+                if self._texts(choice, fields(choice.get("delta") or choice.get("message"))):
+                    raise SettingsError(f"choice {index} of one request has text; only one stream can be followed: set n to 1")
+            elif choice and first is None:
+                first = choice
+        return first
+
+    def _texts(self, choice: dict[str, Any], message: dict[str, Any]) -> list[Part]:
+        raise NotImplementedError
+
+
+class ChatReader(_ChoiceReader):
+    """Reads a stream of chat completion chunks."""
+
+    __slots__ = ()
+
+    def _texts(self, choice: dict[str, Any], message: dict[str, Any]) -> list[Part]:
+        # Two names of one field; a server in transition sends the same text under both.
+        reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+        return self._parts(reasoning, message.get("content"))
+
+
+class CompletionReader(_ChoiceReader):
+    """Reads a stream of raw completion chunks; llama.cpp's have logprobs in the shape of chat, which are read as well."""
+
+    __slots__ = ()
+
+    def _texts(self, choice: dict[str, Any], message: dict[str, Any]) -> list[Part]:
+        return self._parts("", _text(choice.get("text")))
+
+
+class ResponsesReader(_Reader):
+    """Reads a stream of Responses API events. Summaries of reasoning are text without logprobs."""
+
+    __slots__ = ()
+
+    def feed(self, chunk: Any) -> Update:
+        event = fields(chunk)
+        kind = _text(event.get("type"))
+        if kind == "response.output_text.delta":
+            return self._update("", _text(event.get("delta")), event.get("logprobs"))
+        if kind.startswith("response.reasoning") and kind.endswith(".delta"):
+            return self._update(_text(event.get("delta")), "", event.get("logprobs"))
+        if kind == "response.refusal.delta":
+            return Update(refusal=_text(event.get("delta")))
+        if kind == "error" or event.get("error"):
+            raise _error(event.get("error") or event)
+        if "_call" in kind or "_call" in _text(fields(event.get("item")).get("type")):
+            return Update(tool_call=True)
+        response = fields(event.get("response"))
+        if response:
+            if kind == "response.failed" or response.get("error"):
+                raise _error(response.get("error") or {"message": "the response failed"})
+            return _ending(response)
+        return _NOTHING
+
+    def _update(self, reasoning: str, content: str, logprobs: Any) -> Update:
+        pieces = self._alignment.add(self._parts(reasoning, content), entries_of(logprobs) if logprobs else ())
+        return Update(tuple(pieces)) if pieces else _NOTHING
+
+
+def read_message(response: Any) -> Update:
+    """A finished response (chat, raw completion or Responses API) as one :class:`Update` with all its pieces.
+
+    Raises:
+        SettingsError: more than one choice.
+        BackendError: the response is an error.
+    """
+    found = fields(response)
+    if isinstance(found.get("output"), list):
+        return _responses_message(found)
+    choices = items(found.get("choices"))
+    raw = bool(choices) and isinstance(fields(choices[0]).get("text"), str)
+    reader = CompletionReader() if raw else ChatReader()
+    update = reader.feed(response)
+    pieces = (*update.pieces, *reader.finish().pieces)
+    return Update(pieces, update.finish_reason, update.usage, update.tool_call, update.refusal, update.id, update.model)
+
+
+def _responses_message(found: dict[str, Any]) -> Update:
+    if found.get("error") or found.get("status") == "failed":
+        raise _error(found.get("error") or {"message": "the response failed"})
+    reader, pieces, refusal, called = ResponsesReader(), list[Piece](), "", False
+    for item in map(fields, found["output"]):
+        called = called or "_call" in _text(item.get("type"))
+        for part in map(fields, (*items(item.get("summary")), *items(item.get("content")))):
+            kind = "reasoning" if item.get("type") == "reasoning" else "output_text"
+            pieces += reader.feed({"type": f"response.{kind}.delta", "delta": part.get("text"), **_logprobs(part)}).pieces
+            refusal += _text(part.get("refusal"))
+    pieces += reader.finish().pieces
+    end = _ending(found)
+    return Update(tuple(pieces), end.finish_reason, end.usage, called, refusal, end.id, end.model)
+
+
+def _logprobs(part: dict[str, Any]) -> dict[str, Any]:
+    return {"logprobs": part.get("logprobs")}
+
+
+def _ending(response: dict[str, Any]) -> Update:
+    """Id, model, usage and finish reason of a Responses object."""
+    status = response.get("status")
+    reason = _text(fields(response.get("incomplete_details")).get("reason")) or _text(status)
+    reason = {"completed": "stop", "max_output_tokens": "length"}.get(reason, reason)
+    return Update(
+        finish_reason=reason if status in ("completed", "incomplete", "cancelled") else None,
+        usage=_usage(response["usage"]) if response.get("usage") else None,
+        id=_text(response.get("id")) or None,
+        model=_text(response.get("model")) or None,
+    )
+
+
+def _usage(value: Any) -> Usage | None:
+    """Counts under the names of either API."""
+    found = fields(value)
+    details = fields(found.get("completion_tokens_details") or found.get("output_tokens_details"))
+    counts = (
+        _count(found.get("prompt_tokens", found.get("input_tokens"))),
+        _count(found.get("completion_tokens", found.get("output_tokens"))),
+        _count(details.get("reasoning_tokens")),
+    )
+    return None if counts == (None, None, None) else Usage(*counts)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _joined(value: Any) -> str:
+    """A text, or the texts of a list of blocks."""
+    return value if isinstance(value, str) else "".join([_text(fields(block).get("text")) for block in items(value)])
+
+
+_SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]{6,})")
+
+
+def _error(value: Any) -> BackendError:
+    """The server's message. Some servers repeat the key that they refuse: it is left out."""
+    found = fields(value)
+    message = _text(value) or _text(found.get("message")) or _text(fields(found.get("error")).get("message")) or "no message"
+    code = found.get("code") or found.get("type")
+    named = f" ({code})" if isinstance(code, str | int) and code != "error" else ""
+    return BackendError(f"the server sent an error in the stream: {_SECRET.sub('[key]', message)[:500]}{named}")
