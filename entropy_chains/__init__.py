@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from entropy_chains.policy import Policy
     from entropy_chains.recording import record
     from entropy_chains.records import StepRecord
-    from entropy_chains.refine import run_refine
+    from entropy_chains.refine import RefineError, arun_refine, run_refine
     from entropy_chains.replaying import ReplayResult, replay
     from entropy_chains.savings import Savings
     from entropy_chains.steps import Segmentation, ThinkTags
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Alternative": "tokens",
     "append_traces": "traces",
+    "arun_refine": "refine",
     "BackendError": "errors",
     "BatchMonitor": "monitor",
     "calibrate": "calibration",
@@ -57,6 +58,7 @@ _HOME = {
     "PolicyMismatch": "errors",
     "read_traces": "traces",
     "record": "recording",
+    "RefineError": "refine",
     "replay": "replaying",
     "ReplayResult": "replaying",
     "run_refine": "refine",
@@ -78,6 +80,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Alternative",
     "append_traces",
+    "arun_refine",
     "BackendError",
     "BatchMonitor",
     "calibrate",
@@ -97,6 +100,7 @@ __all__ = [
     "PolicyMismatch",
     "read_traces",
     "record",
+    "RefineError",
     "replay",
     "ReplayResult",
     "run_refine",

@@ -39,7 +39,7 @@ from entropy_chains.diagnosis import (
     verdict_of,
 )
 from entropy_chains.errors import InputError
-from entropy_chains.policy import METHODS, RULES, MassFloor, Policy
+from entropy_chains.policy import CALIBRATED_RULES, METHODS, MassFloor, Policy
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import Array, Table, Traces, as_table
 
@@ -330,7 +330,7 @@ def _check_arguments(
     examples: int | None,
     seed: int,
 ) -> None:
-    for name, given, known in (("method", method, METHODS), ("rule", rule, ("auto", *RULES))):
+    for name, given, known in (("method", method, METHODS), ("rule", rule, ("auto", *CALIBRATED_RULES))):
         if given not in known:
             raise InputError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
     if method != "certified" and rule == "fixed-step":

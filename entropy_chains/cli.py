@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entropy_chains.errors import EntropyChainsError, InputError, SettingsError
-from entropy_chains.policy import METHODS, RULES, Policy
+from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
 
 if TYPE_CHECKING:
     from entropy_chains.backends.transformers import TransformersBackend
@@ -53,7 +53,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--questions", default=300, show_default=True, help="Held-out questions to run live.")
-@click.option("--calibration", default=240, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
+@click.option("--calibration", default=300, show_default=True, help="Questions to calibrate on; 45 is the floor for a certificate.")
 @click.option("--seed", default=0, show_default=True, help="Of the questions and the runs.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True, help="Folder to write to."
@@ -166,7 +166,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @traces_file
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Policy file to write.")
 @click.option("--method", default="certified", show_default=True, type=click.Choice(METHODS))
-@click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *RULES]))
+@click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *CALIBRATED_RULES]))
 @click.option("--signal", default="auto", show_default=True, help="auto, mean_entropy, sum_entropy, or another recorded one.")
 @click.option("--max-loss", default=0.05, show_default=True, help="Largest share of questions that may lose a correct answer.")
 @click.option("--confidence", default=0.9, show_default=True, help="Probability that the promise holds.")

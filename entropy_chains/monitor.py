@@ -88,7 +88,7 @@ class Outcome:
 class _Course:
     """One stream's steps and its decision: what the two faces share."""
 
-    __slots__ = ("_holdout", "_policy", "_previous", "_reading", "_rule", "_stop", "decided", "done", "step", "tokens")
+    __slots__ = ("_holdout", "_policy", "_previous", "_reading", "_rule", "_stop", "decided", "done", "released", "step", "tokens")
 
     def __init__(self, policy: Policy | None, *, stop: bool, holdout: bool):
         self._policy = policy
@@ -101,10 +101,14 @@ class _Course:
         self.step = 0
         self.tokens = 0
         self.done = False
+        self.released: str | None = None  # why nothing may be stopped any more
+
+    def judge_by(self, policy: Policy) -> None:
+        self._policy, self._rule = policy, policy.stop_rule if policy.active else None
 
     def ended(self, record: StepRecord, answer: str | None = None, *, answered: bool = False) -> Decision:
         self.step = record.step
-        if self._rule is None or self._policy is None or self.decided is not None:
+        if self._rule is None or self._policy is None or self.decided is not None or self.released:
             return Decision.GO_ON
         value = record.value(self._policy.signal, self._policy.mass_floor)
         reading = Reading(record.step, value, answer, self._previous)
@@ -144,13 +148,18 @@ class _Course:
             reason = "holdout: run in full on purpose"
         elif not self._stop:
             reason = "stopping is switched off"
+        elif decided is None and self.released:
+            reason = self.released
         elif decided is None:
             reason = "reasoning ended by itself" if self.step else "no reasoning step ended"
         elif policy.rule == "fixed-step":
             reason = f"step {decided.step} is the fixed step"
+        elif policy.rule == "agreement":
+            reason = "answers agree"
         else:
             reason = f"{policy.signal} at or under the threshold" + (", answers agree" if self._rule_reads_answers else "")
-        threshold = policy.threshold(decided.step) if policy and decided and policy.rule != "fixed-step" else None
+        by_entropy = policy is not None and policy.rule not in ("fixed-step", "agreement")
+        threshold = policy.threshold(decided.step) if policy and decided and by_entropy else None
         return Outcome(
             active=self._stop,
             stopped=stopped,
@@ -217,6 +226,11 @@ class Monitor:
     def phase(self) -> Phase:
         """Where the stream is: before thinking, thinking, answer."""
         return self._scanner.phase
+
+    @property
+    def done(self) -> bool:
+        """The run was stopped."""
+        return self._course.done
 
     @property
     def steps(self) -> int:
@@ -295,6 +309,14 @@ class Monitor:
     def answer(self, text: str | None) -> Decision:
         """After ``PROBE``: the answer that reasoning so far gives, None if there was none."""
         return self._course.answer(text)
+
+    def judge_by(self, policy: Policy) -> None:
+        """From here on steps are judged by this policy; a run that may not be stopped stays so."""
+        self._course.judge_by(policy)
+
+    def release(self, why: str) -> None:
+        """From here on nothing may be stopped: a tool call has begun, say."""
+        self._course.released = self._course.released or why
 
     def finish(self, why: str | None = None, *, tokens: int | None = None) -> Outcome:
         """The stream has ended.

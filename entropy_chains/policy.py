@@ -15,13 +15,14 @@ from typing import Any
 
 from entropy_chains import answers
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch
-from entropy_chains.rules import AgreementRule, EntropyRule, FixedStepRule, Rule, threshold_at
+from entropy_chains.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
 from entropy_chains.steps import MODES, Segmentation
 
 logger = logging.getLogger("entropy_chains")
 
 FORMAT, VERSION = "entropy-chains/policy", 1
-RULES = ("entropy", "entropy+agreement", "fixed-step")
+CALIBRATED_RULES = ("entropy", "entropy+agreement", "fixed-step")
+RULES = (*CALIBRATED_RULES, "agreement")  # the last for servers without logprobs: it needs no calibration, and has no certificate
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
@@ -111,6 +112,8 @@ class Policy:
         """The rule as a value to ask."""
         if self.rule == "fixed-step":
             return FixedStepRule(self.min_steps)
+        if self.rule == "agreement":
+            return AnswersRule(answers.same, max(2, self.min_steps))
         if self.rule == "entropy+agreement":
             return AgreementRule(self.thresholds, answers.same, max(2, self.min_steps))
         return EntropyRule(self.thresholds, self.min_steps)

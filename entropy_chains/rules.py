@@ -67,6 +67,18 @@ class AgreementRule:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswersRule:
+    """The last two answers agree, whatever the entropy: for servers without logprobs. Not certified."""
+
+    same: Callable[[str | None, str | None], bool]
+    min_steps: int = 2
+    reads_answers: bool = True
+
+    def stops(self, reading: Reading) -> bool:
+        return reading.step >= self.min_steps and self.same(reading.previous, reading.answer)
+
+
+@dataclass(frozen=True, slots=True)
 class FixedStepRule:
     """Stop after a fixed number of steps, whatever the entropy."""
 

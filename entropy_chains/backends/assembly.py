@@ -36,3 +36,29 @@ def run_instead(full: Generation, stopped: Generation, outcome: Outcome) -> Gene
     told = replace(outcome, stopped=False, tokens=tokens, tokens_saved=None)
     prefill = full.prefill_tokens + stopped.prefill_tokens
     return replace(full, outcome=told, tokens=tokens, prefill_tokens=prefill, seconds=full.seconds + stopped.seconds)
+
+
+class AnswerText:
+    """An answer's text as it may be shown: a leading closing tag is debris, and thinking begun again is kept back."""
+
+    def __init__(self, tags: ThinkTags):
+        self._tags, self._held, self._shown = tags, "", False
+
+    def take(self, text: str) -> str:
+        """What may be shown with this text."""
+        if self._shown:
+            return text
+        self._held = (self._held + text).lstrip()
+        held, tags = self._held, self._tags
+        if held.startswith(tags.close):
+            self._held = held = held[len(tags.close) :].lstrip()
+        if held.startswith(tags.open):
+            _, ended, self._held = held.partition(tags.close)
+            if not ended:
+                self._held = held
+                return ""
+            self._held = held = self._held.lstrip()
+        if not held or any(tag.startswith(held) for tag in (tags.open, tags.close)):
+            return ""
+        self._shown = True
+        return held

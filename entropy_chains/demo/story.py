@@ -25,7 +25,7 @@ from entropy_chains.report import write_report
 from entropy_chains.tables import Table
 from entropy_chains.traces import TraceWriter
 
-BATCH = 120
+BATCH = 150
 LATENCY_QUESTIONS = 8
 MAX_TOKENS = 1600
 

@@ -1,0 +1,353 @@
+"""One reply of a server, from the first request to the answer: what to send, what the chunks mean, when to close the stream.
+
+Pure: no I/O. A shell (sync, async, LangChain's, LlamaIndex's) sends :attr:`Dialogue.request`, feeds what comes back, closes the
+stream when :attr:`Dialogue.closing` says so, and asks :meth:`Dialogue.next` for the request that follows. So the logic of a stop
+is written once::
+
+    request = dialogue.first()
+    while request:
+        for update in send(request):        # closed in any case
+            chunks = dialogue.feed(update)
+            if dialogue.closing:
+                break
+        request = dialogue.next()
+    run = dialogue.result()
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from entropy_chains.backends import Chunk, Generation, Message, Step
+from entropy_chains.backends.assembly import MALFORMED, AnswerText, clean_answer, clean_reasoning, run_instead
+from entropy_chains.backends.chunks import Piece, Update, Usage
+from entropy_chains.backends.continuations import Continuation, Request
+from entropy_chains.entropy import EntropyBounds, token_entropy
+from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
+from entropy_chains.monitor import Decision, Monitor
+from entropy_chains.policy import BY_HAND, Policy
+from entropy_chains.records import StepRecord
+from entropy_chains.steps import Phase, Segmentation, ThinkTags
+
+PATIENCE = 16
+"""Reasoning tokens without any logprobs after which they are given up."""
+
+NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the replies of one backend have in common.
+
+    Attributes:
+        tags: the family's thinking tags.
+        ways: how to get the answer after a stop, in order.
+        k: alternatives asked for.
+        opened: the prompt opens the thinking, and the server does not split it off.
+        control: the server can close the thinking of a running stream (llama.cpp).
+        in_engine: the server stops by itself (the vLLM plug-in).
+        without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree) or ``full``.
+        on_mismatch: ``error`` or ``warn``.
+    """
+
+    tags: ThinkTags
+    ways: tuple[Continuation, ...]
+    k: int = 20
+    opened: bool = False
+    control: bool = False
+    in_engine: bool = False
+    without_logprobs: str = "error"
+    on_mismatch: str = "error"
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What came of one request."""
+
+    purpose: str
+    before: int = 0  # tokens of the run before it
+    pieces: int = 0
+    usage: Usage | None = None
+    finish: str | None = None
+    text: list[str] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """As the server counts them; entries where it does not say, as on a stream that was closed."""
+        counted = self.usage.completion_tokens if self.usage else None
+        return counted if counted is not None else self.pieces
+
+    @property
+    def prompt(self) -> int | None:
+        """Tokens of its prompt, if the server told."""
+        return self.usage.prompt_tokens if self.usage else None
+
+    def take(self, update: Update) -> None:
+        self.pieces += len(update.pieces)
+        self.usage = update.usage or self.usage
+        self.finish = update.finish_reason or self.finish
+
+
+class _Attempt:
+    """The state of one attempt at the reply: with stopping, or in full after a stop whose answer was malformed."""
+
+    def __init__(self, monitor: Monitor):
+        self.monitor = monitor
+        self.steps: list[Step] = []
+        self.thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
+        self.answer: list[str] = []
+        self.streams: list[_Stream] = []  # the running one last
+        self.probes: list[_Stream] = []
+        self.fed = self.reasoned = self.blind = 0
+        self.sighted = False  # logprobs were seen, or given up
+        self.cut: str | None = None  # the thinking that the answer is asked for after
+        self.start = self.since = time.perf_counter()
+
+
+class Dialogue:
+    """One reply. ``messages`` are asked; the rest as in :class:`entropy_chains.backends.Backend` and :class:`Plan`.
+
+    Attributes:
+        closing: close the running stream now.
+        wants_control: tell the server to end the thinking of the running stream (``id``), then call :meth:`controlled`.
+        wants_probe: a request to send beside the running stream: its updates go to :meth:`feed_probe`, then :meth:`probed`.
+        id: the running stream's, as the server names it.
+    """
+
+    def __init__(
+        self,
+        messages: Sequence[Message],
+        plan: Plan,
+        *,
+        policy: Policy | None = None,
+        max_tokens: int = 4096,
+        segmentation: Segmentation | None = None,
+        stop: bool = True,
+        holdout: bool = False,
+    ):
+        self._messages, self._plan, self._policy, self._max_tokens = list(messages), plan, policy, max_tokens
+        self._segmentation, self._holdout = segmentation, holdout
+        self._ways = list(plan.ways)
+        self._why: str | None = None
+        self._stopped: _Attempt | None = None  # the attempt that the full run replaces
+        self._probe: _Stream | None = None
+        self._probe_answer: str | None = None
+        self._shown = AnswerText(plan.tags)
+        self.closing = self.wants_control = False
+        self.wants_probe: Request | None = None
+        self.id: str | None = None
+        self._now = self._attempt(stop and not plan.in_engine)
+
+    def _attempt(self, stop: bool) -> _Attempt:
+        return _Attempt(
+            Monitor(
+                self._policy,
+                segmentation=self._segmentation,
+                tags=self._plan.tags,
+                thinking=self._plan.opened,
+                stop=stop,
+                holdout=self._holdout,
+            )
+        )
+
+    # --- requests
+
+    def first(self) -> Request:
+        """The request to begin with."""
+        self._now.streams.append(_Stream("reason"))
+        return Request("reason", self._messages, self._max_tokens)
+
+    def next(self) -> Request | None:
+        """After a stream has ended or was closed: the request that follows, or None when the run is over."""
+        now = self._now
+        if self._probe_answer is None and self.closing:
+            return self._ask()
+        if now.monitor.done and self._answer() is None and self._stopped is None:
+            return self._in_full(MALFORMED)
+        return None
+
+    def failed(self, error: BackendError) -> Request:
+        """The stream broke: another way to the answer, or the full run where a stop is at fault; else raises ``error``."""
+        if self._now.streams[-1].purpose != "answer" or any(self._now.answer):
+            raise error  # of a run, or of an answer that was shown in part: no second one is put beside it
+        self._ways.pop(0)
+        return self._ask() if self._ways else self._in_full(f"the answer after the stop could not be had ({error}): run in full")
+
+    def _ask(self) -> Request:
+        now = self._now
+        self.closing = False
+        now.streams.append(_Stream("answer", before=now.fed))
+        return self._way("answer", now.cut or "")
+
+    def _way(self, purpose: str, thinking: str) -> Request:
+        left = max(self._max_tokens - self._now.fed, 1)
+        return self._ways[0].request(purpose, self._messages, thinking, self._plan.tags, left)
+
+    def _in_full(self, why: str) -> Request:
+        self._why, self._stopped, self._now = why, self._now, self._attempt(stop=False)
+        self._now.streams.append(_Stream("full"))
+        return Request("full", self._messages, self._max_tokens)
+
+    # --- chunks
+
+    def feed(self, update: Update) -> list[Chunk]:
+        """Take what one chunk says; returns what a reader of the run sees of it."""
+        now = self._now
+        stream = now.streams[-1]
+        stream.take(update)
+        self.id = update.id or self.id
+        if update.tool_call or update.refusal:
+            now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
+        if stream.purpose == "answer":
+            now.fed += len(update.pieces)
+            now.answer += [p.text for p in update.pieces]
+            return [Chunk(self._shown.take(p.text), Phase.ANSWER, p.token) for p in update.pieces]
+        shown: list[Chunk] = []
+        for n, piece in enumerate(update.pieces):
+            shown.append(self._take(piece))
+            if self.closing:
+                now.fed += len(update.pieces) - n - 1  # computed, and not read: the answer is asked for after the boundary
+                break
+        return shown
+
+    def _take(self, piece: Piece) -> Chunk:
+        now, plan = self._now, self._plan
+        before, bounds = now.monitor.phase, None
+        if before is not Phase.ANSWER and piece.phase is not Phase.ANSWER and piece.token.alternatives:
+            bounds = token_entropy(piece.token, k=plan.k)
+        decision = now.monitor.feed(piece.token, bounds, phase=piece.phase)
+        now.fed += 1
+        phase = now.monitor.phase
+        late = now.cut is not None and phase is not Phase.ANSWER  # made before the server heard that it is to end the thinking
+        is_tag = piece.token.text.strip() in (plan.tags.open, plan.tags.close)
+        if piece.phase is Phase.ANSWER or (phase is Phase.ANSWER and before is Phase.ANSWER):
+            now.answer.append(piece.text)
+        else:
+            now.reasoned += 1
+            if not late:
+                now.thinking.append(piece.token.text or piece.text)
+            if phase is Phase.THINKING and not now.sighted:
+                self._look(bounds)
+        record = now.monitor.last
+        if record is not None and record.step > len(now.steps):
+            self._step_ended(record)
+        if decision is Decision.PROBE:
+            self._probe, self.wants_probe = _Stream("probe", before=now.fed), self._way("probe", self._raw())
+        elif decision is Decision.CLOSE:
+            now.cut = self._raw()
+            self.wants_control, self.closing = plan.control, not plan.control
+        return Chunk("" if late or is_tag else piece.text, phase, piece.token, bounds)
+
+    def _look(self, bounds: EntropyBounds | None) -> None:
+        """A stop that silently never happens is the worst bug: say early where there is nothing to stop by."""
+        now, plan = self._now, self._plan
+        if bounds is not None:
+            now.sighted = True
+            self._check_k(bounds)
+            return
+        now.blind += 1
+        if now.blind < PATIENCE or plan.in_engine:
+            return
+        now.sighted = True
+        if plan.without_logprobs == "error":
+            remedy = (
+                "use a server or model that gives them (`entropy-chains doctor` tells), or without_logprobs='agreement' or 'full'"
+            )
+            raise NoLogprobsError(f"{NO_LOGPROBS}, so there is no entropy: {remedy}")
+        warnings.warn(f"{NO_LOGPROBS}: going on with without_logprobs={plan.without_logprobs!r}", stacklevel=2)
+        if plan.without_logprobs == "agreement" and self._policy is not None:
+            now.monitor.judge_by(replace(self._policy, rule="agreement", method=BY_HAND, reason="uncertified"))
+        else:
+            now.monitor.release(f"{NO_LOGPROBS}: run in full")
+
+    def _check_k(self, bounds: EntropyBounds) -> None:
+        """A threshold belongs to its k. One fewer is what engines give that list the sampled token in the place of the k-th."""
+        policy = self._policy
+        if policy is None or policy.k is None or bounds.k >= policy.k - 1 or bounds.mass > 0.9999:
+            return
+        remedy = f"raise the server's limit, or calibrate with k={bounds.k}; on_mismatch='warn' goes on regardless"
+        mismatch = PolicyMismatch("k", policy.k, bounds.k, remedy)
+        if self._plan.on_mismatch == "error":
+            raise mismatch
+        warnings.warn(str(mismatch), stacklevel=2)
+
+    def _step_ended(self, record: StepRecord) -> None:
+        now, at = self._now, time.perf_counter()
+        text = "".join(now.thinking[-record.tokens :])
+        now.steps.append(Step(record, text, now.fed, at - now.since))
+        now.since = at
+
+    def _raw(self) -> str:
+        """The thinking so far as the model wrote it; a server that splits it off leaves its opening tag out."""
+        raw, tags = "".join(self._now.thinking), self._plan.tags
+        if self._plan.opened or raw.lstrip().startswith(tags.open):
+            return raw
+        return tags.open + ("" if raw.startswith("\n") else "\n") + raw
+
+    def controlled(self, done: bool) -> None:
+        """The server was told to end the thinking; it says no where that had ended by itself."""
+        self.wants_control = False
+        if not done:
+            self._why = "reasoning ended before the stop reached the server"
+
+    def feed_probe(self, update: Update) -> None:
+        """A chunk of the probe's answer."""
+        if self._probe is not None:
+            self._probe.take(update)
+            self._probe.text += [p.text for p in update.pieces]
+
+    def probed(self) -> list[Chunk]:
+        """The probe has ended: judge its answer; where that stops the run, it is the run's answer."""
+        probe, self.wants_probe, self._probe = self._probe, None, None
+        if probe is None:
+            return []
+        self._now.probes.append(probe)
+        answer = clean_answer("".join(probe.text), self._plan.tags)
+        if self._now.monitor.answer(answer) is not Decision.CLOSE or answer is None:
+            return []
+        self._probe_answer, self.closing = answer, True
+        return [Chunk(answer, Phase.ANSWER)]
+
+    # --- the run
+
+    def _answer(self) -> str | None:
+        now = self._now
+        if self._probe_answer is not None:
+            return self._probe_answer
+        if now.monitor.segmentation.boundary == "call" and not any(now.answer):
+            return clean_answer("".join(now.thinking), self._plan.tags)
+        return clean_answer("".join(now.answer), self._plan.tags)
+
+    def result(self) -> Generation:
+        """The finished run."""
+        now = self._now
+        if now.monitor.segmentation.boundary == "call" and not now.steps:
+            now.monitor.end_step()
+            if now.monitor.last is not None:
+                self._step_ended(now.monitor.last)
+        run = self._generation(now, self._answer())
+        if self._stopped is None:
+            return run
+        return run_instead(run, self._generation(self._stopped, None), self._stopped.monitor.finish(self._why))
+
+    def _generation(self, now: _Attempt, answer: str | None) -> Generation:
+        tokens = sum(s.tokens for s in (*now.streams, *now.probes))
+        asked = now.streams[0].prompt
+        again = (*now.streams[1:], *now.probes)
+        prefill = sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in again)
+        return Generation(
+            reasoning=clean_reasoning("".join(now.thinking), self._plan.tags),
+            answer=answer,
+            steps=tuple(now.steps),
+            outcome=now.monitor.finish(self._why, tokens=tokens),
+            tokens=tokens,
+            reasoning_tokens=now.reasoned,
+            prompt_tokens=asked or 0,
+            rest_tokens=max(0, tokens - (now.steps[-1].end if now.steps else 0)),
+            seconds=time.perf_counter() - now.start,
+            finish_reason="length" if now.streams[-1].finish == "length" else "stop",
+            prefill_tokens=prefill,
+        )

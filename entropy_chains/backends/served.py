@@ -1,0 +1,224 @@
+"""What the sync and the async backend for OpenAI-compatible APIs share: settings, the requests' arguments, one dialogue a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from entropy_chains.backends import Generation, Message, Probe, Sampling
+from entropy_chains.backends.assembly import clean_answer
+from entropy_chains.backends.chunks import ChatReader, CompletionReader, Update
+from entropy_chains.backends.continuations import WAYS, Continuation, Request
+from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.backends.servers import Server
+from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
+
+CONTROL = "/chat/completions/control"
+"""Where llama.cpp is told to end the thinking of a running stream."""
+
+OWN = {"messages", "prompt", "stream", "n", "logprobs", "top_logprobs", "stream_options", "max_tokens", "max_completion_tokens"}
+"""Request settings that early stopping sets itself."""
+
+
+class ServedModel:
+    """What the two shells share: settings, and a dialogue for every reply."""
+
+    def __init__(
+        self,
+        client: Any,
+        model: str,
+        *,
+        name: str | None = None,
+        k: int = 20,
+        tags: ThinkTags | None = None,
+        segmentation: Segmentation | None = None,
+        opened: bool = False,
+        continuation: str | Sequence[str] = "auto",
+        temperature_mode: str = "raw",
+        without_logprobs: str = "error",
+        concurrency: int = 8,
+        request: Mapping[str, Any] | None = None,
+    ):
+        if k < 1:
+            raise SettingsError(f"k is {k}; it must be at least 1")
+        if concurrency < 1:
+            raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
+        if without_logprobs not in ("error", "agreement", "full"):
+            raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be 'error', 'agreement' or 'full'")
+        taken = OWN & set(request or {})
+        if taken:
+            raise SettingsError(f"request sets {', '.join(sorted(taken))}, which early stopping sets itself; use Sampling, k, …")
+        self._client, self._served, self._name, self._k = client, model, name or model, k
+        self._given_tags, self._given_segmentation, self._opened = tags, segmentation, opened
+        self._continuation = continuation
+        self._mode, self._without_logprobs = temperature_mode, without_logprobs
+        self._concurrency, self._request = concurrency, dict(request or {})
+        self._server: Server | None = None
+
+    @property
+    def model(self) -> str:
+        """The model's label, compared with the policy's."""
+        return self._name
+
+    @property
+    def server(self) -> Server | None:
+        """What is known about the server; None before the first request."""
+        return self._server
+
+    @property
+    def tags(self) -> ThinkTags:
+        """The family's thinking tags."""
+        template = self._server.chat_template if self._server else None
+        return self._given_tags or detect_tags(template) or ThinkTags()
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """How a stream is cut where no policy says."""
+        return self._given_segmentation or detect_segmentation(self._server.chat_template if self._server else None)
+
+    @property
+    def template(self) -> str | None:
+        """Hash of the chat template and the closing text, where the server tells its template."""
+        template = self._server.chat_template if self._server else None
+        return template_hash(template, self.tags) if template else None
+
+    def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
+        """What a trace says about how its entropies came about."""
+        return {
+            "estimator": "renormalised",
+            "k": self._k,
+            "temperature": sampling.temperature,
+            "temperature_mode": self._mode,
+            "segmentation": (segmentation or self.segmentation).to_dict(),
+            "template": self.template,
+        }
+
+    def _ways(self) -> tuple[Continuation, ...]:
+        named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
+        if named == ["auto"]:
+            named = list(self._server.ways) if self._server else ["turn"]
+        unknown = [n for n in named if n not in (*WAYS, "control")]
+        if unknown or not named:
+            raise SettingsError(f"continuation is {self._continuation!r}; it must be auto, or some of {', '.join(WAYS)}, control")
+        return tuple(WAYS[n] for n in named if n != "control") or (WAYS["turn"],)
+
+    def _dialogue(
+        self,
+        messages: Sequence[Message],
+        policy: Policy | None,
+        sampling: Sampling,
+        segmentation: Segmentation | None,
+        stop: bool,
+        holdout: bool,
+        on_mismatch: str,
+    ) -> Dialogue:
+        plan = Plan(
+            tags=self.tags,
+            ways=self._ways(),
+            k=policy.k or self._k if policy else self._k,
+            opened=self._opened,
+            control=self._control_wanted,
+            without_logprobs=self._without_logprobs,
+            on_mismatch=on_mismatch,
+        )
+        return Dialogue(
+            messages,
+            plan,
+            policy=policy,
+            max_tokens=sampling.max_tokens,
+            segmentation=None if policy else segmentation or self.segmentation,
+            stop=stop and stopping_enabled(),
+            holdout=holdout,
+        )
+
+    def _check(self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str) -> None:
+        if policy is None:
+            return
+        policy.check(
+            on_mismatch=on_mismatch,
+            temperature=sampling.temperature,
+            mode="thinking",
+            model=self._name,
+            estimator="renormalised",
+            temperature_mode=self._mode,
+            **({"template": self.template} if self.template else {}),
+            **({"segmentation": segmentation} if segmentation else {}),
+        )
+        if policy.k is None:
+            remedy = "an API gives a top-k only: calibrate with top-logprobs, or use the vLLM plug-in or the transformers backend"
+            raise SettingsError(f"policy has k null (the full vocabulary): {remedy}")
+
+    def _arguments(self, request: Request, sampling: Sampling, k: int) -> tuple[ChatReader | CompletionReader, dict[str, Any]]:
+        """What reads the stream, and keyword arguments of the SDK's call."""
+        chat = request.prefix is None
+        given: dict[str, Any] = {**self._request, "model": self._served, "stream": True, "stream_options": {"include_usage": True}}
+        wanted = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        given |= {name: value for name, value in wanted.items() if value is not None}
+        extra = {**(given.pop("extra_body", None) or {}), **request.extra}
+        if sampling.top_k is not None:
+            extra["top_k"] = sampling.top_k
+        if request.logprobs:
+            given |= {"logprobs": True, "top_logprobs": k} if chat else {"logprobs": k}
+            if self._control_wanted:
+                # The end tag comes right after what the model was writing when it was told to end: give it a line of its own.
+                extra |= {"reasoning_control": True, "reasoning_budget_message": "\n"}
+        if chat:
+            given["messages"] = list(request.messages)
+        given[self._server.max_tokens if chat and self._server else "max_tokens"] = request.max_tokens
+        if extra:
+            given["extra_body"] = extra
+        return ChatReader() if chat else CompletionReader(), given
+
+    def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
+        """The request for the answer after a step of a finished run."""
+        thinking = "".join(s.text for s in run.steps[:step])
+        if not self._opened and not thinking.lstrip().startswith(self.tags.open):
+            thinking = self.tags.open + ("" if thinking.startswith("\n") else "\n") + thinking
+        return self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
+
+    @property
+    def _control_wanted(self) -> bool:
+        chosen = self._continuation == "auto" or "control" in self._continuation
+        return bool(chosen and self._server and self._server.control)
+
+    @property
+    def _template_url(self) -> str:
+        return f"{self._server.root if self._server else ''}/apply-template"
+
+
+class Probed:
+    """A probe's answer as it comes."""
+
+    def __init__(self, tags: ThinkTags):
+        self._tags, self._texts, self._counted = tags, list[str](), 0
+
+    def take(self, update: Update) -> None:
+        """A chunk of it."""
+        self._texts += [p.text for p in update.pieces]
+        self._counted = (update.usage.completion_tokens if update.usage else None) or max(self._counted, len(self._texts))
+
+    @property
+    def probe(self) -> Probe:
+        """The answer and what it took."""
+        return Probe(clean_answer("".join(self._texts), self._tags), self._counted)
+
+
+def prompt_of(rendered: Any, request: Request) -> str:
+    """A raw completion's prompt, from what the server made of the conversation."""
+    text = rendered.get("prompt") if isinstance(rendered, Mapping) else None
+    if not isinstance(text, str):
+        raise BackendError("the server does not render its chat template: use continuation='turn'")
+    return text + (request.prefix or "")
+
+
+def is_done(told: Any) -> bool:
+    """Whether the server did what it was told."""
+    return isinstance(told, Mapping) and told.get("success") is True
+
+
+def seeded(sampling: Sampling, n: int) -> Sampling:
+    """Every conversation draws its own numbers."""
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + n)

@@ -1,0 +1,249 @@
+"""The reply of a server as a pure state machine: requests out, updates in."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from entropy_chains.backends import Generation
+from entropy_chains.backends.chunks import Piece, Update, Usage
+from entropy_chains.backends.continuations import Prefill, RawCompletion, Turn
+from entropy_chains.backends.dialogue import PATIENCE, Dialogue, Plan
+from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Phase, Segmentation, ThinkTags
+from entropy_chains.tokens import Alternative, Token
+
+ASKED = [{"role": "user", "content": "2+2?"}]
+LINES = Segmentation("line", 1)
+THINK, ANSWER = Phase.THINKING, Phase.ANSWER
+
+
+def policy(threshold=0.5, **fields):
+    return Policy("m", (threshold,), segmentation=LINES, **fields)
+
+
+def piece(text, phase=THINK, entropy=0.0, k=20, shown=None):
+    """A token with this entropy in bits at most 1 (two likely alternatives, the rest nearly impossible); None: no logprobs."""
+    if entropy is None:
+        return Piece(Token(text), phase, text)
+    low, high = 0.0, 0.5
+    for _ in range(60):
+        p = (low + high) / 2
+        h = -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+        low, high = (p, high) if h < entropy else (low, p)
+    logprobs = [math.log1p(-high), math.log(high) if high > 1e-9 else -40.0, *[-60.0] * (k - 2)]
+    alternatives = tuple(Alternative(f"{text}{n}", x, n) for n, x in enumerate(logprobs))
+    return Piece(Token(text, 0, None, logprobs[0], alternatives), phase, text if shown is None else shown)
+
+
+def run(dialogue, *streams):
+    """Play streams of updates; returns the requests made, what a reader saw, and the run."""
+    requests, seen, left = [dialogue.first()], [], list(streams)
+    while requests[-1] is not None:
+        stream = left.pop(0)
+        try:
+            for update in stream:
+                if isinstance(update, Exception):
+                    raise update
+                seen += dialogue.feed(update)
+                if dialogue.wants_probe:
+                    requests.append(dialogue.wants_probe)
+                    for found in left.pop(0):
+                        dialogue.feed_probe(found)
+                    seen += dialogue.probed()
+                if dialogue.wants_control:
+                    dialogue.controlled(left.pop(0))
+                if dialogue.closing:
+                    break
+            requests.append(dialogue.next())
+        except BackendError as error:
+            requests.append(dialogue.failed(error))
+    assert not left
+    return requests[:-1], "".join(c.text for c in seen if c.phase is ANSWER), dialogue.result()
+
+
+def updates(*pieces, usage=None, finish="stop"):
+    return [*(Update((p,)) for p in pieces), Update(finish_reason=finish, usage=usage)]
+
+
+SURE = [piece("2+2=", entropy=0.1), piece("4\n", entropy=0.1)]
+UNSURE = [piece("hm ", entropy=0.9), piece("what\n", entropy=0.9)]
+FOUR = [piece("4", ANSWER)]
+
+
+@pytest.mark.parametrize(
+    ("way", "last", "prefix"),
+    [
+        (Prefill(), "<think>\n2+2=4\n</think>\n\n", None),
+        (RawCompletion(), "2+2?", "<think>\n2+2=4\n</think>\n\n"),
+        (Turn("now"), "now", None),
+    ],
+)
+def test_a_sure_step_closes_the_stream_and_asks_for_the_answer(way, last, prefix):
+    """The stream is closed at the boundary, the answer asked for after exactly this thinking; tokens of both are counted."""
+    requests, shown, made = run(
+        Dialogue(ASKED, Plan(ThinkTags(), (way,)), policy=policy()), [Update((s,)) for s in SURE], updates(*FOUR)
+    )
+    assert [r.purpose for r in requests] == ["reason", "answer"]
+    assert (requests[1].messages[-1]["content"], requests[1].prefix, requests[1].logprobs) == (last, prefix, False)
+    assert (shown, made.answer, made.tokens, made.reasoning_tokens, made.prefill_tokens) == ("4", "4", 3, 2, 2)
+    assert (made.outcome.stopped, made.outcome.step, made.reasoning) == (True, 1, "2+2=4")
+
+
+def test_an_unsure_run_is_one_request():
+    """Nothing is stopped, the usage of the server is taken for the tokens."""
+    stream = updates(*UNSURE, *FOUR, usage=Usage(7, 5, 2))
+    requests, _, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy()), stream)
+    assert len(requests) == 1
+    assert (made.answer, made.tokens, made.prompt_tokens, made.prefill_tokens) == ("4", 5, 7, 0)
+    assert (made.outcome.stopped, made.outcome.reason) == (False, "reasoning ended by itself")
+
+
+def test_tokens_of_a_chunk_after_the_boundary_are_counted_and_not_read():
+    """A chunk of several tokens may go past the boundary: computed, but no part of the thinking that is continued."""
+    stream = [Update((*SURE, piece("never"), piece("read")))]
+    requests, _, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy()), stream, updates(*FOUR))
+    assert requests[1].messages[-1]["content"] == "<think>\n2+2=4\n</think>\n\n"
+    assert made.tokens == 5
+
+
+def test_inline_thinking_is_found_by_its_tags():
+    """Without a reasoning field the tags in the text tell; the tags are not shown, and the thinking is sent back as it was."""
+    pieces = [piece("<think>", None), *(piece(p.text, None, 0.1) for p in SURE)]
+    requests, _, made = run(
+        Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy()), [Update((p,)) for p in pieces], updates(*FOUR)
+    )
+    assert requests[1].messages[-1]["content"] == "<think>2+2=4\n</think>\n\n"
+    assert made.reasoning == "2+2=4"
+
+
+@pytest.mark.parametrize("bad", ["", "  \n", "<think>\nlet me think again"])
+def test_a_malformed_answer_is_run_in_full(bad):
+    """Empty, or thinking resumed: a full run follows, nothing of the bad answer is shown, all tokens are counted."""
+    broken = updates(*(piece(c, ANSWER) for c in bad))
+    full = updates(*UNSURE, *FOUR)
+    requests, shown, made = run(
+        Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy()), [Update((s,)) for s in SURE], broken, full
+    )
+    assert [r.purpose for r in requests] == ["reason", "answer", "full"]
+    assert (shown, made.answer, made.tokens) == ("4", "4", 2 + len(bad) + 3)
+    assert (made.outcome.stopped, made.outcome.tokens_saved) == (False, None)
+    assert "malformed" in made.outcome.reason
+
+
+@pytest.mark.parametrize("debris", ["</think>\n\n", "\n\n", "<think>\n\n</think>\n\n"])
+def test_debris_before_the_answer_is_left_out(debris):
+    """A second closing tag, blank lines, empty thinking: neither shown nor part of the answer."""
+    answer = updates(*(piece(c, ANSWER) for c in debris + "4"))
+    _, shown, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy()), [Update((s,)) for s in SURE], answer)
+    assert (shown, made.answer, made.outcome.stopped) == ("4", "4", True)
+
+
+def test_a_refused_way_is_followed_by_the_next_and_last_by_the_full_run():
+    """400 on the prefill: the turn is tried; where that fails too, the run is done in full and says why."""
+    plan = Plan(ThinkTags(), (Prefill(), Turn("now")))
+    no = [BackendError("400")]
+    requests, _, made = run(Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], no, updates(*FOUR))
+    assert (requests[2].messages[-1]["content"], made.outcome.stopped) == ("now", True)
+    requests, _, made = run(Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], no, no, updates(*UNSURE, *FOUR))
+    assert [r.purpose for r in requests] == ["reason", "answer", "answer", "full"]
+    assert (made.answer, made.outcome.stopped) == ("4", False)
+    assert "could not be had (400)" in made.outcome.reason
+
+
+def test_an_error_in_the_run_or_in_a_shown_answer_is_raised():
+    """No second answer is put beside a part of one; a failed run is one clear error."""
+    plan = Plan(ThinkTags(), (Prefill(), Turn()))
+    with pytest.raises(BackendError, match="reset"):
+        run(Dialogue(ASKED, plan, policy=policy()), [Update((UNSURE[0],)), BackendError("reset")])
+    with pytest.raises(BackendError, match="reset"):
+        run(Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], [Update((FOUR[0],)), BackendError("reset")])
+
+
+def test_a_server_told_to_end_the_thinking_goes_on_in_the_same_stream():
+    """llama.cpp: no second request; what was made before it heard is computed, counted, and not shown."""
+    plan = Plan(ThinkTags(), (Turn(),), control=True)
+    stream = [*(Update((s,), id="c1") for s in SURE), *updates(piece("more "), *FOUR)]
+    dialogue = Dialogue(ASKED, plan, policy=policy())
+    requests, shown, made = run(dialogue, stream, True)
+    assert (len(requests), dialogue.id, shown, made.answer, made.reasoning) == (1, "c1", "4", "4", "2+2=4")
+    assert (made.tokens, made.prefill_tokens, made.outcome.stopped) == (4, 0, True)
+
+
+def test_a_probe_runs_beside_the_stream():
+    """Agreement of two answers: the second equal one is the run's answer; both probes are counted."""
+    plan = Plan(ThinkTags(), (Prefill(),))
+    dialogue = Dialogue(ASKED, plan, policy=policy(rule="entropy+agreement", min_steps=2))
+    stream = [Update((s,)) for s in (*SURE, *SURE, *SURE)]
+    requests, shown, made = run(dialogue, stream, updates(*FOUR), updates(*FOUR))
+    assert [r.purpose for r in requests] == ["reason", "probe", "probe"]
+    assert (shown, made.answer, made.tokens, made.outcome.step) == ("4", "4", 6, 2)
+
+
+def test_nothing_is_cut_once_a_tool_call_or_a_refusal_has_begun():
+    """However sure the model is from there on."""
+    for begun in (Update(tool_call=True), Update(refusal="I")):
+        stream = [begun, *updates(*SURE, *FOUR)]
+        requests, _, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy()), stream)
+        assert (len(requests), made.outcome.stopped) == (1, False)
+    assert made.outcome.reason == "the model refuses"
+
+
+BLIND = [piece("a", entropy=None)] * PATIENCE + [piece("\n", entropy=None)]
+
+
+def test_missing_logprobs_are_an_error_by_default():
+    """A stop that silently never happens is the worst bug."""
+    with pytest.raises(NoLogprobsError, match="without_logprobs"):
+        run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy()), updates(*BLIND, *FOUR))
+
+
+def test_missing_logprobs_may_be_allowed_loudly():
+    """``full``: a warning, the whole run, and a reason; missing is never taken for sure."""
+    plan = Plan(ThinkTags(), (Turn(),), without_logprobs="full")
+    with pytest.warns(UserWarning, match="no logprobs"):
+        requests, _, made = run(Dialogue(ASKED, plan, policy=policy()), updates(*BLIND, *FOUR))
+    assert (len(requests), made.outcome.stopped) == (1, False)
+    assert "no logprobs" in made.outcome.reason
+
+
+def test_without_logprobs_answers_may_decide():
+    """``agreement``: two equal answers in a row stop, with no entropy at all."""
+    plan = Plan(ThinkTags(), (Prefill(),), without_logprobs="agreement")
+    with pytest.warns(UserWarning, match="agreement"):
+        requests, _, made = run(
+            Dialogue(ASKED, plan, policy=policy()), [Update((p,)) for p in (*BLIND, *BLIND)], updates(*FOUR), updates(*FOUR)
+        )
+    assert [r.purpose for r in requests] == ["reason", "probe", "probe"]
+    assert (made.answer, made.outcome.stopped, made.outcome.reason, made.outcome.entropy) == ("4", True, "answers agree", None)
+
+
+def test_fewer_alternatives_than_the_policy_reads_are_a_mismatch():
+    """A server that caps the list at 5 gives other entropies; one fewer than asked is what engines do."""
+    few = [piece("x", entropy=0.9, k=5)]
+    few[0] = Piece(Token("x", 0, None, -1.0, tuple(Alternative(str(n), -3.0) for n in range(5))), THINK, "x")
+    with pytest.raises(PolicyMismatch, match="policy is for k 20, but this run has k 5"):
+        run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy()), updates(*few))
+    plan = Plan(ThinkTags(), (Turn(),), on_mismatch="warn")
+    with pytest.warns(UserWarning, match="k 20"):
+        run(Dialogue(ASKED, plan, policy=policy()), updates(*few, *FOUR))
+
+
+def test_a_call_of_the_loop_is_one_step_with_its_content_as_answer():
+    """Refine: every token of a call is reasoning, the answer is the content, whatever field the thinking came in."""
+    call = Segmentation("call", 1)
+    stream = updates(piece("so ", THINK, 0.2), piece("4", ANSWER, 0.4))
+    _, _, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), segmentation=call), stream)
+    assert isinstance(made, Generation)
+    assert (made.answer, len(made.steps)) == ("4", 1)
+    assert made.steps[0].record.entropy == pytest.approx(0.3, abs=1e-3)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_shadow_figures_are_kept(stop):
+    """A run that is only watched tells where it would have stopped."""
+    d = Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy(), stop=stop, holdout=stop)
+    requests, _, made = run(d, updates(*SURE, *FOUR))
+    assert (len(requests), made.outcome.step, made.outcome.stopped, made.outcome.active) == (1, 1, False, False)
