@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from entropy_chains.errors import EntropyChainsError, InputError, SettingsError
+from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
 from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
 
 if TYPE_CHECKING:
+    from entropy_chains.backends.openai import OpenAIBackend
     from entropy_chains.backends.transformers import TransformersBackend
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -78,7 +79,7 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 @click.option("--data", required=True, type=click.Path(path_type=Path), help='Questions, one {"id", "question", "gold"} a line.')
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Trace file; only ever appended to.")
 @click.option("--model", help="Checkpoint folder, hub id, or 'demo' for the bundled model.")
-@click.option("--base-url", help="OpenAI-compatible server (not in this release).")
+@click.option("--base-url", help="OpenAI-compatible server; --model is then the served name. Its key is read from OPENAI_API_KEY.")
 @click.option("--mode", default="thinking", show_default=True, type=click.Choice(["thinking", "refine"]))
 @click.option("--steps", type=int, help="Calls in refine mode (default 4); most recorded boundaries in thinking mode.")
 @click.option("--temperature", type=float, help="0 is greedy; the model's own by default.")
@@ -109,8 +110,10 @@ def record(
     from entropy_chains.refine import PER_CALL
     from entropy_chains.traces import TraceWriter
 
-    if base_url or not model:
-        raise SettingsError("give --model PATH_OR_ID (or 'demo'); servers (--base-url) are not in this release")
+    if not model:
+        raise SettingsError("give --model PATH_OR_ID (or 'demo'), or --base-url URL --model NAME for a server")
+    if base_url and full_vocabulary:
+        raise SettingsError("--full-vocabulary needs a local model: a server gives its likeliest tokens only; use --top-logprobs")
     for name, value in (
         ("--top-logprobs", k),
         ("--concurrency", concurrency),
@@ -124,7 +127,7 @@ def record(
     if out.exists() and out.stat().st_size and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    backend = load(model, None if full_vocabulary else k, concurrency)
+    backend = served(base_url, model, k, concurrency) if base_url else load(model, None if full_vocabulary else k, concurrency)
     segmentation = backend.segmentation
     segmentation = replace(
         segmentation, boundary=boundary or segmentation.boundary, min_tokens=min_tokens or segmentation.min_tokens
@@ -235,6 +238,20 @@ def load(model: str, k: int | None = 20, batch_size: int = 64) -> TransformersBa
     if model in DEMO_MODEL:
         return bundled(k, batch_size)
     return TransformersBackend.from_pretrained(model, k=k, batch_size=batch_size)
+
+
+def served(base_url: str, model: str, k: int, concurrency: int) -> OpenAIBackend:
+    """The backend of a served model."""
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingExtraError("openai", "openai") from error
+    from entropy_chains.backends.openai import OpenAIBackend
+
+    client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
+    backend = OpenAIBackend(client, model, k=k, concurrency=concurrency)
+    backend.connect()
+    return backend
 
 
 def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:

@@ -63,7 +63,7 @@ class OpenAIBackend(ServedModel):
         on_done: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Answer every conversation, some at a time; see :class:`entropy_chains.backends.Backend`."""
-        self._prepare()
+        self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
 
         def answer(n: int) -> Generation:
@@ -89,7 +89,7 @@ class OpenAIBackend(ServedModel):
         on_mismatch: str = "error",
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token; closing the generator closes the connection."""
-        self._prepare()
+        self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
         yield from self._talk(dialogue, sampling, policy)
@@ -97,7 +97,7 @@ class OpenAIBackend(ServedModel):
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`: the live closing text, by the first way the server has."""
-        self._prepare()
+        self.connect()
 
         def ask(n: int) -> Probe:
             found = Probed(self.tags)
@@ -118,24 +118,26 @@ class OpenAIBackend(ServedModel):
                     future.cancel()
                 raise
 
-    def _prepare(self) -> None:
+    def connect(self) -> None:
+        """Ask the server who it is; done by itself before the first request. Raises BackendError where there is none."""
         if self._server is not None:
             return
         asking = identify(str(self._client.base_url), self._served)
         answer = None
-        try:
-            while True:
-                question = asking.send(answer)
-                answer = None
-                try:
-                    if question.body is None:
-                        answer = self._client.get(question.url, cast_to=object)
-                    else:
-                        answer = self._client.post(question.url, body=question.body, cast_to=object)
-                except openai.APIStatusError as error:
-                    answer = error.body if question.body is not None else None
-        except StopIteration as done:
-            self._server = done.value
+        with _errors():
+            try:
+                while True:
+                    question = asking.send(answer)
+                    answer = None
+                    try:
+                        if question.body is None:
+                            answer = self._client.get(question.url, cast_to=object)
+                        else:
+                            answer = self._client.post(question.url, body=question.body, cast_to=object)
+                    except openai.APIStatusError as error:
+                        answer = error.body if question.body is not None else None
+            except StopIteration as done:
+                self._server = done.value
 
     def _talk(self, dialogue: Dialogue, sampling: Sampling, policy: Policy | None) -> Iterator[Chunk]:
         """Send what the dialogue asks for, until it is over."""
@@ -195,7 +197,7 @@ class AsyncOpenAIBackend(ServedModel):
         on_mismatch: str = "error",
     ) -> list[Generation]:
         """Answer every conversation, some at a time."""
-        await self._prepare()
+        await self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         free = asyncio.Semaphore(self._concurrency)
 
@@ -228,7 +230,7 @@ class AsyncOpenAIBackend(ServedModel):
         on_mismatch: str = "error",
     ) -> AsyncGenerator[Chunk, None]:
         """Answer one conversation token by token; closing the generator closes the connection."""
-        await self._prepare()
+        await self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
         async with aclosing(self._talk(dialogue, sampling, policy)) as chunks:
@@ -238,7 +240,7 @@ class AsyncOpenAIBackend(ServedModel):
 
     async def aprobe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :meth:`OpenAIBackend.probe`."""
-        await self._prepare()
+        await self.connect()
         free = asyncio.Semaphore(self._concurrency)
 
         async def ask(n: int) -> Probe:
@@ -250,24 +252,26 @@ class AsyncOpenAIBackend(ServedModel):
 
         return list(await asyncio.gather(*map(ask, range(len(runs)))))
 
-    async def _prepare(self) -> None:
+    async def connect(self) -> None:
+        """See :meth:`OpenAIBackend.connect`."""
         if self._server is not None:
             return
         asking = identify(str(self._client.base_url), self._served)
         answer = None
-        try:
-            while True:
-                question = asking.send(answer)
-                answer = None
-                try:
-                    if question.body is None:
-                        answer = await self._client.get(question.url, cast_to=object)
-                    else:
-                        answer = await self._client.post(question.url, body=question.body, cast_to=object)
-                except openai.APIStatusError as error:
-                    answer = error.body if question.body is not None else None
-        except StopIteration as done:
-            self._server = done.value
+        with _errors():
+            try:
+                while True:
+                    question = asking.send(answer)
+                    answer = None
+                    try:
+                        if question.body is None:
+                            answer = await self._client.get(question.url, cast_to=object)
+                        else:
+                            answer = await self._client.post(question.url, body=question.body, cast_to=object)
+                    except openai.APIStatusError as error:
+                        answer = error.body if question.body is not None else None
+            except StopIteration as done:
+                self._server = done.value
 
     async def _talk(self, dialogue: Dialogue, sampling: Sampling, policy: Policy | None) -> AsyncGenerator[Chunk, None]:
         k = policy.k or self._k if policy else self._k

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import openai
 import pytest
+from click.testing import CliRunner
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.cli import main
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation, record
 from entropy_chains.steps import Segmentation
+from entropy_chains.traces import read_traces
 
 pytestmark = pytest.mark.servers
 LINES = Segmentation("line", 32)
@@ -106,6 +110,18 @@ def test_recorded_answers_are_those_of_a_live_stop(engine, in_place):
     for trace, live in zip(traces, in_place[1][:4], strict=True):
         assert trace.steps[live.outcome.step - 1].answer == live.answer
         assert all(s.entropy is not None for s in trace.steps[:-1])
+
+
+def test_the_command_records_from_a_server(engine, tmp_path):
+    """``record --base-url`` writes traces that can be calibrated on, and ``--resume`` repeats none of them."""
+    data, out = tmp_path / "q.jsonl", tmp_path / "t.jsonl"
+    data.write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS[:4]), encoding="utf-8")
+    settings = ["--base-url", engine.base_url, "--model", engine.name, "--temperature", "0", "--boundary", "line", "--json"]
+    for extra, recorded in ((["--limit", "2"], 2), (["--resume"], 2)):
+        result = CliRunner().invoke(main, ["record", "--data", str(data), "--out", str(out), *settings, *extra])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["recorded"] == recorded
+    assert [t.id for t in read_traces(out)] == [q["id"] for q in QUESTIONS[:4]]
 
 
 def test_a_closed_stream_stops_the_server(engine):

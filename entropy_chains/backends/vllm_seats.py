@@ -1,0 +1,106 @@
+"""Which request sits where in the batch of vLLM's V1 model runner: rows that leave, come, move, and come back. Knows no vLLM."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from entropy_chains.backends.vllm_settings import read
+
+if TYPE_CHECKING:
+    import torch
+
+    from entropy_chains.backends.vllm_rows import Row, Rows
+
+
+class Change(Protocol):
+    """vLLM's ``BatchUpdate``: to be followed in the order removed, added, moved. An added or moved row may replace another."""
+
+    @property
+    def removed(self) -> Sequence[int]: ...
+    @property
+    def added(self) -> Sequence[tuple[int, Any, list[int] | None, list[int]]]: ...
+    @property
+    def moved(self) -> Sequence[tuple[int, int, Any]]: ...
+
+
+class Seat(NamedTuple):
+    """A row with what vLLM tells of its request: the object of its parameters, and the list that its output tokens go to."""
+
+    row: Row
+    params: Any
+    output: list[int]
+
+
+class Seats:
+    """The watched rows by their places in the batch.
+
+    Args:
+        rows: what all rows share.
+        kept: rows remembered after they left. A request that waits for memory leaves the batch as a finished one does, and
+            comes back with tokens in its output; a row that is forgotten by then runs in full.
+    """
+
+    def __init__(self, rows: Rows, kept: int):
+        self._rows = rows
+        self._seats: dict[int, Seat] = {}
+        self._left: deque[Seat] = deque(maxlen=kept)
+        self._order: list[tuple[int, Row]] | None = None
+
+    def update(self, change: Change) -> None:
+        """Follow the batch; never raises."""
+        self._order = None
+        try:
+            for place in change.removed:
+                self._leave(place)
+            for place, params, prompt, output in change.added:
+                self._leave(place)
+                if seat := self._taken(params, prompt, output):
+                    self._seats[place] = seat
+            for here, there, direction in change.moved:
+                mover, other = self._seats.pop(here, None), self._seats.pop(there, None)
+                if mover:
+                    self._seats[there] = mover
+                if other and direction.name == "SWAP":
+                    self._seats[here] = other
+        except Exception as error:  # noqa: BLE001 (it would end the server; and who sits where is no longer known)
+            self._rows.failed([seat.row for seat in self._seats.values()], error)
+            self._seats.clear()
+
+    def step(self, logits: torch.Tensor) -> torch.Tensor:
+        """One step of the engine: see :meth:`Rows.step`."""
+        if self._order is None:
+            self._order = [(place, self._seats[place].row) for place in sorted(self._seats)]
+        rows = [(place, row) for place, row in self._order if row.on]
+        return self._rows.step(logits, rows, self._output) if rows else logits
+
+    def _output(self, place: int, row: Row) -> tuple[int, int]:
+        """Tokens so far and the last of them, without the placeholders (-1) for tokens that are not known yet."""
+        output = self._seats[place].output
+        known = len(output)
+        while known and output[known - 1] < 0:
+            known -= 1
+        return known, output[known - 1] if known else -1
+
+    def _leave(self, place: int) -> None:
+        seat = self._seats.pop(place, None)
+        if seat and seat.row.on:
+            self._left.append(seat)
+
+    def _taken(self, params: Any, prompt: list[int] | None, output: list[int]) -> Seat | None:
+        try:
+            settings = read(params.extra_args)
+            if settings is None or not output:
+                row = self._rows.begin(settings, prompt, params)
+                return Seat(row, params, output) if row else None
+            for seat in self._left:
+                fed = seat.row.fed
+                # Requests with n > 1 share their parameters: their tokens tell them apart, or they are as good as one another.
+                if seat.params is params and seat.output[:fed] == output[:fed]:
+                    self._left.remove(seat)
+                    return seat._replace(output=output)
+            self._rows.say("came back and is not watched any more: its thinking was over, or it was away too long", settings)
+        except Exception as error:  # noqa: BLE001 (it would end the server)
+            self._rows.failed([], error)
+        return None

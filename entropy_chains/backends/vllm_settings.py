@@ -1,0 +1,237 @@
+"""What a request to a vLLM server asks of the plug-in: the ``entropy_chains_…`` keys of its ``vllm_xargs``, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.errors import PolicyError, PolicyMismatch, SettingsError
+from entropy_chains.policy import Policy
+from entropy_chains.records import SIGNALS
+from entropy_chains.steps import Segmentation
+
+PREFIX = "entropy_chains_"
+BY_REQUEST = "request"
+"""The model's label in a policy made of a request's own numbers: it is for whatever runs."""
+
+LARGEST_FILE = 2**20
+"""Bytes a policy file may have. The path comes from outside, so what is read is kept small."""
+
+CHANGING = ("logit_bias", "allowed_token_ids", "bad_words")
+"""Sampling parameters that change the logits before the plug-in sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One request's settings.
+
+    Attributes:
+        policy: when to close the thinking.
+        stop: False only watches: the log tells where it would have been closed.
+        holdout: the request runs in full on purpose.
+        on_mismatch: ``error`` refuses a policy made for something else, ``warn`` only logs.
+        id: the caller's own label, for the log line.
+    """
+
+    policy: Policy
+    stop: bool = True
+    holdout: bool = False
+    on_mismatch: str = "error"
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What the engine serves.
+
+    Attributes:
+        names: the model's path and the names it is served under.
+        vocabulary: None where the engine has no tokenizer, or one without a chat template.
+        speculative: tokens are drafted ahead, several a step.
+    """
+
+    names: tuple[str, ...]
+    vocabulary: Vocabulary | None
+    speculative: bool = False
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], tokenizer: Any, *, speculative: bool = False) -> Serving:
+        """From a loaded tokenizer; never raises, for a model without thinking must be served all the same."""
+        try:
+            return cls(names, Vocabulary(tokenizer, names[0]) if tokenizer is not None else None, speculative)
+        except SettingsError:
+            return cls(names, None, speculative)
+
+    def describe(self) -> str:
+        """One line: what a policy must be for."""
+        tags = self.vocabulary.tags if self.vocabulary else None
+        if self.vocabulary is None or tags is None:
+            return f"model {self.names[-1]}, no thinking tags in its chat template"
+        return f"model {self.names[-1]}, template {self.vocabulary.template}, thinking {tags.open}…{tags.close}"
+
+
+def read(given: Mapping[str, Any] | None) -> Settings | None:
+    """The settings among a request's extra arguments, or None where it asks nothing of the plug-in.
+
+    Raises:
+        SettingsError: a key is unknown, a value is not of its kind, or keys contradict each other.
+        PolicyError: the policy cannot be read.
+    """
+    own = {key.removeprefix(PREFIX): value for key, value in (given or {}).items() if key.startswith(PREFIX)}
+    if not own:
+        return None
+    for key in own:
+        if key not in KINDS:
+            known = ", ".join(PREFIX + k for k in KINDS)
+            raise SettingsError(f"{PREFIX}{key} is unknown; the plug-in knows {known}")
+    values = {key: KINDS[key](PREFIX + key, value) for key, value in own.items()}
+    rule = {key: values.pop(key) for key in ("policy", *INLINE) if key in values}
+    if "policy" in rule and len(rule) > 1:
+        raise SettingsError(f"{PREFIX}policy and {', '.join(PREFIX + k for k in rule if k != 'policy')} contradict each other")
+    if "policy" not in rule and "threshold" not in rule:
+        raise SettingsError(f"{', '.join(PREFIX + k for k in own)} says nothing of when; give {PREFIX}policy or {PREFIX}threshold")
+    return Settings(rule["policy"] if "policy" in rule else _made_of(rule), **values)
+
+
+def check(settings: Settings, serving: Serving | None, params: Any = None) -> None:
+    """Refuse what cannot work here.
+
+    Args:
+        settings: the request's.
+        serving: what the engine serves; None compares nothing with it.
+        params: the request's sampling parameters, if they are at hand.
+
+    Raises:
+        SettingsError: the rule, its signal or the model cannot be followed inside an engine.
+        PolicyMismatch: the policy is for something else, and ``on_mismatch`` is ``error``.
+    """
+    policy = settings.policy
+    if policy.mode != "thinking" or policy.segmentation.boundary == "call":
+        raise SettingsError(f"policy has mode {policy.mode!r}, but an engine sees one call: use a policy for mode 'thinking'")
+    if policy.stop_rule.reads_answers:
+        remedy = "a logits processor cannot ask for one: use the rule 'entropy', or stop from the client"
+        raise SettingsError(f"rule {policy.rule!r} reads an answer after every step, and {remedy}")
+    if policy.signal not in SIGNALS:
+        raise SettingsError(f"signal {policy.signal!r} is not recorded in the engine; it knows {', '.join(SIGNALS)}")
+    changing = [name for name in CHANGING if getattr(params, name, None)]
+    if changing and settings.on_mismatch == "error":
+        remedy = f"remove it; {PREFIX}on_mismatch=warn goes on regardless"
+        raise SettingsError(f"{changing[0]} changes the logits that entropy is read from: {remedy}")
+    temperature = getattr(params, "temperature", None)
+    running: dict[str, Any] = {"temperature_mode": "raw"}
+    if serving is not None:
+        running |= _served(policy, serving)
+    try:
+        policy.check(on_mismatch=settings.on_mismatch, temperature=temperature, **running)
+    except PolicyMismatch as error:  # its remedy is Python; a request has a key for it
+        raise SettingsError(str(error).replace('on_mismatch="warn"', f"{PREFIX}on_mismatch=warn")) from error
+
+
+def _served(policy: Policy, serving: Serving) -> dict[str, Any]:
+    if serving.speculative:
+        raise SettingsError(
+            "this server drafts tokens ahead (speculative decoding), which the plug-in cannot follow; switch it off"
+        )
+    if serving.vocabulary is None or serving.vocabulary.tags is None:
+        raise SettingsError(f"this server cannot close thinking: {serving.describe()}; stop from the client, or use mode 'refine'")
+    running = {"template": serving.vocabulary.template}
+    if policy.model != BY_REQUEST:
+        named = {policy.model, *policy.aliases}.intersection(serving.names)
+        running["model"] = next(iter(named), serving.names[-1])
+    return running
+
+
+def _made_of(rule: Mapping[str, Any]) -> Policy:
+    default, k = Segmentation(), rule.get("k", 20) or None
+    return Policy(
+        BY_REQUEST,
+        thresholds=(rule["threshold"],),
+        segmentation=Segmentation(rule.get("boundary", default.boundary), rule.get("min_tokens", default.min_tokens)),
+        min_steps=rule.get("min_steps", 1),
+        k=k,
+        estimator="renormalised" if k else "full",
+    )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise SettingsError(f"{name} is {value!r}; it must be a text that is not empty")
+    return value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SettingsError(f"{name} is {value!r}; it must be a number")
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SettingsError(f"{name} is {value!r}; it must be a whole number")
+    return value
+
+
+def _truth(name: str, value: Any) -> bool:
+    """``vllm_xargs`` holds texts and numbers: true and false arrive as 1 and 0."""
+    said = str(value).strip().lower()
+    if said not in ("0", "1", "0.0", "1.0", "true", "false"):
+        raise SettingsError(f"{name} is {value!r}; it must be true or false (or 1 or 0)")
+    return said in ("1", "1.0", "true")
+
+
+def _mismatch(name: str, value: Any) -> str:
+    if value not in ("error", "warn"):
+        raise SettingsError(f"{name} is {value!r}; it must be error or warn")
+    return str(value)
+
+
+def _policy(name: str, value: Any) -> Policy:
+    """A policy file's content, or the path of one on the server."""
+    text = _text(name, value).strip()
+    if text.startswith("{"):
+        return _from_text(text)
+    path = Path(text)
+    try:  # one answer for all that is no policy file: a request must not find out what lies on the server
+        if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_FILE:
+            raise OSError
+        return _from_file(path, path.stat().st_mtime_ns)
+    except (OSError, PolicyError) as error:
+        remedy = "give the path of a readable .json policy file on the server, or the file's content"
+        raise PolicyError(f"{name} is {text!r}, which is not a policy file: {remedy}") from error
+
+
+@lru_cache(maxsize=256)
+def _from_text(text: str) -> Policy:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise PolicyError(f"{PREFIX}policy is not JSON ({error}); give a policy file's content, or its path") from error
+    return Policy.from_dict(data, f"{PREFIX}policy")
+
+
+@lru_cache(maxsize=256)
+def _from_file(path: Path, _changed: int) -> Policy:
+    return Policy.load(path)
+
+
+KINDS: dict[str, Callable[[str, Any], Any]] = {
+    "policy": _policy,
+    "threshold": _number,
+    "boundary": _text,
+    "min_tokens": _whole,
+    "min_steps": _whole,
+    "k": _whole,
+    "stop": _truth,
+    "holdout": _truth,
+    "on_mismatch": _mismatch,
+    "id": _text,
+}
+"""Every key, without its prefix, and how its value is read."""
+
+INLINE = ("threshold", "boundary", "min_tokens", "min_steps", "k")
+"""The keys that make a policy of their own; ``k`` 0 = the whole vocabulary."""

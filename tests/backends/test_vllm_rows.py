@@ -1,0 +1,421 @@
+"""The plug-in's rows, without vLLM: a batch that moves as vLLM's does, on the bundled model's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+from transformers import AutoTokenizer
+
+from entropy_chains.backends import vllm_rows
+from entropy_chains.backends.vllm_rows import Rows
+from entropy_chains.backends.vllm_seats import Seats
+from entropy_chains.backends.vllm_settings import Serving, check, read
+from entropy_chains.demo import MODEL_FOLDER
+from entropy_chains.entropy import EntropyBounds, logits_entropy
+from entropy_chains.errors import InputError, PolicyError, SettingsError
+from entropy_chains.monitor import Decision, Monitor
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Phase, Segmentation
+from entropy_chains.tokens import Token
+
+SERVING = Serving.of(("a/path", "demo"), AutoTokenizer.from_pretrained(str(MODEL_FOLDER)))
+WORDS = SERVING.vocabulary
+LINE, OPEN, END = (WORDS.encode(t)[0] for t in ("\n", "<think>", "<|im_end|>"))
+CLOSE = WORDS.encode("</think>\n\n")
+SIZE = 102
+STRANGE = [n for n in range(SIZE) if not (WORDS.text(n).isalnum() or n == LINE)]
+"""Tags, and what could be the beginning of code or JSON, where no step ends."""
+
+
+def asked(**keys):
+    """A request's sampling parameters, with these keys of the plug-in."""
+    return SimpleNamespace(extra_args={f"entropy_chains_{k}": v for k, v in keys.items()} or None)
+
+
+LOW = {"boundary": "line", "min_tokens": 4}
+
+
+class Request:
+    """A request with a model of its own: the logits of its next token follow from a seed and the tokens so far."""
+
+    def __init__(self, seed, keys, *, opened):
+        self.seed, self.params, self.output = seed, asked(**keys), []
+        self.prompt = WORDS.encode("34*7=?" + ("<think>\n" if opened else ""))
+        self.opened = opened
+        self.length = 40 + seed % 50
+
+    def logits(self, output):
+        drawn = np.random.default_rng([self.seed, len(output), *output[-3:]])
+        row = drawn.normal(0, drawn.choice([1.0, 3.0, 6.0]), SIZE)
+        row[LINE] += 4.0
+        row[STRANGE] = -20.0
+        if not output and not self.opened:
+            row[OPEN] = 30.0
+        return torch.tensor(row, dtype=torch.float32)
+
+    def done(self, output):
+        return len(output) >= self.length
+
+    def alone(self):
+        """What must come out: the monitor fed token by token, and the closing tag where it says so."""
+        settings, output = read(self.params.extra_args), []
+        monitor = settings and Monitor(
+            settings.policy, tags=WORDS.tags, thinking=self.opened, stop=settings.stop, holdout=settings.holdout
+        )
+        closing = []
+        while not self.done(output):
+            row = self.logits(output)
+            token = closing[0] if closing else int(row.argmax())
+            output.append(token)
+            if monitor:
+                e = logits_entropy(row[None], settings.policy.k)
+                bounds = EntropyBounds(*(float(f[0]) for f in e[:4]), 0, float(e.confidence[0]))
+                decision = monitor.feed(Token(WORDS.text(token), token), bounds, forced=bool(closing))
+                closing = closing[1:] if closing else CLOSE if decision is Decision.CLOSE else []
+        return output, bool(monitor and monitor.finish().stopped)
+
+
+class Engine:
+    """vLLM's V1 batch: places are filled and emptied, rows are moved together and swapped, prompts are read in parts.
+
+    The tokens of a step become known before the next one's logits are changed (placeholders stand for them until then).
+    """
+
+    def __init__(self, requests, seed, places=5):
+        self.random, self.places = random.Random(seed), places
+        self.waiting, self.batch, self.unknown = list(requests), [], {}
+        self.rows = Rows(SERVING)
+        self.seats = Seats(self.rows, kept=64)
+        self.steps = self.resumed = self.moves = 0
+
+    def run(self):
+        while self.waiting or self.batch:
+            self.steps += 1
+            assert self.steps < 5000
+            self.change()
+            for request, token in self.unknown.items():
+                request.output[-1] = token
+            self.unknown = {}
+            if self.batch:
+                self.step()
+
+    def change(self):
+        removed, added, moved = [], [], []
+        for place, request in enumerate(self.batch):
+            paused = self.random.random() < 0.04
+            if request.done(request.output) or paused:
+                removed.append(place)
+                self.batch[place] = None
+                if not request.done(request.output):
+                    self.waiting.append(request)
+        paused_now = [r for r in self.waiting if r in self.unknown]
+        free = sorted(removed)
+        while self.waiting and self.random.random() < 0.6:
+            request = next((r for r in self.waiting if r not in paused_now), None)
+            if request is None or (not free and len(self.batch) >= self.places):
+                break
+            self.waiting.remove(request)
+            place = free.pop(0) if free else len(self.batch)
+            if place == len(self.batch):
+                self.batch.append(request)
+            self.batch[place] = request
+            if request.output:
+                self.resumed += 1
+                if self.random.random() < 0.5:
+                    request.output = list(request.output)  # with asynchronous scheduling vLLM makes a new list
+            added.append((place, request.params, request.prompt, request.output))
+        while None in self.batch:  # the last row moves to the first empty place
+            empty = self.batch.index(None)
+            if self.batch[-1] is not None and empty < len(self.batch) - 1:
+                moved.append((len(self.batch) - 1, empty, SimpleNamespace(name="UNIDIRECTIONAL")))
+                self.batch[empty] = self.batch[-1]
+                free.remove(empty)
+            self.batch.pop()
+        if len(self.batch) > 1 and self.random.random() < 0.3:
+            a, b = self.random.sample(range(len(self.batch)), 2)
+            self.batch[a], self.batch[b] = self.batch[b], self.batch[a]
+            moved.append((a, b, SimpleNamespace(name="SWAP")))
+        self.moves += len(moved)
+        left = [place for place in removed if place not in {a[0] for a in added}]
+        if removed or added or moved:
+            self.seats.update(SimpleNamespace(removed=sorted(left, reverse=True), added=added, moved=moved))
+
+    def step(self):
+        logits = self.seats.step(torch.stack([r.logits(r.output) for r in self.batch]))
+        for request, token in zip(self.batch, logits.argmax(-1).tolist(), strict=True):
+            if self.random.random() < 0.15 and not request.done(request.output):
+                continue  # a part of its prompt was read: what was drawn is thrown away
+            request.output.append(-1)
+            self.unknown[request] = token
+
+
+def many(seed, count=14):
+    drawn = random.Random(seed)
+    for n in range(count):
+        keys = {}
+        if n % 4:
+            keys = LOW | {"threshold": drawn.choice([1.0, 1.5, 2.0, 3.0]), "k": drawn.choice([0, 5, 20])}
+            keys |= {"min_steps": drawn.choice([1, 2, 3]), "stop": drawn.choice([1, 1, 1, 0])}
+        yield Request(seed * 1000 + n, keys, opened=drawn.random() < 0.5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_request_gets_what_it_would_alone(seed):
+    """However rows move, pause, come back and are read in parts: each is closed exactly where a monitor of its own closes it."""
+    requests = list(many(seed))
+    engine = Engine(requests, seed)
+    engine.run()
+    assert engine.resumed
+    assert engine.moves
+    stopped = 0
+    for request in requests:
+        expected, closed = request.alone()
+        assert request.output == expected
+        stopped += closed
+    assert 0 < stopped < len(requests)
+
+
+def one(keys, steps=60, *, opened=True, seed=3, spoil=None):
+    """One request alone in the batch, with its engine."""
+    request = Request(seed, keys, opened=opened)
+    rows = Rows(SERVING)
+    seats = Seats(rows, kept=4)
+    seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
+    for _ in range(steps):
+        logits = request.logits(request.output)[None].clone()
+        if spoil:
+            spoil(request, logits)
+        request.output.append(int(seats.step(logits).argmax()))
+    return request, rows, seats
+
+
+def closed_at(request):
+    return next((n for n, token in enumerate(request.output) if token == CLOSE[0]), None)
+
+
+def test_the_close_is_forced_right_at_the_boundary():
+    """The token after the step's last is the closing tag: none in between, and all of the closing text."""
+    request, *_ = one(LOW | {"threshold": 9})
+    at = closed_at(request)
+    assert request.output[at : at + len(CLOSE)] == CLOSE
+    assert request.output[at - 1] == LINE
+    assert closed_at(one(LOW | {"threshold": -1})[0]) is None
+
+
+@pytest.mark.parametrize("keys", [{"stop": 0}, {"holdout": 1}])
+def test_a_request_that_is_only_watched_is_not_changed(keys, caplog):
+    """Its tokens are those of a request that asks nothing; the log says where it would have been closed."""
+    caplog.set_level(logging.INFO, "vllm.entropy_chains")
+    request, *_ = one(LOW | {"threshold": 9, "id": "mine"} | keys)
+    assert request.output == one({})[0].output
+    assert "'mine' would have been closed" in caplog.text
+
+
+def test_the_off_switch_holds_in_the_engine(monkeypatch):
+    """ENTROPY_CHAINS_STOP=0 in the server's environment: nothing is closed."""
+    monkeypatch.setenv("ENTROPY_CHAINS_STOP", "0")
+    assert closed_at(one(LOW | {"threshold": 9})[0]) is None
+
+
+def test_only_thinking_is_measured(monkeypatch):
+    """No entropy is computed before the thinking, after it, while it is being closed, or for who did not ask."""
+    shapes = []
+    monkeypatch.setattr(vllm_rows, "logits_entropy", lambda part, k: shapes.append(len(part)) or logits_entropy(part, k))
+    one({})
+    assert not shapes
+    request, *_ = one(LOW | {"threshold": 9}, opened=False)
+    assert len(shapes) == closed_at(request) - 1  # the opening tag is not measured; every token of the thinking is
+
+
+def test_the_prompt_tells_that_thinking_has_begun():
+    """Without the opening tag at the prompt's end, or in the output, a text is an answer and never closed."""
+    spoil = lambda request, logits: logits.__setitem__((0, OPEN), -50.0)  # noqa: E731
+    assert closed_at(one(LOW | {"threshold": 9}, opened=False, spoil=spoil)[0]) is None
+    assert closed_at(one(LOW | {"threshold": 9}, opened=True, spoil=spoil)[0]) is not None
+
+
+def test_a_token_that_a_grammar_forbids_is_not_forced():
+    """Where the closing tag is impossible the logits stay as they are, and the row runs on unwatched."""
+    request, _, seats = one(LOW | {"threshold": 9}, spoil=lambda r, logits: logits.__setitem__((0, CLOSE[0]), -torch.inf))
+    assert closed_at(request) is None
+    assert request.output == one({})[0].output
+    assert not seats._seats[0].row.on
+
+
+def test_an_error_of_ours_ends_the_watching_of_its_row_only(caplog):
+    """The other rows are closed where they would be, nothing is raised, and the log tells once."""
+    requests = [Request(n, LOW | {"threshold": 2.0}, opened=True) for n in range(3)]
+    engine = Engine([], 0)
+    added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
+    engine.seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
+    engine.seats._seats[1].row.monitor = SimpleNamespace(phase=Phase.THINKING)  # the next token cannot be fed
+    for _ in range(60):
+        logits = engine.seats.step(torch.stack([r.logits(r.output) for r in requests]))
+        for request, token in zip(requests, logits.argmax(-1).tolist(), strict=True):
+            request.output.append(token)
+    for n, request in enumerate(requests):
+        plain = Request(n, {}, opened=True)
+        plain.length = request.length = 60
+        assert request.output == (plain if n == 1 else request).alone()[0]
+    assert caplog.text.count("entropy-chains failed") == 1
+
+
+def test_an_error_for_all_rows_at_once_leaves_their_logits(monkeypatch, caplog):
+    """The one computation for all rows fails: all run in full."""
+    monkeypatch.setattr(vllm_rows, "logits_entropy", lambda part, k: 1 / 0)
+    assert one(LOW | {"threshold": 9})[0].output == one({})[0].output
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_row_whose_tokens_do_not_add_up_runs_in_full():
+    """Two tokens in one step, or fewer than before: what the figures belong to is not known, so nothing is stopped."""
+    for change in (lambda output: output.extend([LINE, LINE]), lambda output: output.clear()):
+        request, _, seats = one(LOW | {"threshold": 9}, steps=3)
+        change(request.output)
+        seats.step(request.logits(request.output)[None])
+        assert not seats._seats[0].row.on
+
+
+def test_a_request_that_came_back_unknown_runs_in_full(caplog):
+    """It has tokens, but nobody remembers it: its steps could not be counted."""
+    caplog.set_level(logging.INFO, "vllm.entropy_chains")
+    seats = Seats(Rows(SERVING), kept=4)
+    seats.update(SimpleNamespace(removed=[], added=[(0, asked(threshold=9), [1], [5, 6])], moved=[]))
+    assert not seats._seats
+    assert "came back" in caplog.text
+
+
+POLICY = Policy("demo", thresholds=(0.3,), segmentation=Segmentation("line", 32), template=WORDS.template)
+GOOD = json.dumps(POLICY.to_dict())
+
+
+def test_a_policy_is_read_from_a_path_or_from_its_content(tmp_path):
+    """Both give the policy, and a path that changed is read anew."""
+    path = tmp_path / "policy.json"
+    POLICY.save(path)
+    assert read({"entropy_chains_policy": str(path)}).policy == POLICY
+    assert read({"entropy_chains_policy": GOOD, "entropy_chains_stop": 0}).policy == POLICY
+
+
+def test_inline_numbers_make_a_policy():
+    """Every number lands in its place; k 0 is the whole vocabulary."""
+    keys = {"threshold": 0.25, "boundary": "line", "min_tokens": 8, "min_steps": 3, "k": 0, "stop": "true", "holdout": 0}
+    settings = read(asked(**keys).extra_args)
+    policy = settings.policy
+    assert (policy.thresholds, policy.min_steps, policy.k, policy.estimator) == ((0.25,), 3, None, "full")
+    assert policy.segmentation == Segmentation("line", 8)
+    assert (settings.stop, settings.holdout) == (True, False)
+    check(settings, SERVING)
+
+
+def test_who_asks_nothing_has_no_settings():
+    """Other extensions' arguments are none of ours."""
+    assert read(None) is None
+    assert read({"other": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"treshold": 1}, "entropy_chains_treshold is unknown"),
+        ({"threshold": "low"}, "entropy_chains_threshold is 'low'"),
+        ({"threshold": float("nan")}, "nan"),
+        ({"threshold": 1, "boundary": "word"}, "'word'"),
+        ({"threshold": 1, "min_tokens": 0}, "min_tokens is 0"),
+        ({"threshold": 1, "min_steps": 1.5}, "entropy_chains_min_steps is 1.5"),
+        ({"threshold": 1, "k": -1}, "k is -1"),
+        ({"threshold": 1, "stop": "perhaps"}, "entropy_chains_stop is 'perhaps'"),
+        ({"threshold": 1, "on_mismatch": "ignore"}, "entropy_chains_on_mismatch is 'ignore'"),
+        ({"stop": 0}, "give entropy_chains_policy or entropy_chains_threshold"),
+        ({"policy": json.dumps({"format": "?"}), "threshold": 1}, "not a policy"),
+        ({"policy": GOOD, "threshold": 1}, "contradict"),
+        ({"policy": "{"}, "not JSON"),
+        ({"policy": "{}"}, "not a policy"),
+        ({"policy": 7}, "entropy_chains_policy is 7"),
+        ({"policy": "/etc/hostname"}, "not a policy file"),
+        ({"policy": "/nowhere/policy.json"}, "not a policy file"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_refused_by_name(keys, said):
+    """The message names the value; vLLM makes HTTP 400 of it, for it is a ValueError."""
+    with pytest.raises(InputError, match=said.replace("{", r"\{")):
+        read(asked(**keys).extra_args)
+
+
+def test_a_file_that_is_no_policy_is_not_told_from_one_that_is_not_there(tmp_path):
+    """A request cannot find out what lies on the server."""
+    (tmp_path / "other.json").write_text('{"secret": 1}')
+    said = []
+    for name in ("other.json", "none.json"):
+        with pytest.raises(PolicyError) as caught:
+            read({"entropy_chains_policy": str(tmp_path / name)})
+        said.append(str(caught.value).replace(name, ""))
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rule": "entropy+agreement"}, "reads an answer"),
+        ({"mode": "refine"}, "mode"),
+        ({"signal": "eat"}, "'eat' is not recorded"),
+        ({"model": "another"}, "model 'another'"),
+        ({"template": "sha256:0"}, "template 'sha256:0'"),
+        ({"temperature_mode": "processed"}, "temperature_mode"),
+    ],
+)
+def test_a_policy_for_something_else_is_refused(change, said):
+    """What the engine cannot do or does not serve; the message names the value."""
+    text = json.dumps(POLICY.to_dict() | change)
+    with pytest.raises(SettingsError, match=said):
+        check(read({"entropy_chains_policy": text}), SERVING)
+
+
+def test_a_policy_for_what_is_served_is_taken():
+    """By the served name, the path or an alias."""
+    for name in ("demo", "a/path"):
+        check(read({"entropy_chains_policy": json.dumps(POLICY.to_dict() | {"model": name})}), SERVING)
+    check(read({"entropy_chains_policy": json.dumps(POLICY.to_dict() | {"model": "x", "aliases": ["demo"]})}), SERVING)
+
+
+def test_a_mismatch_can_be_let_through():
+    """on_mismatch=warn: a warning, as everywhere in the package."""
+    text = json.dumps(POLICY.to_dict() | {"model": "another"})
+    with pytest.warns(UserWarning, match="another"):
+        check(read({"entropy_chains_policy": text, "entropy_chains_on_mismatch": "warn"}), SERVING)
+
+
+@pytest.mark.parametrize("name", ["logit_bias", "allowed_token_ids", "bad_words"])
+def test_what_changes_the_logits_is_refused(name):
+    """The entropy would not be the one that was calibrated."""
+    settings = read(asked(threshold=1).extra_args)
+    with pytest.raises(SettingsError, match=name):
+        check(settings, SERVING, SimpleNamespace(**{name: [1]}))
+
+
+def test_a_server_that_cannot_close_thinking_says_so():
+    """No tokenizer, no tags, or tokens drafted ahead."""
+    settings = read(asked(threshold=1).extra_args)
+    for serving in (Serving.of(("m",), None), Serving(("m",), WORDS, speculative=True)):
+        with pytest.raises(SettingsError):
+            check(settings, serving)
+        assert Rows(serving).begin(settings, [1]) is None
+
+
+def test_phases_end_the_watching():
+    """A row whose thinking ended by itself is not looked at any more."""
+    natural = lambda request, logits: logits.__setitem__((0, CLOSE[0]), 50.0 if len(request.output) == 10 else -50.0)  # noqa: E731
+    request, _, seats = one(LOW | {"threshold": -1}, spoil=natural)
+    row = seats._seats[0].row
+    assert request.output[10] == CLOSE[0]
+    assert (row.on, row.fed, row.monitor.phase) == (False, 11, Phase.ANSWER)
