@@ -203,8 +203,9 @@ class Dialogue:
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
         if stream.purpose == "answer":
             now.fed += len(update.pieces)
-            now.answer += [p.text for p in update.pieces]
-            return [Chunk(self._shown.take(p.text), Phase.ANSWER, p.token) for p in update.pieces]
+            told = [p for p in update.pieces if p.phase is not Phase.THINKING]  # the rest is thinking begun again
+            now.answer += [p.text for p in told]
+            return [Chunk(self._shown.take(p.text), Phase.ANSWER, p.token) for p in told]
         shown: list[Chunk] = []
         for n, piece in enumerate(update.pieces):
             shown.append(self._take(piece))
@@ -297,7 +298,7 @@ class Dialogue:
         """A chunk of the probe's answer."""
         if self._probe is not None:
             self._probe.take(update)
-            self._probe.text += [p.text for p in update.pieces]
+            self._probe.text += [p.text for p in update.pieces if p.phase is not Phase.THINKING]
 
     def probed(self) -> list[Chunk]:
         """The probe has ended: judge its answer; where that stops the run, it is the run's answer."""

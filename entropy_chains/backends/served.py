@@ -14,7 +14,7 @@ from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.servers import Server
 from entropy_chains.errors import BackendError, SettingsError
 from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
+from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 
 CONTROL = "/chat/completions/control"
 """Where llama.cpp is told to end the thinking of a running stream."""
@@ -193,12 +193,14 @@ class Probed:
     """A probe's answer as it comes."""
 
     def __init__(self, tags: ThinkTags):
-        self._tags, self._texts, self._counted = tags, list[str](), 0
+        self._tags, self._texts = tags, list[str]()
+        self._came = self._counted = 0
 
     def take(self, update: Update) -> None:
         """A chunk of it."""
-        self._texts += [p.text for p in update.pieces]
-        self._counted = (update.usage.completion_tokens if update.usage else None) or max(self._counted, len(self._texts))
+        self._texts += [p.text for p in update.pieces if p.phase is not Phase.THINKING]
+        self._came += len(update.pieces)
+        self._counted = (update.usage.completion_tokens if update.usage else None) or max(self._counted, self._came)
 
     @property
     def probe(self) -> Probe:

@@ -141,6 +141,18 @@ def test_debris_before_the_answer_is_left_out(debris):
     assert (shown, made.answer, made.outcome.stopped) == ("4", "4", True)
 
 
+def test_thinking_begun_again_in_its_own_field_is_not_the_answer():
+    """A server that splits it off: only the content is the answer, and without content the question is run in full."""
+    again = [piece("so ", THINK), piece("again", THINK)]
+    plan = Plan(ThinkTags(), (Turn(),))
+    _, shown, made = run(Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], updates(*again, *FOUR))
+    assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("4", "4", 5, True)
+    _, shown, made = run(
+        Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], updates(*again), updates(*UNSURE, *FOUR)
+    )
+    assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("4", "4", 7, False)
+
+
 def test_a_refused_way_is_followed_by_the_next_and_last_by_the_full_run():
     """400 on the prefill: the turn is tried; where that fails too, the run is done in full and says why."""
     plan = Plan(ThinkTags(), (Prefill(), Turn("now")))
