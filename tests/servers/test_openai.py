@@ -116,7 +116,8 @@ def test_the_command_records_from_a_server(engine, tmp_path):
     """``record --base-url`` writes traces that can be calibrated on, and ``--resume`` repeats none of them."""
     data, out = tmp_path / "q.jsonl", tmp_path / "t.jsonl"
     data.write_text("".join(json.dumps(q) + "\n" for q in QUESTIONS[:4]), encoding="utf-8")
-    settings = ["--base-url", engine.base_url, "--model", engine.name, "--temperature", "0", "--boundary", "line", "--json"]
+    settings = ["--base-url", engine.base_url, "--model", engine.name, "--temperature", "0", "--boundary", "line"]
+    settings += ["--max-tokens", "1600", "--json"]
     for extra, recorded in ((["--limit", "2"], 2), (["--resume"], 2)):
         result = CliRunner().invoke(main, ["record", "--data", str(data), "--out", str(out), *settings, *extra])
         assert result.exit_code == 0, result.output
