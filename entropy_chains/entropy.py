@@ -165,6 +165,17 @@ class RowEntropies(NamedTuple):
     mass: Any
     confidence: Any
 
+    def figures(self) -> Any:
+        """Entropy, mass, lower, upper, confidence as columns, [batch, 5]: what a batch's monitor takes."""
+        columns = (self.entropy, self.mass, self.lower, self.upper, self.confidence)
+        if type(self.entropy).__module__.partition(".")[0] == "torch":
+            import torch
+
+            return torch.stack(columns, dim=-1)
+        import numpy as np
+
+        return np.stack(columns, axis=-1)
+
 
 def logits_entropy(logits: np.ndarray[Any, Any] | torch.Tensor, k: int | None = None) -> RowEntropies:
     """Entropy of every row of ``logits`` in bits, computed where the logits are.

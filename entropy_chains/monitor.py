@@ -344,7 +344,7 @@ class BatchMonitor:
         settings: the rest of what :class:`Monitor` takes, the same for all rows.
 
     Attributes:
-        rows: the rows' monitors. One may be replaced by a new one (:meth:`replace`) where rows come and go.
+        rows: the rows' monitors.
     """
 
     def __init__(
@@ -408,11 +408,6 @@ class BatchMonitor:
             figures = self._kept[part, row][self._counted[part, row]]
             if len(figures):
                 self.rows[row].absorb(self._read(figures) if self._read else figures)
-
-    def replace(self, row: int, monitor: Monitor) -> None:
-        """Another stream takes the row's place."""
-        self.rows[row] = monitor
-        self._from[row] = self._filled
 
     def end_step(self, row: int, answer: str | None = None) -> Decision:
         """In the refine loop: the row's call has ended with this answer."""

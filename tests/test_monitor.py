@@ -466,17 +466,6 @@ def test_long_steps_are_the_same_in_both_faces():
     assert [r.last for r in batch.rows] == [s.last for s in singles]
 
 
-def test_a_row_is_taken_by_another_stream():
-    """A new stream in a row begins afresh, whatever the row before it left unfinished."""
-    batch = BatchMonitor(None, 2, segmentation=LINES, thinking=True)
-    for _ in range(3):
-        batch.feed(["a", "a"], np.full((2, 5), 3.0), range(2))
-    batch.replace(1, Monitor(segmentation=LINES, thinking=True))
-    for text in ("b", "b\n"):
-        batch.feed([text, text], np.full((2, 5), 1.0), range(2))
-    assert [r.last.entropy for r in batch.rows] == [11 / 5, 1.0]
-
-
 def test_a_batch_of_none_but_ended_rows():
     """Rows that have ended are not counted and decide nothing."""
     batch = BatchMonitor(policy(4.0), 2)

@@ -11,13 +11,12 @@ error in the stream, with the server's message.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.chunks_alignment import Alignment, Part, Piece
 from entropy_chains.backends.chunks_entries import entries_of, fields, items, tokens_of
-from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.errors import BackendError, SettingsError, without_secrets
 from entropy_chains.steps import Phase
 
 __all__ = ["ChatReader", "CompletionReader", "Piece", "ResponsesReader", "Update", "Usage", "read_message", "tokens_of"]
@@ -262,13 +261,10 @@ def _joined(value: Any) -> str:
     return value if isinstance(value, str) else "".join([_text(fields(block).get("text")) for block in items(value)])
 
 
-_SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]{6,})")
-
-
 def _error(value: Any) -> BackendError:
     """The server's message. Some servers repeat the key that they refuse: it is left out."""
     found = fields(value)
     message = _text(value) or _text(found.get("message")) or _text(fields(found.get("error")).get("message")) or "no message"
     code = found.get("code") or found.get("type")
     named = f" ({code})" if isinstance(code, str | int) and code != "error" else ""
-    return BackendError(f"the server sent an error in the stream: {_SECRET.sub('[key]', message)[:500]}{named}")
+    return BackendError(f"the server sent an error in the stream: {without_secrets(message)[:500]}{named}")

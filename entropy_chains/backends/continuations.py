@@ -53,6 +53,16 @@ class Continuation(Protocol):
         ...
 
 
+def begun(raw: str, tags: ThinkTags, opened: bool) -> str:
+    """The thinking as the model wrote it, opening tag included: a server that splits it off leaves that out.
+
+    ``opened``: the prompt has the tag already.
+    """
+    if opened or raw.lstrip().startswith(tags.open):
+        return raw
+    return tags.open + ("" if raw.startswith("\n") else "\n") + raw
+
+
 def closed(thinking: str, tags: ThinkTags) -> str:
     """The thinking as the model would have ended it: on a line of its own, with what belongs before the answer."""
     return thinking.rstrip("\n") + "\n" + tags.close + tags.after

@@ -21,10 +21,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from entropy_chains.backends import Chunk, Generation, Message, Step
+from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
 from entropy_chains.backends.assembly import MALFORMED, AnswerText, clean_answer, clean_reasoning, run_instead
 from entropy_chains.backends.chunks import Piece, Update, Usage
-from entropy_chains.backends.continuations import Continuation, Request
+from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 from entropy_chains.monitor import Decision, Monitor
@@ -48,7 +48,6 @@ class Plan:
         k: alternatives asked for.
         opened: the prompt opens the thinking, and the server does not split it off.
         control: the server can close the thinking of a running stream (llama.cpp).
-        in_engine: the server stops by itself (the vLLM plug-in).
         without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree) or ``full``.
         on_mismatch: ``error`` or ``warn``.
     """
@@ -58,13 +57,12 @@ class Plan:
     k: int = 20
     opened: bool = False
     control: bool = False
-    in_engine: bool = False
     without_logprobs: str = "error"
     on_mismatch: str = "error"
 
 
 @dataclass(slots=True)
-class _Stream:
+class Reply:
     """What came of one request."""
 
     purpose: str
@@ -86,9 +84,16 @@ class _Stream:
         return self.usage.prompt_tokens if self.usage else None
 
     def take(self, update: Update) -> None:
+        """A chunk of it; of a probe the text is kept, thinking begun again left out."""
         self.pieces += len(update.pieces)
+        if self.purpose == "probe":
+            self.text += [p.text for p in update.pieces if p.phase is not Phase.THINKING]
         self.usage = update.usage or self.usage
         self.finish = update.finish_reason or self.finish
+
+    def probe(self, tags: ThinkTags) -> Probe:
+        """A probe's answer and what it took."""
+        return Probe(clean_answer("".join(self.text), tags), self.tokens)
 
 
 class _Attempt:
@@ -99,8 +104,8 @@ class _Attempt:
         self.steps: list[Step] = []
         self.thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
         self.answer: list[str] = []
-        self.streams: list[_Stream] = []  # the running one last
-        self.probes: list[_Stream] = []
+        self.streams: list[Reply] = []  # the running one last
+        self.probes: list[Reply] = []
         self.fed = self.reasoned = self.blind = 0
         self.sighted = False  # logprobs were seen, or given up
         self.cut: str | None = None  # the thinking that the answer is asked for after
@@ -133,13 +138,14 @@ class Dialogue:
         self._ways = list(plan.ways)
         self._why: str | None = None
         self._stopped: _Attempt | None = None  # the attempt that the full run replaces
-        self._probe: _Stream | None = None
+        self._probe: Reply | None = None
         self._probe_answer: str | None = None
+        self._undone = False  # the stop had no effect
         self._shown = AnswerText(plan.tags)
         self.closing = self.wants_control = False
         self.wants_probe: Request | None = None
         self.id: str | None = None
-        self._now = self._attempt(stop and not plan.in_engine)
+        self._now = self._attempt(stop)
 
     def _attempt(self, stop: bool) -> _Attempt:
         return _Attempt(
@@ -153,11 +159,16 @@ class Dialogue:
             )
         )
 
+    @property
+    def k(self) -> int:
+        """Alternatives to ask for."""
+        return self._plan.k
+
     # --- requests
 
     def first(self) -> Request:
         """The request to begin with."""
-        self._now.streams.append(_Stream("reason"))
+        self._now.streams.append(Reply("reason"))
         return Request("reason", self._messages, self._max_tokens)
 
     def next(self) -> Request | None:
@@ -179,7 +190,7 @@ class Dialogue:
     def _ask(self) -> Request:
         now = self._now
         self.closing = False
-        now.streams.append(_Stream("answer", before=now.fed))
+        now.streams.append(Reply("answer", before=now.fed))
         return self._way("answer", now.cut or "")
 
     def _way(self, purpose: str, thinking: str) -> Request:
@@ -188,7 +199,7 @@ class Dialogue:
 
     def _in_full(self, why: str) -> Request:
         self._why, self._stopped, self._now = why, self._now, self._attempt(stop=False)
-        self._now.streams.append(_Stream("full"))
+        self._now.streams.append(Reply("full"))
         return Request("full", self._messages, self._max_tokens)
 
     # --- chunks
@@ -236,7 +247,7 @@ class Dialogue:
         if record is not None and record.step > len(now.steps):
             self._step_ended(record)
         if decision is Decision.PROBE:
-            self._probe, self.wants_probe = _Stream("probe", before=now.fed), self._way("probe", self._raw())
+            self._probe, self.wants_probe = Reply("probe", before=now.fed), self._way("probe", self._raw())
         elif decision is Decision.CLOSE:
             now.cut = self._raw()
             self.wants_control, self.closing = plan.control, not plan.control
@@ -250,13 +261,11 @@ class Dialogue:
             self._check_k(bounds)
             return
         now.blind += 1
-        if now.blind < PATIENCE or plan.in_engine:
+        if now.blind < PATIENCE:
             return
         now.sighted = True
         if plan.without_logprobs == "error":
-            remedy = (
-                "use a server or model that gives them (`entropy-chains doctor` tells), or without_logprobs='agreement' or 'full'"
-            )
+            remedy = "use a server or model that gives them, or without_logprobs='agreement' or 'full'"
             raise NoLogprobsError(f"{NO_LOGPROBS}, so there is no entropy: {remedy}")
         warnings.warn(f"{NO_LOGPROBS}: going on with without_logprobs={plan.without_logprobs!r}", stacklevel=2)
         if plan.without_logprobs == "agreement" and self._policy is not None:
@@ -282,23 +291,20 @@ class Dialogue:
         now.since = at
 
     def _raw(self) -> str:
-        """The thinking so far as the model wrote it; a server that splits it off leaves its opening tag out."""
-        raw, tags = "".join(self._now.thinking), self._plan.tags
-        if self._plan.opened or raw.lstrip().startswith(tags.open):
-            return raw
-        return tags.open + ("" if raw.startswith("\n") else "\n") + raw
+        """The thinking so far."""
+        return begun("".join(self._now.thinking), self._plan.tags, self._plan.opened)
 
     def controlled(self, done: bool) -> None:
-        """The server was told to end the thinking; it says no where that had ended by itself."""
+        """The server was told to end the thinking; where it did not, the run goes on, and is a full one."""
         self.wants_control = False
         if not done:
-            self._why = "reasoning ended before the stop reached the server"
+            self._now.cut, self._undone = None, True
+            self._why = "the server did not end the thinking: run in full"
 
     def feed_probe(self, update: Update) -> None:
         """A chunk of the probe's answer."""
         if self._probe is not None:
             self._probe.take(update)
-            self._probe.text += [p.text for p in update.pieces if p.phase is not Phase.THINKING]
 
     def probed(self) -> list[Chunk]:
         """The probe has ended: judge its answer; where that stops the run, it is the run's answer."""
@@ -306,7 +312,7 @@ class Dialogue:
         if probe is None:
             return []
         self._now.probes.append(probe)
-        answer = clean_answer("".join(probe.text), self._plan.tags)
+        answer = probe.probe(self._plan.tags).answer
         if self._now.monitor.answer(answer) is not Decision.CLOSE or answer is None:
             return []
         self._probe_answer, self.closing = answer, True
@@ -338,12 +344,15 @@ class Dialogue:
         tokens = sum(s.tokens for s in (*now.streams, *now.probes))
         asked = now.streams[0].prompt
         again = (*now.streams[1:], *now.probes)
+        outcome = now.monitor.finish(self._why, tokens=tokens)
+        if self._undone:
+            outcome = replace(outcome, stopped=False, tokens_saved=None)
         prefill = sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in again)
         return Generation(
             reasoning=clean_reasoning("".join(now.thinking), self._plan.tags),
             answer=answer,
             steps=tuple(now.steps),
-            outcome=now.monitor.finish(self._why, tokens=tokens),
+            outcome=outcome,
             tokens=tokens,
             reasoning_tokens=now.reasoned,
             prompt_tokens=asked or 0,

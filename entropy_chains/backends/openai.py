@@ -9,16 +9,17 @@ the answer is asked for in the best way the server has (:mod:`.continuations`). 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing, contextmanager, suppress
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
-from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.backends.served import CONTROL, Probed, ServedModel, is_done, prompt_of, seeded
+from entropy_chains.backends.dialogue import Dialogue, Reply
+from entropy_chains.backends.served import CONTROL, ServedModel, is_done, prompt_of, seeded
 from entropy_chains.backends.servers import identify
 from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, without_secrets
 from entropy_chains.policy import Policy
@@ -66,11 +67,13 @@ class OpenAIBackend(ServedModel):
         self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
 
-        def answer(n: int) -> Generation:
+        def answer(n: int, over: threading.Event) -> Generation:
             held = bool(holdout is not None and holdout[n])
-            dialogue = self._dialogue(conversations[n], policy, seeded(sampling, n), segmentation, stop, held, on_mismatch)
-            for _ in self._talk(dialogue, seeded(sampling, n), policy):
-                pass
+            dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
+            with closing(self._talk(dialogue, seeded(sampling, n))) as chunks:
+                for _ in chunks:
+                    if over.is_set():
+                        break
             if on_done:
                 on_done(1)
             return dialogue.result()
@@ -92,28 +95,32 @@ class OpenAIBackend(ServedModel):
         self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
-        yield from self._talk(dialogue, sampling, policy)
+        yield from self._talk(dialogue, sampling)
         yield Chunk("", Phase.ANSWER, final=dialogue.result())
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`: the live closing text, by the first way the server has."""
         self.connect()
 
-        def ask(n: int) -> Probe:
-            found = Probed(self.tags)
+        def ask(n: int, over: threading.Event) -> Probe:
+            reply = Reply("probe")
             with closing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
                 for update in updates:
-                    found.take(update)
-            return found.probe
+                    reply.take(update)
+                    if over.is_set():
+                        break
+            return reply.probe(self.tags)
 
         return self._together(ask, len(runs))
 
-    def _together(self, work: Callable[[int], Any], count: int) -> list[Any]:
+    def _together(self, work: Callable[[int, threading.Event], Any], count: int) -> list[Any]:
+        over = threading.Event()  # set on Ctrl-C or an error: nobody waits for the other requests, they end at their next token
         with ThreadPoolExecutor(min(self._concurrency, count) or 1, "entropy-chains") as pool:
-            futures = [pool.submit(work, n) for n in range(count)]
+            futures = [pool.submit(work, n, over) for n in range(count)]
             try:
                 return [f.result() for f in futures]
             except BaseException:
+                over.set()
                 for future in futures:
                     future.cancel()
                 raise
@@ -127,29 +134,22 @@ class OpenAIBackend(ServedModel):
         with _errors():
             try:
                 while True:
-                    question = asking.send(answer)
-                    answer = None
-                    try:
-                        if question.body is None:
-                            answer = self._client.get(question.url, cast_to=object)
-                        else:
-                            answer = self._client.post(question.url, body=question.body, cast_to=object)
-                    except openai.APIStatusError as error:
-                        answer = error.body if question.body is not None else None
+                    address, answer = asking.send(answer), None
+                    with suppress(openai.APIStatusError):  # a server that does not tell is an unknown one
+                        answer = self._client.get(address, cast_to=object)
             except StopIteration as done:
                 self._server = done.value
 
-    def _talk(self, dialogue: Dialogue, sampling: Sampling, policy: Policy | None) -> Iterator[Chunk]:
+    def _talk(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Chunk, None, None]:
         """Send what the dialogue asks for, until it is over."""
-        k = policy.k or self._k if policy else self._k
         request: Request | None = dialogue.first()
         while request is not None:
             try:
-                with closing(self._updates(request, sampling, k)) as updates:
+                with closing(self._updates(request, sampling, dialogue.k)) as updates:
                     for update in updates:
                         yield from dialogue.feed(update)
                         if dialogue.wants_probe:
-                            with closing(self._updates(dialogue.wants_probe, sampling, k)) as probe:
+                            with closing(self._updates(dialogue.wants_probe, sampling, dialogue.k)) as probe:
                                 for found in probe:
                                     dialogue.feed_probe(found)
                             yield from dialogue.probed()
@@ -178,8 +178,9 @@ class OpenAIBackend(ServedModel):
                 stream.close()
 
     def _control(self, run: str | None) -> bool:
-        with _errors():
+        with suppress(BackendError), _errors():
             return is_done(self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
+        return False
 
 
 class AsyncOpenAIBackend(ServedModel):
@@ -205,7 +206,7 @@ class AsyncOpenAIBackend(ServedModel):
             held = bool(holdout is not None and holdout[n])
             async with free:
                 dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
-                async with aclosing(self._talk(dialogue, seeded(sampling, n), policy)) as chunks:
+                async with aclosing(self._talk(dialogue, seeded(sampling, n))) as chunks:
                     async for _ in chunks:
                         pass
             return dialogue.result()
@@ -233,7 +234,7 @@ class AsyncOpenAIBackend(ServedModel):
         await self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
-        async with aclosing(self._talk(dialogue, sampling, policy)) as chunks:
+        async with aclosing(self._talk(dialogue, sampling)) as chunks:
             async for chunk in chunks:
                 yield chunk
         yield Chunk("", Phase.ANSWER, final=dialogue.result())
@@ -244,11 +245,11 @@ class AsyncOpenAIBackend(ServedModel):
         free = asyncio.Semaphore(self._concurrency)
 
         async def ask(n: int) -> Probe:
-            found = Probed(self.tags)
+            reply = Reply("probe")
             async with free, aclosing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
                 async for update in updates:
-                    found.take(update)
-            return found.probe
+                    reply.take(update)
+            return reply.probe(self.tags)
 
         return list(await asyncio.gather(*map(ask, range(len(runs)))))
 
@@ -261,29 +262,22 @@ class AsyncOpenAIBackend(ServedModel):
         with _errors():
             try:
                 while True:
-                    question = asking.send(answer)
-                    answer = None
-                    try:
-                        if question.body is None:
-                            answer = await self._client.get(question.url, cast_to=object)
-                        else:
-                            answer = await self._client.post(question.url, body=question.body, cast_to=object)
-                    except openai.APIStatusError as error:
-                        answer = error.body if question.body is not None else None
+                    address, answer = asking.send(answer), None
+                    with suppress(openai.APIStatusError):  # a server that does not tell is an unknown one
+                        answer = await self._client.get(address, cast_to=object)
             except StopIteration as done:
                 self._server = done.value
 
-    async def _talk(self, dialogue: Dialogue, sampling: Sampling, policy: Policy | None) -> AsyncGenerator[Chunk, None]:
-        k = policy.k or self._k if policy else self._k
+    async def _talk(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
         request: Request | None = dialogue.first()
         while request is not None:
             try:
-                async with aclosing(self._updates(request, sampling, k)) as updates:
+                async with aclosing(self._updates(request, sampling, dialogue.k)) as updates:
                     async for update in updates:
                         for chunk in dialogue.feed(update):
                             yield chunk
                         if dialogue.wants_probe:
-                            async with aclosing(self._updates(dialogue.wants_probe, sampling, k)) as probe:
+                            async with aclosing(self._updates(dialogue.wants_probe, sampling, dialogue.k)) as probe:
                                 async for found in probe:
                                     dialogue.feed_probe(found)
                             for chunk in dialogue.probed():
@@ -312,8 +306,9 @@ class AsyncOpenAIBackend(ServedModel):
                 await stream.close()
 
     async def _control(self, run: str | None) -> bool:
-        with _errors():
+        with suppress(BackendError), _errors():
             return is_done(await self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
+        return False
 
 
 @contextmanager

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from entropy_chains.backends import Generation, Message, Probe, Sampling
-from entropy_chains.backends.assembly import clean_answer
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, Update
-from entropy_chains.backends.continuations import WAYS, Continuation, Request
+from entropy_chains.backends import Generation, Message, Sampling
+from entropy_chains.backends.chunks import ChatReader, CompletionReader
+from entropy_chains.backends.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.servers import Server
 from entropy_chains.errors import BackendError, SettingsError
 from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
+from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 
 CONTROL = "/chat/completions/control"
 """Where llama.cpp is told to end the thinking of a running stream."""
@@ -118,7 +117,7 @@ class ServedModel:
         plan = Plan(
             tags=self.tags,
             ways=self._ways(),
-            k=policy.k or self._k if policy else self._k,
+            k=(policy.k if policy else None) or self._k,
             opened=self._opened,
             control=self._control_wanted,
             without_logprobs=self._without_logprobs,
@@ -174,38 +173,16 @@ class ServedModel:
 
     def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
         """The request for the answer after a step of a finished run."""
-        thinking = "".join(s.text for s in run.steps[:step])
-        if not self._opened and not thinking.lstrip().startswith(self.tags.open):
-            thinking = self.tags.open + ("" if thinking.startswith("\n") else "\n") + thinking
+        thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
         return self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
 
     @property
     def _control_wanted(self) -> bool:
-        chosen = self._continuation == "auto" or "control" in self._continuation
-        return bool(chosen and self._server and self._server.control)
+        return bool("control" in self._continuation and self._server and self._server.control)
 
     @property
     def _template_url(self) -> str:
         return f"{self._server.root if self._server else ''}/apply-template"
-
-
-class Probed:
-    """A probe's answer as it comes."""
-
-    def __init__(self, tags: ThinkTags):
-        self._tags, self._texts = tags, list[str]()
-        self._came = self._counted = 0
-
-    def take(self, update: Update) -> None:
-        """A chunk of it."""
-        self._texts += [p.text for p in update.pieces if p.phase is not Phase.THINKING]
-        self._came += len(update.pieces)
-        self._counted = (update.usage.completion_tokens if update.usage else None) or max(self._counted, self._came)
-
-    @property
-    def probe(self) -> Probe:
-        """The answer and what it took."""
-        return Probe(clean_answer("".join(self._texts), self._tags), self._counted)
 
 
 def prompt_of(rendered: Any, request: Request) -> str:

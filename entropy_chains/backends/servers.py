@@ -6,17 +6,6 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-HELLO = {"entropy_chains_hello": 1}
-"""Request extras that the vLLM plug-in answers by a refusal with its name: nothing is generated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Something to ask the server: a GET, or a POST where there is a body. The answer is its JSON; None where it failed."""
-
-    url: str
-    body: Mapping[str, Any] | None = None
-
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -27,7 +16,6 @@ class Server:
         root: its address without ``/v1``.
         ways: how to get the answer after a stop, best first; see :mod:`.continuations`.
         control: it closes the thinking of a running stream when told so.
-        plugin: the vLLM plug-in's version, where it is loaded.
         chat_template: where the server tells it.
         max_tokens: the name of the request's token limit.
     """
@@ -36,23 +24,20 @@ class Server:
     root: str
     ways: tuple[str, ...] = ("turn",)
     control: bool = False
-    plugin: str | None = None
     chat_template: str | None = None
     max_tokens: str = "max_tokens"
 
 
-def identify(base_url: str, model: str) -> Generator[Question, Any, Server]:
-    """Ask as little as is needed; yields questions, is sent answers, returns the server."""
+def identify(base_url: str, model: str) -> Generator[str, Any, Server]:
+    """Ask as little as is needed: yields addresses to GET, is sent their JSON (None where that failed), returns the server."""
     base = base_url.rstrip("/")
     root = base.removesuffix("/v1")
-    listed = yield Question(f"{base}/models")
+    listed = yield f"{base}/models"
     owner = _owner(listed, model)
     if owner == "vllm":
-        body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "vllm_xargs": HELLO}
-        hello = yield Question(f"{base}/chat/completions", body)
-        return Server("vllm", root, ("prefill", "turn"), plugin=_plugin(hello))
+        return Server("vllm", root, ("prefill", "turn"))
     if owner == "llamacpp":
-        props = yield Question(f"{root}/props")
+        props = yield f"{root}/props"
         template = props.get("chat_template") if isinstance(props, Mapping) else None
         return Server("llama.cpp", root, ("completion", "turn"), control=True, chat_template=template or None)
     if owner == "sglang":
@@ -68,10 +53,3 @@ def _owner(listed: Any, model: str) -> str:
     entries = [e for e in found if isinstance(e, Mapping)] if isinstance(found, list) else []
     mine = [e for e in entries if e.get("id") == model] or entries
     return str(mine[0].get("owned_by", "")) if mine else ""
-
-
-def _plugin(hello: Any) -> str | None:
-    """The version in the plug-in's refusal: ``entropy-chains plug-in 0.1.0``."""
-    text = str(hello)
-    _, found, rest = text.partition("entropy-chains plug-in ")
-    return rest.split()[0].strip("'\",.;:)}") if found else None

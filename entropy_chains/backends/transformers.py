@@ -20,6 +20,7 @@ from typing import Any
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.assembly import MALFORMED, run_instead
 from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.entropy import logits_entropy
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 from entropy_chains.monitor import BatchMonitor, Decision
 from entropy_chains.policy import Policy, stopping_enabled
@@ -30,7 +31,7 @@ try:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from entropy_chains.backends.kv_cache import growing_cache
-    from entropy_chains.backends.watching import Cancelled, Watch, figures_of
+    from entropy_chains.backends.watching import Cancelled, Watch
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 
@@ -374,7 +375,7 @@ class TransformersBackend:
             thinking=all(opened),
             stop=stop,
             holdout=holdout,
-            read=(lambda logits: figures_of(torch.from_numpy(logits), k).numpy()) if late else None,
+            read=(lambda logits: logits_entropy(logits, k).figures()) if late else None,
         )
         close = self._close_ids if segmentation.boundary != "call" else []
         limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]

@@ -39,12 +39,11 @@ class Figures:
     __slots__ = ("_arrived", "_values")
 
     def __init__(self, values: RowEntropies):
-        columns = (values.entropy, values.mass, values.lower, values.upper, values.confidence)
+        stacked = values.figures()
         self._arrived = None
-        if isinstance(columns[0], np.ndarray):
-            self._values = np.stack(columns, axis=-1)
+        if isinstance(stacked, np.ndarray):
+            self._values = stacked
             return
-        stacked = torch.stack(columns, dim=-1)
         if stacked.device.type == "cuda":
             host = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
             host.copy_(stacked, non_blocking=True)

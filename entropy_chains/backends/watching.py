@@ -33,12 +33,6 @@ class Cancelled:
         return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
 
 
-def figures_of(logits: torch.Tensor, k: int | None) -> torch.Tensor:
-    """Entropy, mass, lower, upper (bits, bits) and confidence of every row, [rows, 5], on the logits' device."""
-    e = logits_entropy(logits, k)
-    return torch.stack((e.entropy, e.mass, e.lower, e.upper, e.confidence), dim=-1)
-
-
 class Watch:
     """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped.
 
@@ -102,8 +96,9 @@ class Watch:
         """The logits of every row's next token: read their entropy, and leave a stopped row one choice only."""
         self._figures = None
         if any(self._monitor.rows[r].phase is not Phase.ANSWER and not self._ended[r] for r in self.rows):
+            # Late: laid into the monitor's array before anything changes the scores; those of closing rows are not read.
             self._entries = min(self._k or scores.shape[-1], scores.shape[-1])
-            self._figures = scores.float().numpy() if self._late else figures_of(scores, self._k)
+            self._figures = scores.float().numpy() if self._late else logits_entropy(scores, self._k).figures()
         for n, r in enumerate(self.rows):
             if self._closing[r] >= 0:
                 scores[n] = -torch.inf

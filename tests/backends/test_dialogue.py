@@ -184,6 +184,15 @@ def test_a_server_told_to_end_the_thinking_goes_on_in_the_same_stream():
     assert (made.tokens, made.prefill_tokens, made.outcome.stopped) == (4, 0, True)
 
 
+def test_a_server_that_does_not_end_the_thinking_runs_in_full():
+    """It says no, or the call fails: the stream is read on, all of it is shown, and the run does not count as stopped."""
+    plan = Plan(ThinkTags(), (Turn(),), control=True)
+    stream = [*(Update((s,), id="c1") for s in SURE), *updates(piece("more "), *FOUR)]
+    _, shown, made = run(Dialogue(ASKED, plan, policy=policy()), stream, False)
+    assert (shown, made.reasoning, made.outcome.stopped) == ("4", "2+2=4\nmore ", False)
+    assert "did not end" in made.outcome.reason
+
+
 def test_a_probe_runs_beside_the_stream():
     """Agreement of two answers: the second equal one is the run's answer; both probes are counted."""
     plan = Plan(ThinkTags(), (Prefill(),))
