@@ -112,6 +112,8 @@ def record(
 
     if not model:
         raise SettingsError("give --model PATH_OR_ID (or 'demo'), or --base-url URL --model NAME for a server")
+    if base_url and not base_url.startswith(("http://", "https://")):
+        raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
     if base_url and full_vocabulary:
         raise SettingsError("--full-vocabulary needs a local model: a server gives its likeliest tokens only; use --top-logprobs")
     for name, value in (

@@ -329,4 +329,7 @@ def _errors() -> Iterator[None]:
 def _told(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
         return f"the server refused the request ({error.status_code}): {without_secrets(str(error.message))[:500]}"
-    return f"the connection to the server failed ({type(error).__name__}): {without_secrets(str(error))[:500]}"
+    url = getattr(getattr(error, "request", None), "url", None)
+    place = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}" if url is not None else "the server"
+    why = without_secrets(str(error.__cause__ or error))[:500]
+    return f"the connection to {place} failed ({type(error).__name__}: {why}); check the address, and that the server runs"
