@@ -96,7 +96,7 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
         slow, fast = story["latency_full"][name], story["latency"][name]
         if slow and fast is not None:
             row = f"latency, {label} (s, measured)"
-            table.add_row(row, f"{slow:.2f}", f"{fast:.2f}", f"{wording.percent(1 - fast / slow)} less")
+            table.add_row(row, f"{slow:.2f}", f"{fast:.2f}", wording.less_or_more(slow, fast))
     notes = f"Latency: {story['latency_questions']} of the questions, one at a time. In brackets: 95 % intervals, paired."
     policy = Policy.from_dict(story["policy"])
     state = f"Stopping is active: {policy.rule} on {policy.signal}, " if policy.active else "Stopping is not active: "

@@ -38,6 +38,12 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NONE if value is None else f"{_minus(f'{100 * value:.{digits}f}')} %"
 
 
+def less_or_more(before: float, after: float) -> str:
+    """How ``after`` compares with ``before``, which is not 0: ``30.2 % less``, ``0.9 % more``."""
+    change = after / before - 1
+    return f"{percent(abs(change))} {'more' if change > 0 else 'less'}"
+
+
 def short_percent(value: float | None) -> str:
     """A round fraction as a percentage, without superfluous zeros."""
     return NONE if value is None else f"{100 * value:.3g} %"

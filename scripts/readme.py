@@ -27,7 +27,6 @@ def block(story: dict[str, Any]) -> str:
     saved = f"{wording.percent(story['tokens_saved'])} saved ({wording.interval(story['tokens_saved_interval'], wording.percent)})"
     flops = f"{wording.percent(1 - story['flops'] / story['flops_full'])} saved"
     slow, fast = story["latency_full"]["mean"], story["latency"]["mean"]
-    less = wording.percent(1 - fast / slow)
     best = story["oracle_tokens_saved"]
     rows = [
         f"| {story['questions']} held-out questions, run live | in full | stopped early | change (95 % interval, paired) |",
@@ -35,7 +34,7 @@ def block(story: dict[str, Any]) -> str:
         f"| accuracy | {wording.percent(story['accuracy_full'])} | {wording.percent(story['accuracy'])} | {change} |",
         f"| tokens, all that were computed | {story['tokens_full']:,} | {story['tokens']:,} | {saved} |",
         f"| FLOPs (2 · parameters · tokens) | {wording.number(story['flops_full'])} | {wording.number(story['flops'])} | {flops} |",
-        f"| mean latency, one at a time | {slow:.2f} s | {fast:.2f} s | {less} less |",
+        f"| mean latency, one at a time | {slow:.2f} s | {fast:.2f} s | {wording.less_or_more(slow, fast)} |",
         "",
         f"{story['lost_correct']} right answers were lost and {story['gained_correct']} gained. The best that any stop rule "
         f"could have saved is {wording.percent(best)}; {wording.percent(story['tokens_saved'] / best, 0)} of that was reached. "

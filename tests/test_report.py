@@ -432,3 +432,8 @@ def test_odd_data_still_make_a_page(traces, rule: str) -> None:
         outline = Outline(page)
         assert outline.open == []
         assert not re.search(r"\bnan\b|\binf\b|None", text_of(page))
+
+
+def test_a_change_for_the_worse_reads_as_more():
+    """Nobody has to read "-25 % less"."""
+    assert [wording.less_or_more(4.0, after) for after in (3.0, 4.0, 5.0)] == ["25.0 % less", "0.0 % less", "25.0 % more"]
