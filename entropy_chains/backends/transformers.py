@@ -366,6 +366,7 @@ class TransformersBackend:
         prompts, opened = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
         k = self._k if policy is None else policy.k
         # A small model's logits are kept until a step ends: many small computations would cost more than the model itself.
+        # Rounded as in a stream, whose figures come as tensors: both must give the same run.
         late = put is None and self._device.type == "cpu" and len(prompts) * self.vocab_size <= SMALL
         monitor = BatchMonitor(
             policy,
@@ -375,7 +376,7 @@ class TransformersBackend:
             thinking=all(opened),
             stop=stop,
             holdout=holdout,
-            read=(lambda logits: logits_entropy(logits, k).figures()) if late else None,
+            read=(lambda logits: logits_entropy(logits, k).figures().astype("float32")) if late else None,
         )
         close = self._close_ids if segmentation.boundary != "call" else []
         limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]
