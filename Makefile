@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PARTS  := -e '.[transformers,report]' -e integrations/langchain-entropy-chains -e integrations/llama-index-llms-entropy-chains
+PARTS  := -e '.[transformers,report]' -e 'integrations/langchain-entropy-chains[agents]' -e integrations/llama-index-llms-entropy-chains
 
 .PHONY: demo test check docs test-servers test-slow bench clean
 

@@ -11,11 +11,13 @@ import json
 import sys
 from datetime import UTC, datetime
 
+from client import client
 from entropies import logits, position
 from generation import bundled, gpu
 from measure import HERE, ROOT, Row, machine
 from monitoring import monitors
 from offline import scaling
+from plugin import plugin
 from starting import imports
 
 BENCHMARKS = {
@@ -25,6 +27,8 @@ BENCHMARKS = {
     "monitor": monitors,
     "import": imports,
     "offline": scaling,
+    "client": client,
+    "plugin": plugin,
     "gpu": gpu,
 }
 DOCS = ROOT / "docs" / "benchmarks.md"

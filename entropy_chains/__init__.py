@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from entropy_chains.calibration import calibrate
+    from entropy_chains.comparing import Comparison, compare, transfer
     from entropy_chains.diagnosis import Diagnosis, diagnose
     from entropy_chains.entropy import EntropyBounds, logits_entropy, token_entropy
     from entropy_chains.errors import (
         BackendError,
+        BatchError,
         EntropyChainsError,
         InputError,
         MissingExtraError,
@@ -40,8 +42,11 @@ _HOME = {
     "append_traces": "traces",
     "arun_refine": "refine",
     "BackendError": "errors",
+    "BatchError": "errors",
     "BatchMonitor": "monitor",
     "calibrate": "calibration",
+    "compare": "comparing",
+    "Comparison": "comparing",
     "Decision": "monitor",
     "diagnose": "diagnosis",
     "Diagnosis": "diagnosis",
@@ -72,6 +77,7 @@ _HOME = {
     "token_entropy": "entropy",
     "Trace": "traces",
     "TraceError": "errors",
+    "transfer": "comparing",
 }
 """Public name to the module it lives in."""
 
@@ -82,8 +88,11 @@ __all__ = [
     "append_traces",
     "arun_refine",
     "BackendError",
+    "BatchError",
     "BatchMonitor",
     "calibrate",
+    "compare",
+    "Comparison",
     "Decision",
     "diagnose",
     "Diagnosis",
@@ -114,6 +123,7 @@ __all__ = [
     "token_entropy",
     "Trace",
     "TraceError",
+    "transfer",
 ]
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraEr
 from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
 
 if TYPE_CHECKING:
+    import openai
+
     from entropy_chains.backends.openai import OpenAIBackend
     from entropy_chains.backends.transformers import TransformersBackend
 
@@ -62,6 +65,7 @@ def main() -> None:
 @as_json
 def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) -> None:
     """Run the whole story offline with the bundled model: record, calibrate, stop early, compare."""
+    from entropy_chains.demo.quickstarts import add_quickstarts, show_quickstarts
     from entropy_chains.demo.story import BATCH, print_story, run_story
 
     for name, value in (("--questions", questions), ("--calibration", calibration)):
@@ -69,10 +73,12 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     with progress(as_json) as track:
         story = run_story(bundled(batch_size=BATCH), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
+        add_quickstarts(story, out, track)
     if as_json:
         click.echo(json.dumps(story))
     else:
         print_story(story, out)
+        show_quickstarts(story["quickstarts"])
 
 
 @main.command()
@@ -112,8 +118,6 @@ def record(
 
     if not model:
         raise SettingsError("give --model PATH_OR_ID (or 'demo'), or --base-url URL --model NAME for a server")
-    if base_url and not base_url.startswith(("http://", "https://")):
-        raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
     if base_url and full_vocabulary:
         raise SettingsError("--full-vocabulary needs a local model: a server gives its likeliest tokens only; use --top-logprobs")
     for name, value in (
@@ -206,6 +210,41 @@ def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json
 
 
 @main.command()
+@traces_file
+@click.option(
+    "--folds", type=int, default=5, show_default=True, help="Parts of the questions, each judged with the others fitted on."
+)
+@click.option("--max-loss", default=0.05, show_default=True, help="Largest share of questions that may lose a correct answer.")
+@click.option("--confidence", default=0.9, show_default=True, help="Probability that a certified rule keeps to it.")
+@click.option(
+    "--transfer", "other", type=click.Path(path_type=Path), help="Judge on these traces instead; fit on all of the first."
+)
+@click.option("--on-mismatch", default="error", show_default=True, type=click.Choice(["error", "warn"]), help="With --transfer.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG or SVG file to draw to.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
+@as_json
+def compare(
+    traces: Path, folds: int, max_loss: float, confidence: float, other: Path | None, on_mismatch: str, plot: Path | None,
+    seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Every published rule side by side on recorded runs, fitted on one part and judged on the other."""
+    from entropy_chains.comparing import compare as run
+    from entropy_chains.comparing import transfer
+    from entropy_chains.display import comparison_table
+    from entropy_chains.plots import figure_format, saved_against_change
+
+    form = figure_format(plot) if plot else ""
+    terms: dict[str, Any] = {"max_loss": max_loss, "confidence": confidence, "seed": seed}
+    if other is None:
+        found = run(traces, folds=folds, **terms).to_dict()
+    else:
+        found = transfer(traces, other, on_mismatch=on_mismatch, **terms).to_dict()
+    if plot:
+        write_whole(plot, lambda path: saved_against_change(path, form, found))
+    show(found, as_json, lambda: comparison_table(found))
+
+
+@main.command()
 @click.argument("traces", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="Policy file.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Page to write.")
@@ -218,6 +257,52 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
     policy = Policy.load(policy_file) if policy_file else None
     write_whole(out, lambda path: write_report(path, list(traces), policy, title=title))
     show({"out": str(out)}, as_json, f"report → {out}")
+
+
+@main.command()
+@click.option("--base-url", help="OpenAI-compatible server; --model is then the served name. Its key is read from OPENAI_API_KEY.")
+@click.option("--model", help="Served name, or without --base-url a checkpoint folder, hub id, or 'demo' for the bundled model.")
+@as_json
+def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
+    """What can this backend do, and what does that mean for stopping? Asks a handful of small real requests."""
+    from entropy_chains.display import doctor_table
+
+    if not model:
+        raise SettingsError("give --base-url URL --model NAME for a server, or --model PATH_OR_ID (or 'demo') for a local model")
+    if base_url:
+        client = client_of(base_url)
+        from entropy_chains.doctor import examine
+
+        found = examine(client, model).to_dict()
+    else:
+        from entropy_chains.demo import MODEL_FOLDER
+        from entropy_chains.doctor_local import examine_local
+
+        found = examine_local(load(model), MODEL_FOLDER if model in DEMO_MODEL else model).to_dict()
+    show(found, as_json, lambda: doctor_table(found))
+
+
+@main.command()
+@click.argument("project")
+@click.option("--since", type=click.DateTime(), help="Only runs from then on, UTC.")
+@click.option("--traces", type=click.Path(path_type=Path, dir_okay=False), help="Append the runs whose steps were recorded to it.")
+@as_json
+def langsmith(project: str, since: datetime | None, traces: Path | None, as_json: bool) -> None:
+    """What stopping saved in a LangSmith project, measured by the holdout."""
+    from entropy_chains.savings import holdout_saving
+    from entropy_chains.traces import append_traces
+
+    try:
+        from langchain_entropy_chains.langsmith_runs import read_runs, recorded_traces, saving_table, savings_runs
+    except ImportError as error:
+        raise SettingsError("this needs: pip install langchain-entropy-chains") from error
+    runs = read_runs(project, since=since.replace(tzinfo=UTC) if since else None)
+    saving = holdout_saving(savings_runs(runs))
+    recorded = recorded_traces(runs) if traces else []
+    if traces and recorded:
+        append_traces(traces, recorded)
+    result = {"project": project, "runs": len(runs), "traces": len(recorded), **saving.to_dict()}
+    show(result, as_json, lambda: saving_table(project, saving))
 
 
 def check_same_recording(out: Path, running: dict[str, Any]) -> None:
@@ -244,16 +329,23 @@ def load(model: str, k: int | None = 20, batch_size: int = 64) -> TransformersBa
 
 def served(base_url: str, model: str, k: int, concurrency: int) -> OpenAIBackend:
     """The backend of a served model."""
+    client = client_of(base_url)
+    from entropy_chains.backends.openai import OpenAIBackend
+
+    backend = OpenAIBackend(client, model, k=k, concurrency=concurrency)
+    backend.connect()
+    return backend
+
+
+def client_of(base_url: str) -> openai.OpenAI:
+    """A client of the server at this address, with the user's key."""
     try:
         import openai
     except ImportError as error:
         raise MissingExtraError("openai", "openai") from error
-    from entropy_chains.backends.openai import OpenAIBackend
-
-    client = openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
-    backend = OpenAIBackend(client, model, k=k, concurrency=concurrency)
-    backend.connect()
-    return backend
+    if not base_url.startswith(("http://", "https://")):
+        raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
+    return openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
 
 
 def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:

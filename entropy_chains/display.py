@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import HORIZONTALS
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -79,6 +80,38 @@ def replay_table(found: Mapping[str, Any]) -> Group:
     return Group(table, Text(_losses(found)))
 
 
+def comparison_table(found: Mapping[str, Any]) -> Group:
+    """``compare``: a row for each rule, by tokens saved among those that lose few enough answers, then the others."""
+    gold = found["labels"] == "gold"
+    table = Table(box=HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in ("rule", "how set", "accuracy, points" if gold else "other answers", "lost", "saved, %", "oracle"):
+        table.add_column(name, no_wrap=True)
+    rows = [r for r in found["rules"] if r["applicable"]]
+    within = True
+    for r in rows:
+        if within and not r["within_max_loss"]:
+            table.add_section()
+        within = r["within_max_loss"]
+        change = f"{wording.points(r['accuracy_change'])} ({wording.interval(r['accuracy_change_interval'], wording.points)})"
+        saved = f"{_hundredths(r['tokens_saved'])} ({wording.interval(r['tokens_saved_interval'], _hundredths)})"
+        rule = Text(r["rule"], style="bold" if r["pareto"] else "")
+        other = change if gold else wording.percent(r["lost_share"])
+        table.add_row(rule, r["method"], other, str(r["lost_correct"]), saved, wording.percent(r["oracle_fraction"], 0))
+    how = "fitted on one file, judged on the other"
+    if found["folds"] is not None:
+        how = f"in {found['folds']} parts, each judged with rules fitted on the others"
+    limit = wording.short_percent(found["max_loss"])
+    notes = [
+        f"{found['questions']} runs of {found['groups']} questions, {how}. In brackets: 95 % intervals, paired.",
+        f"First those that lost at most {limit} of the runs here. Bold: nothing saves as much with fewer wrong answers.",
+        "saved: tokens, probes paid; oracle: as a share of what stopping at the first step with the full run's answer would save.",
+    ]
+    plain = ("certified", "uncertified", "always full", "hindsight")
+    notes += [f"{r['rule']} ({r['method']}): {r['reason']}" for r in rows if r["reason"] not in plain]
+    notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in found["rules"] if not r["applicable"]]
+    return Group(table, *map(Text, dict.fromkeys(notes)))
+
+
 def story_table(story: Mapping[str, Any], out: Path) -> Group:
     """``demo``: the live comparison."""
     table = Table(
@@ -105,6 +138,19 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
     return Group(table, Text(notes), Text(_losses(story)), Text(state + why), Text(files, style="bold"))
 
 
+def doctor_table(found: Mapping[str, Any]) -> Group:
+    """``doctor``: the verdict, what to do, and a row for each finding."""
+    table = Table("looked at", "found", "how it was seen", "what it means", title=f"model {found['model']}")
+    for f in found["findings"]:
+        value = f["value"]
+        value = wording.NONE if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
+        table.add_row(*map(Text, (f["name"].replace("_", " "), value, f["evidence"], f["meaning"])))
+    tokens = f"{found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens"
+    took = f"Requests that this took: {found['requests']}; {tokens}."
+    remedies = [Text(f"- {remedy}") for remedy in found["remedies"]]
+    return Group(table, Text(_capital(found["verdict"]) + ".", style="bold"), *remedies, Text(took))
+
+
 def _losses(found: Mapping[str, Any]) -> str:
     oracle = found["oracle_tokens_saved"]
     share = f", {wording.percent(found['tokens_saved'] / oracle, 0)} of it reached" if oracle > 0 else ""
@@ -117,6 +163,10 @@ def _losses(found: Mapping[str, Any]) -> str:
 
 def _two(value: float | None) -> str:
     return wording.NONE if value is None else f"{value:.2f}"
+
+
+def _hundredths(value: float | None) -> str:
+    return wording.percent(value, 0).removesuffix(" %")
 
 
 def _capital(text: str) -> str:

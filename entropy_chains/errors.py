@@ -11,12 +11,15 @@
     ├── MissingExtraError (ImportError)  an optional dependency is not installed; .extra
     └── BackendError                     a model or server did not do what was asked
         ├── NoLogprobsError              no logprobs, so no entropy: stopping is impossible
-        └── RefineError                  some conversations of a loop failed; .runs .errors (in refine.py)
+        └── BatchError                   some conversations failed; .runs .errors
+            └── RefineError              some conversations of a loop failed (in refine.py)
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 _SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]{6,})")
 
@@ -89,3 +92,30 @@ class BackendError(EntropyChainsError):
 
 class NoLogprobsError(BackendError):
     """The model or server gives no logprobs, so there is no entropy and stopping is impossible."""
+
+
+class BatchError(BackendError):
+    """Some conversations failed; the others' runs are here, none of them lost.
+
+    Attributes:
+        runs: a finished run for each conversation, in order; None where it failed.
+        errors: what each failed with; None where it finished.
+    """
+
+    def __init__(self, runs: Sequence[Any], errors: Sequence[Exception | None]):
+        first = next((e for e in errors if e is not None), None)
+        failed = sum(e is not None for e in errors)
+        super().__init__(
+            f"{failed} of {len(errors)} conversations failed, the first with {type(first).__name__}: {first}; "
+            "the finished ones are in .runs, the reasons in .errors"
+        )
+        self.runs, self.errors = tuple(runs), tuple(errors)
+
+    @classmethod
+    def check(cls, runs: Sequence[Any], errors: Sequence[Exception | None]) -> None:
+        """Raise where some failed; where every one did, the first one's own error."""
+        failed = [e for e in errors if e is not None]
+        if failed and len(failed) == len(errors):
+            raise failed[0]
+        if failed:
+            raise cls(runs, errors) from failed[0]

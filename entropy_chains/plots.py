@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from entropy_chains.errors import MissingExtraError
+from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.tables import Array
 
 COLOURS = {
@@ -71,19 +72,24 @@ def drawn(name: str, alt: str, size: tuple[float, float], draw: Any) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    out = io.StringIO()
+    _draw(out, "svg", size, draw, transparent=True, **{"svg.hashsalt": name})
+    return _inline(out.getvalue(), name, alt)
+
+
+def _draw(out: Any, form: str, size: tuple[float, float], draw: Any, *, transparent: bool, **style: Any) -> None:
+    """Draw on new axes and write the figure to a path or file; ``form``: ``svg`` or ``png``."""
     try:
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, **style}):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure.add_subplot())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(out.getvalue(), name, alt)
+        figure.savefig(out, format=form, dpi=150, transparent=transparent, metadata={"Date": None} if form == "svg" else None)
 
 
 def _inline(svg: str, name: str, alt: str) -> str:
@@ -268,3 +274,58 @@ def tokens_a_question(full: Array, stopped: Array, lost: Array, gained: Array, n
         f"(saved); {int(lost.sum())} {names[1]}, {int(gained.sum())} {names[0]}."
     )
     return drawn("tokens", alt, (6.2, 4.0), draw)
+
+
+HOW = {
+    "certified": ("o", BLUE),
+    "published": ("D", ORANGE),
+    "none": ("s", INK),
+    "hindsight": ("*", PURPLE),
+}
+"""Mark and colour of a compared rule, by how its parameter was set."""
+
+
+def figure_format(path: Path) -> str:
+    """``png`` or ``svg``, from a file's name. Raises InputError for any other."""
+    form = path.suffix.lower().removeprefix(".")
+    if form not in ("png", "svg"):
+        raise InputError(f"the plot's file is {str(path)!r}; its name must end in .png or .svg")
+    return form
+
+
+def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> None:
+    """Accuracy change against tokens saved of compared rules, with the Pareto front; ``found``: the object of ``compare --json``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    gold = found["labels"] == "gold"
+    rules = [r for r in found["rules"] if r["applicable"]]
+    places = [(100 * r["tokens_saved"], 100 * (r["accuracy_change"] if gold else -r["lost_share"])) for r in rules]
+
+    def draw(axes: Any) -> None:
+        front = sorted({place for place, r in zip(places, rules, strict=True) if r["pareto"]})
+        axes.plot(*zip(*front, strict=True), color=MUTED, linestyle="--", linewidth=1.2, zorder=2)
+        numbers: dict[tuple[float, float], list[str]] = {}
+        for n, ((x, y), r) in enumerate(zip(places, rules, strict=True), 1):
+            shape, colour = HOW[r["method"]]
+            for bounds, flat in ((r["tokens_saved_interval"], True), (r["accuracy_change_interval"], False)):
+                if bounds:
+                    ends, held = [100 * b for b in bounds], [y, y] if flat else [x, x]
+                    axes.plot(*((ends, held) if flat else (held, ends)), color=colour, alpha=0.22, linewidth=1.2, zorder=2)
+            inside = colour if r["within_max_loss"] else PAPER
+            label = f"{n}  {r['rule']}" + ("" if r["method"] in ("none", "hindsight") else f" ({r['method']})")
+            size = 12 if shape == "*" else 7
+            axes.plot([x], [y], shape, color=colour, markerfacecolor=inside, markersize=size, label=label, zorder=4)
+            numbers.setdefault((round(x, 1), round(y, 2)), []).append(str(n))
+        for n, (place, here) in enumerate(sorted(numbers.items())):  # above and below in turn, so that neighbours stay legible
+            at = (5, 6) if n % 2 else (5, -13)
+            axes.annotate(", ".join(here), place, xytext=at, textcoords="offset points", fontsize=9, color=INK, zorder=5)
+        axes.set_xlabel("tokens saved (%), probes paid")
+        axes.set_ylabel("change of accuracy (points)" if gold else "runs with another answer (%, negative)")
+        limit = f"{100 * found['max_loss']:.3g} %"
+        title = f"dashed: nothing beats these; hollow: lost more than {limit} of the runs; lines: 95 % intervals"
+        axes.set_title(title, fontsize=9.5, color=MUTED)
+        axes.figure.legend(loc="outside right center")
+
+    _draw(path, form, (11.0, 5.6), draw, transparent=False)

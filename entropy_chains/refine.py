@@ -15,7 +15,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
-from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.errors import BatchError, SettingsError
 from entropy_chains.monitor import Decision, Monitor, Outcome
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.records import StepRecord
@@ -50,22 +50,8 @@ class RefineRun:
     outcome: Outcome
 
 
-class RefineError(BackendError):
-    """Some conversations failed; the others' runs are here, none of them lost.
-
-    Attributes:
-        runs: a finished run for each conversation, in order; None where it failed.
-        errors: what each failed with; None where it finished.
-    """
-
-    def __init__(self, runs: Sequence[RefineRun | None], errors: Sequence[Exception | None]):
-        first = next((e for e in errors if e is not None), None)
-        failed = sum(e is not None for e in errors)
-        super().__init__(
-            f"{failed} of {len(errors)} conversations failed, the first with {type(first).__name__}: {first}; "
-            "the finished ones are in .runs, the reasons in .errors"
-        )
-        self.runs, self.errors = tuple(runs), tuple(errors)
+class RefineError(BatchError):
+    """Some conversations of a loop failed; the others' :class:`RefineRun` are on it, none of them lost."""
 
 
 def run_refine(
@@ -106,8 +92,8 @@ def run_refine(
 
     Raises:
         SettingsError: settings that cannot work. PolicyMismatch: the policy is for something else.
-        RefineError: some conversations failed (a call that fails ends all conversations of its batch); the finished ones are on
-            it. Where every one failed, the first one's own error.
+        RefineError: some conversations failed (a call that fails ends all conversations of its batch, unless the backend tells by a
+            BatchError which it was); the finished ones are on it. Where every one failed, the first one's own error.
     """
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
@@ -115,11 +101,15 @@ def run_refine(
             # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
             drawn = _reseeded(sampling, batch[0].step)
             made = backend.generate([loop.thread for loop in batch], sampling=drawn, segmentation=PER_CALL)
+        except BatchError as error:
+            outcomes = list(zip(batch, error.runs, error.errors, strict=True))
         except Exception as error:  # noqa: BLE001 (whatever a backend raises: the other conversations' runs must not be lost)
-            for loop in batch:
-                loop.error = error
+            outcomes = [(loop, None, error) for loop in batch]
         else:
-            for loop, call in zip(batch, made, strict=True):
+            outcomes = [(loop, call, None) for loop, call in zip(batch, made, strict=True)]
+        for loop, call, why in outcomes:
+            loop.error = why
+            if call is not None:
                 loop.take(call)
         if on_done:
             on_done(sum(loop.ended for loop in batch))
@@ -305,9 +295,6 @@ def _close(loops: Sequence[_Loop], on_done: Callable[[int], None] | None) -> lis
     if on_done and waiting:
         on_done(waiting)
     errors = [loop.error for loop in loops]
-    failed = [error for error in errors if error is not None]
-    if failed and len(failed) == len(loops):
-        raise failed[0]
-    if failed:
-        raise RefineError([None if loop.error else loop.run() for loop in loops], errors) from failed[0]
-    return [loop.run() for loop in loops]
+    runs = [None if loop.error else loop.run() for loop in loops]
+    RefineError.check(runs, errors)
+    return [run for run in runs if run is not None]

@@ -98,6 +98,7 @@ class Phase(Enum):
 
 def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
     """What a policy belongs to besides the model: the chat template and the closing text, as ``sha256:`` and 16 hex digits."""
+    chat_template = chat_template.removesuffix("\n") + "\n"  # Jinja never renders a last line end, and llama-server leaves it out
     close = f"{tags.open}\0{tags.close}\0{tags.after}" if tags else ""
     return "sha256:" + hashlib.sha256(f"{chat_template}\0{close}".encode()).hexdigest()[:16]
 

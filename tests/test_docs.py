@@ -2,7 +2,8 @@
 
 ``<!-- parsed only -->`` before a block means that it is slow, or needs what a test has not: it is compiled, or its options looked
 up. The blocks of a page run in order, in one namespace and one empty folder that holds ``questions.jsonl``, ``traces.jsonl`` and
-``policy.json``. A ``text`` block right after a Python block is what that block prints.
+``policy.json``; a scripted server answers at ``OPENAI_BASE_URL``. A ``text`` block right after a Python block is what that
+block prints.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from unittest import mock
 
 import click
 import pytest
+from loopback import Loopback
 
 import entropy_chains
 from entropy_chains.calibration import calibrate
@@ -180,7 +182,8 @@ def test_the_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     namespace: dict[str, object] = {"__name__": "docs"}
-    with mock.patch.dict(os.environ, offline):  # a block may set variables
+    # A block may set variables.
+    with Loopback() as server, mock.patch.dict(os.environ, offline | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"}):
         for block in blocks(page):
             if block.language in ("python", "py"):
                 run_python(block, page, namespace)

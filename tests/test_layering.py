@@ -14,7 +14,19 @@ import entropy_chains
 ROOT = Path(entropy_chains.__file__).parent
 PURE = ["errors", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
 """The decision, in order: each may import those before it."""
-OFFLINE = ["traces", "tables", "diagnosis", "certificates", "calibration", "replaying", "savings", "baselines", "figures"]
+OFFLINE = [
+    "traces",
+    "tables",
+    "diagnosis",
+    "certificates",
+    "calibration",
+    "replaying",
+    "savings",
+    "baselines",
+    "contenders",
+    "comparing",
+    "figures",
+]
 """The offline half: it reads recorded runs, and no backend."""
 OUTPUT = ["wording", "plots", "report", "display"]
 """What shows results; imported by the command line only."""

@@ -349,6 +349,11 @@ def test_a_template_may_name_its_steps():
     assert detect_segmentation(None) == detect_segmentation("{{ x }}") == Segmentation("blank_line", 32)
 
 
+def test_the_template_hash_does_not_change_with_a_last_line_end():
+    """Jinja does not render it, and servers leave it out: the policy is for both."""
+    assert template_hash("a", ThinkTags()) == template_hash("a\n", ThinkTags()) != template_hash("a\n\n", ThinkTags())
+
+
 def test_the_template_hash_changes_with_what_matters():
     """Template, tags and the text after them; the form is the policy file's."""
     labels = {

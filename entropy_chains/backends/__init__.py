@@ -26,7 +26,7 @@ class Sampling:
         temperature: 0 is greedy.
         top_p, top_k: nucleus and top-k sampling.
         max_tokens: most tokens of one reply, thinking included.
-        seed: for the batch; the same seed, batch and settings give the same tokens.
+        seed: for the call; the same seed, settings and place in the call give the same tokens.
     """
 
     temperature: float | None = None

@@ -43,6 +43,7 @@ class Update:
         refusal: text of a refusal.
         id: the completion's id.
         model: the model's name as the server gives it.
+        raw: what it was read from, where an adapter passes that on.
     """
 
     pieces: tuple[Piece, ...] = ()
@@ -52,6 +53,7 @@ class Update:
     refusal: str = ""
     id: str | None = None
     model: str | None = None
+    raw: Any = None
 
 
 _NOTHING = Update()
@@ -92,9 +94,18 @@ class _Reader:
 
 
 class _ChoiceReader(_Reader):
-    """Streams whose chunks have choices."""
+    """Streams whose chunks have choices.
 
-    __slots__ = ()
+    Attributes:
+        begun: a chunk has come.
+        finished: one with a finish reason has come; without it a stream broke off.
+    """
+
+    __slots__ = ("begun", "finished")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = self.finished = False
 
     def feed(self, chunk: Any) -> Update:
         found = fields(chunk)
@@ -109,10 +120,11 @@ class _ChoiceReader(_Reader):
                 return _NOTHING
             return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
-        logprobs = choice.get("logprobs")
+        logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
+        self.begun, self.finished = True, self.finished or finish is not None
         return Update(
             tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),
-            _text(choice.get("finish_reason")) or None,
+            finish,
             usage,
             bool(message.get("tool_calls") or message.get("function_call")),
             _text(message.get("refusal")),

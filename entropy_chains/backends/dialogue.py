@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
 from entropy_chains.backends.assembly import MALFORMED, AnswerText, clean_answer, clean_reasoning, run_instead
@@ -36,6 +37,7 @@ PATIENCE = 16
 """Reasoning tokens without any logprobs after which they are given up."""
 
 NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
+NOT_CLOSED = "the server's plug-in did not close the thinking, so the stream was closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Plan:
         k: alternatives asked for.
         opened: the prompt opens the thinking, and the server does not split it off.
         control: the server can close the thinking of a running stream (llama.cpp).
+        engine: settings of the run's request under which the server closes the thinking itself (vLLM with the plug-in).
         without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree) or ``full``.
         on_mismatch: ``error`` or ``warn``.
     """
@@ -57,6 +60,7 @@ class Plan:
     k: int = 20
     opened: bool = False
     control: bool = False
+    engine: Mapping[str, Any] | None = None
     without_logprobs: str = "error"
     on_mismatch: str = "error"
 
@@ -108,7 +112,9 @@ class _Attempt:
         self.probes: list[Reply] = []
         self.fed = self.reasoned = self.blind = 0
         self.sighted = False  # logprobs were seen, or given up
+        self.called = False  # a tool call or a refusal is an answer without text
         self.cut: str | None = None  # the thinking that the answer is asked for after
+        self.due = ""  # closing text that the server is still to put in by itself
         self.start = self.since = time.perf_counter()
 
 
@@ -141,6 +147,7 @@ class Dialogue:
         self._probe: Reply | None = None
         self._probe_answer: str | None = None
         self._undone = False  # the stop had no effect
+        self._note = ""  # what the reason says besides
         self._shown = AnswerText(plan.tags)
         self.closing = self.wants_control = False
         self.wants_probe: Request | None = None
@@ -169,20 +176,20 @@ class Dialogue:
     def first(self) -> Request:
         """The request to begin with."""
         self._now.streams.append(Reply("reason"))
-        return Request("reason", self._messages, self._max_tokens)
+        return Request("reason", self._messages, self._max_tokens, self._plan.engine or {})
 
     def next(self) -> Request | None:
         """After a stream has ended or was closed: the request that follows, or None when the run is over."""
         now = self._now
         if self._probe_answer is None and self.closing:
             return self._ask()
-        if now.monitor.done and self._answer() is None and self._stopped is None:
+        if now.monitor.done and self._answer() is None and not now.called and self._stopped is None:
             return self._in_full(MALFORMED)
         return None
 
     def failed(self, error: BackendError) -> Request:
         """The stream broke: another way to the answer, or the full run where a stop is at fault; else raises ``error``."""
-        if self._now.streams[-1].purpose != "answer" or any(self._now.answer):
+        if self._now.streams[-1].purpose != "answer" or any(self._now.answer) or self._now.called:
             raise error  # of a run, or of an answer that was shown in part: no second one is put beside it
         self._ways.pop(0)
         return self._ask() if self._ways else self._in_full(f"the answer after the stop could not be had ({error}): run in full")
@@ -211,6 +218,7 @@ class Dialogue:
         stream.take(update)
         self.id = update.id or self.id
         if update.tool_call or update.refusal:
+            now.called = True
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
         if stream.purpose == "answer":
             now.fed += len(update.pieces)
@@ -230,10 +238,13 @@ class Dialogue:
         before, bounds = now.monitor.phase, None
         if before is not Phase.ANSWER and piece.phase is not Phase.ANSWER and piece.token.alternatives:
             bounds = token_entropy(piece.token, k=plan.k)
-        decision = now.monitor.feed(piece.token, bounds, phase=piece.phase)
+        forced = self._is_forced(piece.token.text)
+        decision = now.monitor.feed(piece.token, bounds, forced=forced, phase=piece.phase)
         now.fed += 1
         phase = now.monitor.phase
         late = now.cut is not None and phase is not Phase.ANSWER  # made before the server heard that it is to end the thinking
+        if late and plan.engine is not None and not forced:
+            self.closing, self._note = True, NOT_CLOSED
         is_tag = piece.token.text.strip() in (plan.tags.open, plan.tags.close)
         if piece.phase is Phase.ANSWER or (phase is Phase.ANSWER and before is Phase.ANSWER):
             now.answer.append(piece.text)
@@ -250,8 +261,18 @@ class Dialogue:
             self._probe, self.wants_probe = Reply("probe", before=now.fed), self._way("probe", self._raw())
         elif decision is Decision.CLOSE:
             now.cut = self._raw()
-            self.wants_control, self.closing = plan.control, not plan.control
-        return Chunk("" if late or is_tag else piece.text, phase, piece.token, bounds)
+            if plan.engine is not None:  # the server has decided the same, by the same policy
+                now.due = plan.tags.close + plan.tags.after
+            else:
+                self.wants_control, self.closing = plan.control, not plan.control
+        return Chunk("" if late or is_tag or forced else piece.text, phase, piece.token, bounds, forced)
+
+    def _is_forced(self, text: str) -> bool:
+        """Whether a token is of the closing text that the server puts in after its decision."""
+        now = self._now
+        forced = bool(now.due) and now.due.startswith(text)
+        now.due = now.due[len(text) :] if forced else ""
+        return forced
 
     def _look(self, bounds: EntropyBounds | None) -> None:
         """A stop that silently never happens is the worst bug: say early where there is nothing to stop by."""
@@ -347,6 +368,8 @@ class Dialogue:
         outcome = now.monitor.finish(self._why, tokens=tokens)
         if self._undone:
             outcome = replace(outcome, stopped=False, tokens_saved=None)
+        if self._note:
+            outcome = replace(outcome, reason=f"{outcome.reason}; {self._note}")
         prefill = sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in again)
         return Generation(
             reasoning=clean_reasoning("".join(now.thinking), self._plan.tags),

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, contextmanager, suppress
+from contextlib import aclosing, closing, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
 from entropy_chains.backends.dialogue import Dialogue, Reply
-from entropy_chains.backends.served import CONTROL, ServedModel, is_done, prompt_of, seeded
+from entropy_chains.backends.failures import failures
+from entropy_chains.backends.served import CONTROL, ServedModel, all_of, ended, is_done, only_its_own, prompt_of, seeded
 from entropy_chains.backends.servers import identify
-from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, without_secrets
+from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.backends.vllm_client import hello, version_in
+from entropy_chains.errors import BackendError, MissingExtraError
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Phase, Segmentation
 
@@ -48,6 +53,7 @@ class OpenAIBackend(ServedModel):
         without_logprobs: what to do where the server gives none: ``error``; ``agreement`` (stop when the answers after two
             steps in a row agree; not certified); ``full`` (never stop). The last two warn.
         concurrency: most requests at a time.
+        plugin: ``auto`` lets a vLLM that has this package's plug-in close the thinking by itself; False never does.
         request: further settings of every request (``extra_body`` and the like).
     """
 
@@ -63,7 +69,11 @@ class OpenAIBackend(ServedModel):
         on_mismatch: str = "error",
         on_done: Callable[[int], None] | None = None,
     ) -> list[Generation]:
-        """Answer every conversation, some at a time; see :class:`entropy_chains.backends.Backend`."""
+        """Answer every conversation, some at a time; see :class:`entropy_chains.backends.Backend`.
+
+        Raises:
+            BatchError: some conversations failed; the others' runs are on it. Where every one failed, the first one's own error.
+        """
         self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
 
@@ -115,10 +125,17 @@ class OpenAIBackend(ServedModel):
 
     def _together(self, work: Callable[[int, threading.Event], Any], count: int) -> list[Any]:
         over = threading.Event()  # set on Ctrl-C or an error: nobody waits for the other requests, they end at their next token
-        with ThreadPoolExecutor(min(self._concurrency, count) or 1, "entropy-chains") as pool:
-            futures = [pool.submit(work, n, over) for n in range(count)]
+
+        def one(n: int) -> Any:
             try:
-                return [f.result() for f in futures]
+                return work(n, over)
+            except BackendError as error:
+                return only_its_own(error)
+
+        with ThreadPoolExecutor(min(self._concurrency, count) or 1, "entropy-chains") as pool:
+            futures = [pool.submit(one, n) for n in range(count)]
+            try:
+                return all_of([f.result() for f in futures])
             except BaseException:
                 over.set()
                 for future in futures:
@@ -131,7 +148,7 @@ class OpenAIBackend(ServedModel):
             return
         asking = identify(str(self._client.base_url), self._served)
         answer = None
-        with _errors():
+        with failures():
             try:
                 while True:
                     address, answer = asking.send(answer), None
@@ -139,31 +156,21 @@ class OpenAIBackend(ServedModel):
                         answer = self._client.get(address, cast_to=object)
             except StopIteration as done:
                 self._server = done.value
+            if self._plugin_unknown:
+                try:
+                    self._client.post("/completions", body=hello(self._served), cast_to=object)
+                except openai.APIStatusError as refusal:
+                    self._server = replace(self._server, plugin=version_in(refusal.message))
 
     def _talk(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Chunk, None, None]:
-        """Send what the dialogue asks for, until it is over."""
-        request: Request | None = dialogue.first()
-        while request is not None:
-            try:
-                with closing(self._updates(request, sampling, dialogue.k)) as updates:
-                    for update in updates:
-                        yield from dialogue.feed(update)
-                        if dialogue.wants_probe:
-                            with closing(self._updates(dialogue.wants_probe, sampling, dialogue.k)) as probe:
-                                for found in probe:
-                                    dialogue.feed_probe(found)
-                            yield from dialogue.probed()
-                        if dialogue.wants_control:
-                            dialogue.controlled(self._control(dialogue.id))
-                        if dialogue.closing:
-                            break
-                request = dialogue.next()
-            except BackendError as error:
-                request = dialogue.failed(error)
+        send = partial(self._updates, sampling=sampling, k=dialogue.k)
+        with closing(talk(dialogue, send, self._control)) as heard:
+            for _, chunks in heard:
+                yield from chunks
 
     def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
-        with _errors():
+        with failures():
             reader, arguments = self._arguments(request, sampling, k)
             if request.prefix is None:
                 stream = self._client.chat.completions.create(**arguments)
@@ -173,12 +180,12 @@ class OpenAIBackend(ServedModel):
             try:
                 for chunk in stream:
                     yield reader.feed(chunk)
-                yield reader.finish()
+                yield ended(reader)
             finally:
                 stream.close()
 
     def _control(self, run: str | None) -> bool:
-        with suppress(BackendError), _errors():
+        with suppress(BackendError), failures():
             return is_done(self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
         return False
 
@@ -197,27 +204,19 @@ class AsyncOpenAIBackend(ServedModel):
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
     ) -> list[Generation]:
-        """Answer every conversation, some at a time."""
+        """Answer every conversation, some at a time; errors as in :meth:`OpenAIBackend.generate`."""
         await self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
-        free = asyncio.Semaphore(self._concurrency)
 
         async def answer(n: int) -> Generation:
             held = bool(holdout is not None and holdout[n])
-            async with free:
-                dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
-                async with aclosing(self._talk(dialogue, seeded(sampling, n))) as chunks:
-                    async for _ in chunks:
-                        pass
+            dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
+            async with aclosing(self._talk(dialogue, seeded(sampling, n))) as chunks:
+                async for _ in chunks:
+                    pass
             return dialogue.result()
 
-        tasks = [asyncio.create_task(answer(n)) for n in range(len(conversations))]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:  # after an error nothing goes on unseen
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return await self._together(answer, len(conversations))
 
     async def astream(
         self,
@@ -242,16 +241,33 @@ class AsyncOpenAIBackend(ServedModel):
     async def aprobe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :meth:`OpenAIBackend.probe`."""
         await self.connect()
-        free = asyncio.Semaphore(self._concurrency)
 
         async def ask(n: int) -> Probe:
             reply = Reply("probe")
-            async with free, aclosing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
+            async with aclosing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
                 async for update in updates:
                     reply.take(update)
             return reply.probe(self.tags)
 
-        return list(await asyncio.gather(*map(ask, range(len(runs)))))
+        return await self._together(ask, len(runs))
+
+    async def _together(self, work: Callable[[int], Awaitable[Any]], count: int) -> list[Any]:
+        free = asyncio.Semaphore(self._concurrency)
+
+        async def one(n: int) -> Any:
+            async with free:
+                try:
+                    return await work(n)
+                except BackendError as error:
+                    return only_its_own(error)
+
+        tasks = [asyncio.create_task(one(n)) for n in range(count)]
+        try:
+            return all_of(await asyncio.gather(*tasks))
+        finally:  # after an error nothing goes on unseen
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def connect(self) -> None:
         """See :meth:`OpenAIBackend.connect`."""
@@ -259,7 +275,7 @@ class AsyncOpenAIBackend(ServedModel):
             return
         asking = identify(str(self._client.base_url), self._served)
         answer = None
-        with _errors():
+        with failures():
             try:
                 while True:
                     address, answer = asking.send(answer), None
@@ -267,31 +283,21 @@ class AsyncOpenAIBackend(ServedModel):
                         answer = await self._client.get(address, cast_to=object)
             except StopIteration as done:
                 self._server = done.value
+            if self._plugin_unknown:
+                try:
+                    await self._client.post("/completions", body=hello(self._served), cast_to=object)
+                except openai.APIStatusError as refusal:
+                    self._server = replace(self._server, plugin=version_in(refusal.message))
 
     async def _talk(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
-        request: Request | None = dialogue.first()
-        while request is not None:
-            try:
-                async with aclosing(self._updates(request, sampling, dialogue.k)) as updates:
-                    async for update in updates:
-                        for chunk in dialogue.feed(update):
-                            yield chunk
-                        if dialogue.wants_probe:
-                            async with aclosing(self._updates(dialogue.wants_probe, sampling, dialogue.k)) as probe:
-                                async for found in probe:
-                                    dialogue.feed_probe(found)
-                            for chunk in dialogue.probed():
-                                yield chunk
-                        if dialogue.wants_control:
-                            dialogue.controlled(await self._control(dialogue.id))
-                        if dialogue.closing:
-                            break
-                request = dialogue.next()
-            except BackendError as error:
-                request = dialogue.failed(error)
+        send = partial(self._updates, sampling=sampling, k=dialogue.k)
+        async with aclosing(atalk(dialogue, send, self._control)) as heard:
+            async for _, chunks in heard:
+                for chunk in chunks:
+                    yield chunk
 
     async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
-        with _errors():
+        with failures():
             reader, arguments = self._arguments(request, sampling, k)
             if request.prefix is None:
                 stream = await self._client.chat.completions.create(**arguments)
@@ -301,35 +307,11 @@ class AsyncOpenAIBackend(ServedModel):
             try:
                 async for chunk in stream:
                     yield reader.feed(chunk)
-                yield reader.finish()
+                yield ended(reader)
             finally:
                 await stream.close()
 
     async def _control(self, run: str | None) -> bool:
-        with suppress(BackendError), _errors():
+        with suppress(BackendError), failures():
             return is_done(await self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
         return False
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """What SDK and connection raise becomes one kind of error, with the cause chained and without the user's key."""
-    try:
-        yield
-    except (openai.OpenAIError, OSError, ValueError) as error:
-        if isinstance(error, EntropyChainsError):
-            raise
-        raise BackendError(_told(error)) from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-            raise BackendError(_told(error)) from error
-        raise
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, openai.APIStatusError):
-        return f"the server refused the request ({error.status_code}): {without_secrets(str(error.message))[:500]}"
-    url = getattr(getattr(error, "request", None), "url", None)
-    place = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}" if url is not None else "the server"
-    why = without_secrets(str(error.__cause__ or error))[:500]
-    return f"the connection to {place} failed ({type(error).__name__}: {why}); check the address, and that the server runs"

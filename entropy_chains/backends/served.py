@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.chunks import ChatReader, CompletionReader
+from entropy_chains.backends.chunks import ChatReader, CompletionReader, Update
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.servers import Server
-from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.backends.vllm_client import settings_for
+from entropy_chains.errors import BackendError, BatchError, NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 
@@ -39,6 +40,7 @@ class ServedModel:
         temperature_mode: str = "raw",
         without_logprobs: str = "error",
         concurrency: int = 8,
+        plugin: Literal["auto", False] = "auto",
         request: Mapping[str, Any] | None = None,
     ):
         if k < 1:
@@ -47,6 +49,8 @@ class ServedModel:
             raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
         if without_logprobs not in ("error", "agreement", "full"):
             raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be 'error', 'agreement' or 'full'")
+        if plugin not in ("auto", False):
+            raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")
         taken = OWN & set(request or {})
         if taken:
             raise SettingsError(f"request sets {', '.join(sorted(taken))}, which early stopping sets itself; use Sampling, k, …")
@@ -54,7 +58,7 @@ class ServedModel:
         self._given_tags, self._given_segmentation, self._opened = tags, segmentation, opened
         self._continuation = continuation
         self._mode, self._without_logprobs = temperature_mode, without_logprobs
-        self._concurrency, self._request = concurrency, dict(request or {})
+        self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
         self._server: Server | None = None
 
     @property
@@ -120,6 +124,7 @@ class ServedModel:
             k=(policy.k if policy else None) or self._k,
             opened=self._opened,
             control=self._control_wanted,
+            engine=self._engine(policy, stop and not holdout, on_mismatch),
             without_logprobs=self._without_logprobs,
             on_mismatch=on_mismatch,
         )
@@ -132,6 +137,12 @@ class ServedModel:
             stop=stop and stopping_enabled(),
             holdout=holdout,
         )
+
+    def _engine(self, policy: Policy | None, stop: bool, on_mismatch: str) -> dict[str, Any] | None:
+        """Settings under which the server's plug-in stops the run; None where the client does, or nobody."""
+        if policy is None or not stop or not stopping_enabled() or not self._server or not self._server.plugin:
+            return None
+        return settings_for(policy, self._served, self._request, on_mismatch=on_mismatch)
 
     def _check(self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str) -> None:
         if policy is None:
@@ -181,6 +192,10 @@ class ServedModel:
         return bool("control" in self._continuation and self._server and self._server.control)
 
     @property
+    def _plugin_unknown(self) -> bool:
+        return bool(self._plugin and self._server and self._server.kind == "vllm")
+
+    @property
     def _template_url(self) -> str:
         return f"{self._server.root if self._server else ''}/apply-template"
 
@@ -201,3 +216,25 @@ def is_done(told: Any) -> bool:
 def seeded(sampling: Sampling, n: int) -> Sampling:
     """Every conversation draws its own numbers."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + n)
+
+
+def ended(reader: ChatReader | CompletionReader) -> Update:
+    """What is left when a stream is over. Raises BackendError where it broke off: a part of an answer is none."""
+    if not reader.finished:
+        how = "broke off: no finish reason came" if reader.begun else "held no chunk of an answer"
+        raise BackendError(f"the stream {how}; check that base_url is that of an OpenAI-compatible API, and the server's log")
+    return reader.finish()
+
+
+def only_its_own(error: BackendError) -> BackendError:
+    """The failure of one conversation, which the others survive; raises what would befall every one of them."""
+    if isinstance(error, NoLogprobsError):
+        raise error
+    return error
+
+
+def all_of(made: list[Any]) -> list[Any]:
+    """What every conversation gave; raises BatchError where some failed."""
+    errors = [m if isinstance(m, BackendError) else None for m in made]
+    BatchError.check([m if e is None else None for m, e in zip(made, errors, strict=True)], errors)
+    return made

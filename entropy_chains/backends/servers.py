@@ -18,6 +18,7 @@ class Server:
         control: it closes the thinking of a running stream when told so.
         chat_template: where the server tells it.
         max_tokens: the name of the request's token limit.
+        plugin: version of this package's plug-in inside the server, or None; asked for by :mod:`.vllm_client`.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Server:
     control: bool = False
     chat_template: str | None = None
     max_tokens: str = "max_tokens"
+    plugin: str | None = None
 
 
 def identify(base_url: str, model: str) -> Generator[str, Any, Server]:

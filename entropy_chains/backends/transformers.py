@@ -7,53 +7,39 @@ another. A token takes one path: ``Watch.process`` sees the logits it is drawn f
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
-import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.assembly import MALFORMED, run_instead
-from entropy_chains.backends.vocabulary import Vocabulary
 from entropy_chains.entropy import logits_entropy
-from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
+from entropy_chains.errors import BackendError, MissingExtraError
 from entropy_chains.monitor import BatchMonitor, Decision
 from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation
+from entropy_chains.steps import Phase, Segmentation
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from entropy_chains.backends.kv_cache import growing_cache
+    from entropy_chains.backends.drawing import Numbers, warped
+    from entropy_chains.backends.kv_cache import growing_cache, prefilled
+    from entropy_chains.backends.local import LocalModel
     from entropy_chains.backends.watching import Cancelled, Watch
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 
-REFUSED = {
-    "num_beams": 1,
-    "assistant_model": None,
-    "prompt_lookup_num_tokens": None,
-    "num_return_sequences": 1,
-    "dola_layers": None,
-    "penalty_alpha": None,
-}
-"""Settings of ``generate()`` under which a row is not one stream of tokens, and the only value each may have."""
-
-PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "guidance_scale": None}
-"""Settings that change the logits before the entropy is read, and their neutral values."""
-
+PROBES = 1
+"""The purpose of numbers that probes are drawn by."""
 
 SMALL = 2**16
 """Logits of one token of all rows up to which they are kept; 64 tokens of them take 16 MB at most."""
 
 
-class TransformersBackend:
+class TransformersBackend(LocalModel):
     """A local model that answers, streams, is stopped early, and can be recorded.
 
     Args:
@@ -67,101 +53,6 @@ class TransformersBackend:
         batch_size: conversations that ``generate`` runs at a time.
     """
 
-    estimator_mode = "raw"
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        name: str | None = None,
-        k: int | None = 20,
-        tags: ThinkTags | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
-        generate_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int = 64,
-    ):
-        if k is not None and k < 1:
-            raise SettingsError(f"k is {k}; it must be at least 1, or None for the whole vocabulary")
-        if batch_size < 1:
-            raise SettingsError(f"batch_size is {batch_size}; it must be at least 1")
-        self._model, self._k, self._batch_size = model, k, batch_size
-        self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
-        self._vocabulary = Vocabulary(tokenizer, self._name, tags, model.generation_config.eos_token_id, template_kwargs)
-        self._generate_kwargs = dict(generate_kwargs or {})
-        self._config({}, Sampling(), None)  # refuse what cannot work before anything runs
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | Path,
-        *,
-        name: str | None = None,
-        device: str | None = None,
-        k: int | None = 20,
-        batch_size: int = 64,
-        **model_kwargs: Any,
-    ) -> TransformersBackend:
-        """Load a checkpoint folder or hub id; ``model_kwargs`` go to ``from_pretrained`` (dtype, device_map, quantisation)."""
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
-            model = AutoModelForCausalLM.from_pretrained(str(path_or_id), **model_kwargs)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            remedy = "give a folder with config.json, weights and tokenizer, or a hub id"
-            raise SettingsError(f"model {str(path_or_id)!r} cannot be loaded: {first} ({remedy})") from error
-        return cls(model.to(device) if device else model, tokenizer, name=name or str(path_or_id), k=k, batch_size=batch_size)
-
-    @property
-    def model(self) -> str:
-        """The model's label."""
-        return self._name
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return sum(p.numel() for p in self._model.parameters())
-
-    @property
-    def vocab_size(self) -> int:
-        """Size of the model's vocabulary."""
-        return int(self._model.get_output_embeddings().weight.shape[0])
-
-    @property
-    def tags(self) -> ThinkTags:
-        """The family's thinking tags. Raises SettingsError for a model that has none."""
-        if self._vocabulary.tags is None:
-            remedy = "use mode 'refine', or pass tags=ThinkTags(…)"
-            raise SettingsError(f"{self._name} has no thinking tags in its chat template: {remedy}")
-        return self._vocabulary.tags
-
-    @property
-    def segmentation(self) -> Segmentation:
-        """The model's own steps."""
-        return detect_segmentation(self._vocabulary.chat_template)
-
-    @property
-    def template(self) -> str:
-        """Hash of the chat template and the closing text: a policy belongs to it."""
-        return self._vocabulary.template
-
-    def temperature(self, sampling: Sampling) -> float:
-        """The temperature a run will have; 0 = greedy."""
-        config = self._config({}, sampling, None)
-        return float(config.temperature or 1.0) if config.do_sample else 0.0
-
-    def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
-        """What a trace says about how its entropies came about."""
-        return {
-            "estimator": "full" if self._k is None else "renormalised",
-            "k": self._k,
-            "temperature": self.temperature(sampling),
-            "temperature_mode": self.estimator_mode,
-            "segmentation": (segmentation or self.segmentation).to_dict(),
-            "template": self.template,
-            "vocab_size": self.vocab_size,
-        }
-
     def generate(
         self,
         conversations: Sequence[Sequence[Message]],
@@ -173,14 +64,21 @@ class TransformersBackend:
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
         on_done: Callable[[int], None] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
-        """Answer every conversation in batches; see :class:`entropy_chains.backends.Backend`. ``on_done(n)``: n more are done."""
+        """Answer every conversation in batches; see :class:`entropy_chains.backends.Backend`.
+
+        ``on_done(n)``: n more are done. ``cancelled``: once set, every row ends at its next token.
+        """
         segmentation = self._check(policy, sampling, segmentation, on_mismatch)
         done: list[Generation] = []
         for start in range(0, len(conversations), self._batch_size):
             part = conversations[start : start + self._batch_size]
             held = holdout[start : start + self._batch_size] if holdout is not None else None
-            done += self._batch(part, policy, sampling, segmentation, stop and stopping_enabled(), held)
+            places = range(start, start + len(part))
+            done += self._batch(
+                part, policy, sampling, segmentation, stop and stopping_enabled(), held, places, cancelled=cancelled
+            )
             if on_done:
                 on_done(len(part))
         return done
@@ -211,7 +109,7 @@ class TransformersBackend:
         def work() -> None:
             try:
                 run = self._batch(
-                    [messages], policy, sampling, segmentation, stop and stopping_enabled(), [holdout], put=put, cancelled=cancelled
+                    [messages], policy, sampling, segmentation, stop and stopping_enabled(), [holdout], [0], put, cancelled
                 )
                 put(Chunk("", Phase.ANSWER, final=run[0]))
             except BaseException as error:  # noqa: BLE001 (handed to the reader, who raises it)
@@ -233,122 +131,113 @@ class TransformersBackend:
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`: the live closing text and the live settings, from the same tokens."""
-        prefixes = [self._vocabulary.prompt(m)[0] + list(g.token_ids[: g.steps[step - 1].end]) for m, g, step in runs]
-        # Rows of like length together: padding is computed too.
-        order = sorted(range(len(prefixes)), key=lambda n: len(prefixes[n]))
         found: dict[int, Probe] = {}
-        for start in range(0, len(order), self._batch_size):
-            part = order[start : start + self._batch_size]
-            found |= zip(part, self._close_and_answer([prefixes[n] for n in part], sampling), strict=True)
-        return [found[n] for n in range(len(prefixes))]
+        asked: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}  # by run: its tokens, and where to close it for which probe
+        for n, (messages, run, step) in enumerate(runs):
+            prompt = self._vocabulary.prompt(messages)[0]
+            end = len(prompt) + run.steps[step - 1].end
+            if self._has_room(end):
+                asked.setdefault(id(run) if self._forks else -n, ([*prompt, *run.token_ids], []))[1].append((end, n))
+            else:
+                found[n] = Probe(None, 0)
+        rows = [(tokens[: max(ends)[0]], sorted(ends)) for tokens, ends in asked.values()]
+        rows.sort(key=lambda row: len(row[0]))  # of like length together: padding is computed too
+        for start in range(0, len(rows), self._batch_size):
+            found |= self._probe_batch(rows[start : start + self._batch_size], sampling)
+        return [found[n] for n in range(len(runs))]
 
-    def _check(
-        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
-    ) -> Segmentation:
-        """The steps to use; raises where the policy is for something else."""
-        if policy is None:
-            segmentation = segmentation or self.segmentation
-        else:
-            policy.check(
-                on_mismatch=on_mismatch,
-                temperature=self.temperature(sampling),
-                mode="thinking",
-                model=self._name,
-                template=self.template,
-                temperature_mode=self.estimator_mode,
-                **({"segmentation": segmentation} if segmentation else {}),
-            )
-            segmentation = policy.segmentation
-            config = self._config({}, sampling, None)
-            changed = [n for n, neutral in PENALTIES.items() if getattr(config, n, neutral) not in (neutral, None)]
-            if policy.active and changed:
-                text = f"{', '.join(changed)} changes the logits that the policy's entropy was calibrated on; set it to neutral"
-                warnings.warn(text, stacklevel=3)
-        if segmentation.boundary != "call":
-            _ = self.tags  # thinking mode needs them
-        return segmentation
-
-    def _config(self, extra: Mapping[str, Any], sampling: Sampling, max_tokens: int | None) -> Any:
-        config = copy.deepcopy(self._model.generation_config)
-        settings = {**self._generate_kwargs, **extra}
-        for name in ("temperature", "top_p", "top_k"):
-            if getattr(sampling, name) is not None:
-                settings[name] = getattr(sampling, name)
-        if sampling.temperature is not None:
-            settings["do_sample"] = sampling.temperature > 0
-        for name, allowed in REFUSED.items():
-            value = settings.get(name, getattr(config, name, allowed))
-            if value not in (allowed, None):
-                raise SettingsError(
-                    f"{name}={value!r} is not supported: early stopping needs one stream of tokens a row; remove it"
-                )
-        if not settings.get("do_sample", config.do_sample):
-            settings |= dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "typical_p"), None)  # or it warns
-        config.update(**settings)
-        config.max_new_tokens = max_tokens or sampling.max_tokens
-        config.max_length = None
-        return config
-
-    @property
-    def _close_ids(self) -> list[int]:
-        return self._vocabulary.encode(self.tags.close + self.tags.after)
-
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self._model.get_input_embeddings().weight.device
-        return device
-
-    @property
-    def _room(self) -> int | None:
-        """Tokens that prompt and reply may have together, or None where the model does not say."""
-        return getattr(self._model.config, "max_position_embeddings", None)
+    def _probe_batch(self, rows: list[tuple[list[int], list[tuple[int, int]]]], sampling: Sampling) -> dict[int, Probe]:
+        """The probes of some runs. All of a run share one prefill: what comes after a probe's end is hidden from it."""
+        cache = prefilled(self._model, [tokens for tokens, _ in rows]) if self._forks else None
+        found: dict[int, Probe] = {}
+        for n in range(max(len(ends) for _, ends in rows)):
+            left = [m for m, (_, ends) in enumerate(rows) if len(ends) > n]
+            if cache is not None and len(left) < len(rows):
+                cache.batch_select_indices(torch.tensor(left))
+            rows = [rows[m] for m in left]
+            probes = self._close_and_answer([tokens[: ends[n][0]] for tokens, ends in rows], sampling, cache=cache)
+            found |= {ends[n][1]: probe for (_, ends), probe in zip(rows, probes, strict=True)}
+        return found
 
     def _run(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: tuple[torch.Tensor, torch.Tensor],
         sampling: Sampling,
         max_tokens: int,
-        watch: Watch | None,
+        draw: Callable[[], Sequence[float]],
+        *,
+        watch: Watch | None = None,
         cancelled: threading.Event | None = None,
+        cache: Any | None = None,
     ) -> torch.Tensor:
-        """``generate()`` on left-padded prompts; returns the new ids, [rows, length]."""
-        device = self._device
-        width = max(len(p) for p in prompts)
-        ids = torch.tensor([[self._vocabulary.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        room = self._room
+        """``generate()`` on ids and mask; returns prompts and new ids, [rows, length]. ``cache``: what came before; it grows."""
+        ids, mask = prompts
+        room, width = self._room, int(mask.sum(-1).max())
         if room is not None and width >= room:
             raise BackendError(f"a prompt of {width} tokens leaves no room in the model's {room}; shorten the conversation")
         config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
         config.pad_token_id = self._vocabulary.pad
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=sampling.seed is not None), torch.inference_mode():
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
-            cache = growing_cache(self._model)
-            hooks: dict[str, Any] = {} if cache is None else {"past_key_values": cache}  # an empty cache is falsy
-            if watch:
-                hooks |= {"logits_processor": [watch.processor], "stopping_criteria": [watch.criterion]}
-            elif cancelled:
-                hooks["stopping_criteria"] = [Cancelled(cancelled)]
-            out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **hooks)
-        new: torch.Tensor = out[:, width:]
-        return new
+        hooks: dict[str, Any] = {"logits_processor": [*([watch.processor] if watch else []), *warped(config, draw)]}
+        if watch:
+            hooks["stopping_criteria"] = [watch.criterion]
+        elif cancelled:
+            hooks["stopping_criteria"] = [Cancelled(cancelled)]
+        if cache is not None:  # an empty cache is falsy
+            hooks["past_key_values"] = cache
+        with torch.inference_mode():
+            out: torch.Tensor = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **hooks)
+        return out
 
     def _close_and_answer(
-        self, prefixes: Sequence[list[int]], sampling: Sampling, cancelled: threading.Event | None = None
+        self,
+        prefixes: Sequence[list[int]],
+        sampling: Sampling,
+        cancelled: threading.Event | None = None,
+        cache: Any | None = None,
     ) -> list[Probe]:
-        """Close the thinking after each prefix and let the model answer; where there is no room to, there is no answer."""
-        close = self._close_ids
-        probes = [Probe(None, 0)] * len(prefixes)
-        fitting = [n for n, p in enumerate(prefixes) if self._room is None or len(p) + len(close) < self._room]
+        """Close the thinking after each prefix and let the model answer; where there is no room to, there is no answer.
+
+        ``cache``: holds the prefixes' rows, all of which have room, and what comes after them.
+        """
+        close, probes = self._close_ids, [Probe(None, 0)] * len(prefixes)
+        fitting = [n for n, prefix in enumerate(prefixes) if self._has_room(len(prefix))]
         if not fitting:
             return probes
-        rows = self._run([prefixes[n] + close for n in fitting], sampling, sampling.max_tokens, None, cancelled).tolist()
-        for n, row in zip(fitting, rows, strict=True):
+        hidden = [cache.get_seq_length() - len(prefixes[n]) if cache is not None else 0 for n in fitting]
+        ids = [[*prefixes[n], *[self._vocabulary.pad] * h, *close] for n, h in zip(fitting, hidden, strict=True)]
+        masks = [[1] * len(prefixes[n]) + [0] * h + [1] * len(close) for n, h in zip(fitting, hidden, strict=True)]
+        prompts = self._padded(ids, masks)
+        numbers, step = Numbers(sampling.seed, fitting, PROBES), count()
+
+        def draw() -> list[float]:
+            position = next(step)
+            return [numbers.at(n, position) for n in range(len(fitting))]
+
+        known, used = (0, growing_cache(self._model)) if cache is None else (cache.get_seq_length(), cache)
+        made = self._run(prompts, sampling, sampling.max_tokens, draw, cancelled=cancelled, cache=used)
+        if cache is not None:  # as it was
+            cache.crop(known - cache.get_seq_length())
+        for n, row in zip(fitting, made[:, prompts[0].shape[1] :].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row) - 1) + 1
             probes[n] = Probe(self._vocabulary.answer(row[:end]), len(close) + end)
         return probes
+
+    def _to_the_end(self, prompts: Sequence[list[int]], watch: Watch, sampling: Sampling, drawn: Numbers) -> None:
+        """``generate()`` until every row of ``watch`` has ended or waits for a probe.
+
+        Where the cache can be taken apart, rows that are over leave the batch on the way, half of it at a time.
+        """
+        cache = growing_cache(self._model)
+        ids, mask = self._padded(prompts)
+        watch.thins = cache is not None
+        while True:
+            ids = self._run((ids, mask), sampling, watch.left, lambda: watch.numbers(drawn), watch=watch, cache=cache)
+            going = torch.tensor([n for n, r in enumerate(watch.rows) if not watch.is_over(r)], dtype=torch.long)
+            if cache is None or watch.is_cancelled or not len(going):
+                return
+            cache.batch_select_indices(going)
+            mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)[going]
+            ids, watch.rows = ids[going], [watch.rows[n] for n in going]
 
     def _batch(
         self,
@@ -358,9 +247,11 @@ class TransformersBackend:
         segmentation: Segmentation,
         stop: bool,
         holdout: Sequence[bool] | None,
+        numbers: Sequence[int],
         put: Callable[[Chunk], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
+        """``numbers``: the conversations' places in the call, whose draws are their own."""
         if not conversations:
             return []
         prompts, opened = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
@@ -383,11 +274,10 @@ class TransformersBackend:
         watch = Watch(self._vocabulary, monitor, k, close, limits, put, cancelled, late=late)
         rows, prefill, probes = list(range(len(prompts))), [0] * len(prompts), [0] * len(prompts)
         answers: dict[int, str | None] = {}
-        left, seeded = sampling.max_tokens, sampling
+        drawn = Numbers(sampling.seed, numbers)
         while rows:
-            watch.rows = rows
-            watch.begin()
-            self._run([list(prompts[r]) + watch.ids[r] for r in rows], seeded, left, watch)
+            watch.begin(rows)
+            self._to_the_end([list(prompts[r]) + watch.ids[r] for r in rows], watch, sampling, drawn)
             rows = [r for r in rows if watch.paused[r] and not watch.is_cancelled]
             found = self._close_and_answer([list(prompts[r]) + watch.ids[r] for r in rows], sampling, cancelled)
             goes_on = []
@@ -401,13 +291,11 @@ class TransformersBackend:
                     goes_on.append(r)
                     prefill[r] += len(watch.ids[r])
             rows = [r for r in goes_on if len(watch.ids[r]) < limits[r]]
-            left = max((limits[r] - len(watch.ids[r]) for r in rows), default=0)
-            if seeded.seed is not None:  # the numbers drawn so far must not be drawn again
-                seeded = replace(seeded, seed=seeded.seed + 1_000_003)
         runs = [watch.finished(r, len(prompts[r]), probes[r], prefill[r], answers) for r in range(len(prompts))]
         broken = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not watch.is_cancelled]
         if broken:  # a full answer is always acceptable, a cut one never
-            redone = self._batch([conversations[r] for r in broken], policy, sampling, segmentation, False, None, put, cancelled)
+            asked, same = [conversations[r] for r in broken], [numbers[r] for r in broken]
+            redone = self._batch(asked, policy, sampling, segmentation, False, None, same, put, cancelled)
             for r, full in zip(broken, redone, strict=True):
                 runs[r] = run_instead(full, runs[r], monitor.rows[r].finish(MALFORMED))
         return runs

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import entropy_chains
-from entropy_chains.backends.vllm_settings import PREFIX, Serving, check, read
+from entropy_chains.backends.vllm_settings import HELLO, PREFIX, Serving, check, read
 from entropy_chains.errors import MissingExtraError, SettingsError
 
 try:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     import torch
     from vllm.v1.sample.logits_processor import BatchUpdate
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
-
-HELLO = "hello"
-"""The key (after the prefix) of a request that only asks whether the plug-in is there: it is refused, with the answer."""
 
 
 class _Asked:

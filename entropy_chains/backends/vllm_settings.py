@@ -16,6 +16,9 @@ from entropy_chains.records import SIGNALS
 from entropy_chains.steps import Segmentation
 
 PREFIX = "entropy_chains_"
+HELLO = "hello"
+"""The key (after the prefix) of a request that only asks whether the plug-in is there: it is refused, with the answer."""
+
 BY_REQUEST = "request"
 """The model's label in a policy made of a request's own numbers: it is for whatever runs."""
 

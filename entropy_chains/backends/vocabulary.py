@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,12 @@ class Vocabulary:
         own = tokenizer.eos_token_id if eos is None else eos
         self.eos = frozenset(own if isinstance(own, Sequence) else [own])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
+
+    def with_template(self, settings: Mapping[str, Any]) -> Vocabulary:
+        """The same with further settings of the chat template."""
+        other = copy.copy(self)
+        other._template_kwargs = {**self._template_kwargs, **settings}
+        return other
 
     @property
     def template(self) -> str:

@@ -13,11 +13,15 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from entropy_chains.backends import Chunk, Generation, Step
 from entropy_chains.backends.assembly import clean_reasoning
+from entropy_chains.backends.drawing import Numbers
 from entropy_chains.backends.vocabulary import Vocabulary
 from entropy_chains.entropy import EntropyBounds, logits_entropy
 from entropy_chains.monitor import BatchMonitor, Decision
 from entropy_chains.steps import Phase
 from entropy_chains.tokens import Token
+
+THIN = 8
+"""Rows of a batch from which on it is worth leaving those behind that are over: each time takes a copy of the cache."""
 
 FIGURES = 5
 """Per token: entropy, mass, lower, upper, confidence."""
@@ -57,6 +61,7 @@ class Watch:
         self.rows = list(range(count))  # the monitor's rows that the running generate() holds, in its order
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.paused = [False] * count
+        self.thins = False  # end generate() once half of its rows are over
         self._steps: list[list[Step]] = [[] for _ in range(count)]
         self._answer_at: list[int | None] = [None] * count
         self._ended = [False] * count
@@ -85,12 +90,24 @@ class Watch:
     def is_cancelled(self) -> bool:
         return self._cancelled is not None and self._cancelled.is_set()
 
-    def _is_over(self, r: int) -> bool:
+    def is_over(self, r: int) -> bool:
+        """Whether a row has ended, or waits for its probe."""
         return self._ended[r] or self.paused[r] or len(self.ids[r]) >= self._limits[r]
 
-    def begin(self) -> None:
-        for r in self.rows:
+    def begin(self, rows: list[int]) -> None:
+        """These rows go on."""
+        self.rows = rows
+        for r in rows:
             self.paused[r] = False
+
+    @property
+    def left(self) -> int:
+        """Tokens that the running rows may still have, at most."""
+        return max(self._limits[r] - len(self.ids[r]) for r in self.rows)
+
+    def numbers(self, drawn: Numbers) -> list[float]:
+        """What the running rows' next tokens are drawn by."""
+        return [drawn.at(r, len(self.ids[r])) for r in self.rows]
 
     def process(self, scores: torch.Tensor) -> torch.Tensor:
         """The logits of every row's next token: read their entropy, and leave a stopped row one choice only."""
@@ -111,7 +128,7 @@ class Watch:
         every = self._monitor.rows
         texts, live, forced = [""] * len(every), [], set[int]()
         for token, r in zip(ids, self.rows, strict=True):
-            if self._is_over(r):
+            if self.is_over(r):
                 continue
             live.append(r)
             texts[r] = self._vocabulary.text(token)
@@ -124,8 +141,9 @@ class Watch:
             self._took_token(r, new[r], figures, now)
         for r, decision in decisions.items():
             self._step_ended(r, decision, now)
-        cancelled = self.is_cancelled
-        return torch.tensor([cancelled or self._is_over(r) for r in self.rows], device=tokens.device)
+        over = [self.is_over(r) for r in self.rows]
+        thin = self.thins and THIN <= len(over) <= 2 * sum(over)
+        return torch.tensor([self.is_cancelled or thin or o for o in over], device=tokens.device)
 
     def _on_host(self, tokens: torch.Tensor) -> tuple[list[int], np.ndarray[Any, Any] | None]:
         """The new tokens' ids, and their figures as the monitor wants them, a row each; one copy from the device a step."""

@@ -45,7 +45,8 @@ def run_story(
     """
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw_questions(calibration + questions, seed)
-    fitted_on, held_out = drawn[:calibration], drawn[calibration:]
+    # Questions of like length together: a batch takes as long as its longest run.
+    fitted_on, held_out = (sorted(part, key=lambda q: len(q["question"])) for part in (drawn[:calibration], drawn[calibration:]))
     first = 1_000_000 * (seed + 1)  # seeds of the two parts never meet
     sampling, live = Sampling(max_tokens=MAX_TOKENS, seed=first), Sampling(max_tokens=MAX_TOKENS, seed=first + 500_000)
 
@@ -65,7 +66,7 @@ def run_story(
     result = judge_live(full, stops, np.array([g.tokens for g in early]), right, seed=seed)
 
     prompt = sum(g.prompt_tokens for g in early)
-    slow, fast = _latency(backend, policy, held_out[:LATENCY_QUESTIONS], live, track)
+    slow, fast = _latency(backend, policy, held_out[:: max(1, questions // LATENCY_QUESTIONS)][:LATENCY_QUESTIONS], live, track)
     story = {
         **result.to_dict(),
         "model": backend.model,

@@ -133,6 +133,14 @@ def test_a_malformed_answer_is_run_in_full(bad):
     assert "malformed" in made.outcome.reason
 
 
+@pytest.mark.parametrize("told", [Update(tool_call=True), Update(refusal="no")])
+def test_a_tool_call_or_a_refusal_after_the_stop_is_an_answer(told):
+    """It has no text, and is none the less what the model answers: no full run follows."""
+    requests, _, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy()), [Update((s,)) for s in SURE], [told])
+    assert [r.purpose for r in requests] == ["reason", "answer"]
+    assert (made.outcome.stopped, made.answer) == (True, None)
+
+
 @pytest.mark.parametrize("debris", ["</think>\n\n", "\n\n", "<think>\n\n</think>\n\n"])
 def test_debris_before_the_answer_is_left_out(debris):
     """A second closing tag, blank lines, empty thinking: neither shown nor part of the answer."""

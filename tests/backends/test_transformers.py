@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from entropy_chains import answers, demo
 from entropy_chains.backends import Sampling
+from entropy_chains.backends.drawing import Draw
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.demo.train import CHAT_TEMPLATE, ID, VOCAB, save
 from entropy_chains.entropy import token_entropy
@@ -398,3 +399,39 @@ def test_the_bundled_model_in_the_refine_loop(bundled):
     assert [c.steps[-1].record.tokens for c in run.calls] == [c.tokens for c in run.calls]
     assert run.outcome.tokens == sum(c.tokens for c in run.calls)
     assert PER_CALL.boundary == "call"
+
+
+def test_probes_of_a_run_share_their_prefill(bundled):
+    """Probes asked for together are those asked for one by one: what comes after a boundary is hidden from its probe."""
+    sampling = Sampling(0.0, max_tokens=700)
+    asked = [ask("78*96=?"), ask("347*86=?"), ask("12*3=?")]
+    runs = bundled.generate(asked, sampling=sampling)
+    wanted = [(m, run, step) for m, run in zip(asked, runs, strict=True) for step in range(len(run.steps), 0, -1)]
+    assert len(wanted) > 6
+    together = bundled.probe(wanted, sampling=sampling)
+    assert together == [bundled.probe([one], sampling=sampling)[0] for one in wanted]
+    assert len({p.answer for p in together}) >= 3
+
+
+def test_a_rows_tokens_do_not_depend_on_what_runs_beside_it(bundled):
+    """Rows draw numbers of their own, and leave a batch when they are over: ten together are each the one run alone."""
+    asked = [ask(f"{n}*{n + 7}=?") for n in range(3, 63, 6)]
+    sampling = Sampling(max_tokens=500, seed=3)
+    together = bundled.generate(asked, sampling=sampling)
+    lengths = [len(run.token_ids) for run in together]
+    assert sorted(lengths)[len(lengths) // 2] < max(lengths) - 50  # half of the batch is left behind on the way
+    last = bundled.generate([asked[0]] * 9 + asked[9:], sampling=sampling)[9]
+    assert last.token_ids == together[9].token_ids
+    assert bundled.generate(asked[:1], sampling=sampling)[0].token_ids == together[0].token_ids
+
+
+def test_draws_follow_the_distribution():
+    """Over evenly spread numbers every token comes up as often as it is likely, and one without a share never."""
+    scores = torch.tensor([[0.5, 0.25, 0.0, 0.25]]).log()
+    counts = [0, 0, 0, 0]
+    for n in range(1000):
+        drawn = Draw(lambda n=n: [n / 1000])(torch.zeros(1, 1), scores)
+        counts[int(drawn.argmax())] += 1
+        assert drawn.isfinite().sum() == 1
+    assert counts == [500, 250, 0, 250]
+    assert int(Draw(lambda: [1.0])(torch.zeros(1, 1), torch.tensor([[0.0, 0.0, -torch.inf]])).argmax()) == 1

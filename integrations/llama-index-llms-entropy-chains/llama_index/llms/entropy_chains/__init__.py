@@ -1,1 +1,48 @@
-"""LlamaIndex integration of entropy-chains, in preparation: it offers nothing yet."""
+"""Early stopping for LlamaIndex: reasoning is closed when the model is sure, and the answer is still given.
+
+Everything here is loaded on first use: importing this package loads no model and no SDK.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent, EarlyStopReActAgent
+    from llama_index.llms.entropy_chains.attachment import attach, detach
+    from llama_index.llms.entropy_chains.base import EarlyStopLLM
+    from llama_index.llms.entropy_chains.handlers import EntropyEventHandler
+    from llama_index.llms.entropy_chains.local import TransformersLLM
+
+_HOME = {
+    "attach": "attachment",
+    "detach": "attachment",
+    "EarlyStopFunctionAgent": "agents",
+    "EarlyStopLLM": "base",
+    "EarlyStopReActAgent": "agents",
+    "EntropyEventHandler": "handlers",
+    "TransformersLLM": "local",
+}
+"""Public name to the module it lives in."""
+
+__all__ = [
+    "attach",
+    "detach",
+    "EarlyStopFunctionAgent",
+    "EarlyStopLLM",
+    "EarlyStopReActAgent",
+    "EntropyEventHandler",
+    "TransformersLLM",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,67 @@
+"""What goes wrong between the SDK's client and a server, as one kind of error: what happened, where, and what to check.
+
+The cause is chained. The user's key is in no message: some servers repeat the key that they refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from entropy_chains.backends.chunks_entries import fields
+from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, without_secrets
+
+try:
+    import openai
+except ImportError as error:
+    raise MissingExtraError("openai", "openai") from error
+
+HTTP = ("httpx", "httpx2", "httpcore", "httpcore2")
+"""What the SDK lets through of its HTTP library, whichever it is built on."""
+
+REMEDIES = {
+    401: "; check the client's api_key",
+    403: "; check what the client's api_key may do",
+    404: "; check the client's base_url, which mostly ends in /v1, and the model's name",
+    429: "; wait, lower concurrency, or raise the client's max_retries",
+}
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turns what SDK and connection raise into a BackendError."""
+    try:
+        yield
+    except (openai.OpenAIError, OSError, ValueError, RecursionError) as error:
+        if isinstance(error, EntropyChainsError):
+            raise
+        raise BackendError(_told(error)) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in HTTP:
+            raise BackendError(_told(error)) from error
+        raise
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, openai.APIStatusError):
+        remedy = REMEDIES.get(error.status_code, "; the server itself failed: try again" if error.status_code >= 500 else "")
+        return f"the server refused the request ({error.status_code}): {_message(error)}{remedy}"
+    if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
+        return f"the server sent an error in the stream: {_message(error)}"
+    cause = error.__cause__ or error
+    named = ": ".join(filter(None, [type(cause).__name__, without_secrets(str(cause))[:500]]))
+    if isinstance(error, ValueError | RecursionError):
+        remedy = "check that the client's base_url is that of an OpenAI-compatible API, and that no proxy changes what it sends"
+        return f"the server sent what cannot be read ({named}); {remedy}"
+    url = getattr(getattr(error, "request", None), "url", None)
+    place = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}" if url is not None else "the server"
+    if isinstance(error, openai.APITimeoutError) or "Timeout" in type(error).__name__:
+        return f"{place} was silent for longer than the client's timeout ({named}); raise that, or check the server"
+    return f"the connection to {place} failed ({named}); check the address, and that the server runs"
+
+
+def _message(error: openai.APIError) -> str:
+    """What the server said, without what the SDK adds."""
+    said = fields(error.body).get("message")
+    text = said if isinstance(said, str) and said else str(error.message)
+    return "a web page, no answer of an API" if text.lstrip().startswith("<") else without_secrets(text)[:500]

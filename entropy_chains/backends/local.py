@@ -1,0 +1,236 @@
+"""What the transformers backend knows of its model before anything runs: settings, prompts, room, and whether a policy fits."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from entropy_chains.backends import Sampling
+from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.errors import MissingExtraError, SettingsError
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation
+
+try:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from entropy_chains.backends.kv_cache import growing_cache
+except ImportError as error:
+    raise MissingExtraError("transformers with torch", "transformers") from error
+
+REFUSED = {
+    "num_beams": 1,
+    "assistant_model": None,
+    "prompt_lookup_num_tokens": None,
+    "num_return_sequences": 1,
+    "dola_layers": None,
+    "penalty_alpha": None,
+}
+"""Settings of ``generate()`` under which a row is not one stream of tokens, and the only value each may have."""
+
+PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "guidance_scale": None}
+"""Settings that change the logits before the entropy is read, and their neutral values."""
+
+
+class LocalModel:
+    """A model and its tokenizer, with the settings of every run.
+
+    Args:
+        model: a causal language model, already on its device.
+        tokenizer: its tokenizer, with a chat template.
+        name: the label compared with the policy's model; the model's own path or id by default.
+        k: alternatives that entropy is computed from when there is no policy; None = the whole vocabulary.
+        tags: thinking tags; found in the chat template by default.
+        template_kwargs: passed to the chat template (``enable_thinking`` and the like).
+        generate_kwargs: passed to ``generate()``; beams, assisted decoding and several returned sequences are refused.
+        batch_size: conversations that ``generate`` runs at a time.
+    """
+
+    estimator_mode = "raw"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        k: int | None = 20,
+        tags: ThinkTags | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        batch_size: int = 64,
+    ):
+        if k is not None and k < 1:
+            raise SettingsError(f"k is {k}; it must be at least 1, or None for the whole vocabulary")
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is {batch_size}; it must be at least 1")
+        self._model, self._k, self._batch_size = model, k, batch_size
+        self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
+        self._vocabulary = Vocabulary(tokenizer, self._name, tags, model.generation_config.eos_token_id, template_kwargs)
+        self._generate_kwargs = dict(generate_kwargs or {})
+        self._config({}, Sampling(), None)  # refuse what cannot work before anything runs
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        *,
+        name: str | None = None,
+        device: str | None = None,
+        k: int | None = 20,
+        batch_size: int = 64,
+        **model_kwargs: Any,
+    ) -> Self:
+        """Load a checkpoint folder or hub id; ``model_kwargs`` go to ``from_pretrained`` (dtype, device_map, quantisation)."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
+            model = AutoModelForCausalLM.from_pretrained(str(path_or_id), **model_kwargs)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            remedy = "give a folder with config.json, weights and tokenizer, or a hub id"
+            raise SettingsError(f"model {str(path_or_id)!r} cannot be loaded: {first} ({remedy})") from error
+        return cls(model.to(device) if device else model, tokenizer, name=name or str(path_or_id), k=k, batch_size=batch_size)
+
+    @property
+    def model(self) -> str:
+        """The model's label."""
+        return self._name
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self._model.parameters())
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the model's vocabulary."""
+        return int(self._model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def tags(self) -> ThinkTags:
+        """The family's thinking tags. Raises SettingsError for a model that has none."""
+        if self._vocabulary.tags is None:
+            remedy = "use mode 'refine', or pass tags=ThinkTags(…)"
+            raise SettingsError(f"{self._name} has no thinking tags in its chat template: {remedy}")
+        return self._vocabulary.tags
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The model's own steps."""
+        return detect_segmentation(self._vocabulary.chat_template)
+
+    @property
+    def template(self) -> str:
+        """Hash of the chat template and the closing text: a policy belongs to it."""
+        return self._vocabulary.template
+
+    def temperature(self, sampling: Sampling) -> float:
+        """The temperature a run will have; 0 = greedy."""
+        config = self._config({}, sampling, None)
+        return float(config.temperature or 1.0) if config.do_sample else 0.0
+
+    def with_template(self, **settings: Any) -> Self:
+        """The same model with further settings of its chat template, such as ``tools``."""
+        other = copy.copy(self)
+        other._vocabulary = self._vocabulary.with_template(settings)
+        return other
+
+    def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
+        """What a trace says about how its entropies came about."""
+        return {
+            "estimator": "full" if self._k is None else "renormalised",
+            "k": self._k,
+            "temperature": self.temperature(sampling),
+            "temperature_mode": self.estimator_mode,
+            "segmentation": (segmentation or self.segmentation).to_dict(),
+            "template": self.template,
+            "vocab_size": self.vocab_size,
+        }
+
+    def _check(
+        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
+    ) -> Segmentation:
+        """The steps to use; raises where the policy is for something else."""
+        if policy is None:
+            segmentation = segmentation or self.segmentation
+        else:
+            policy.check(
+                on_mismatch=on_mismatch,
+                temperature=self.temperature(sampling),
+                mode="thinking",
+                model=self._name,
+                template=self.template,
+                temperature_mode=self.estimator_mode,
+                **({"segmentation": segmentation} if segmentation else {}),
+            )
+            segmentation = policy.segmentation
+            config = self._config({}, sampling, None)
+            changed = [n for n, neutral in PENALTIES.items() if getattr(config, n, neutral) not in (neutral, None)]
+            if policy.active and changed:
+                text = f"{', '.join(changed)} changes the logits that the policy's entropy was calibrated on; set it to neutral"
+                warnings.warn(text, stacklevel=3)
+        if segmentation.boundary != "call":
+            _ = self.tags  # thinking mode needs them
+        return segmentation
+
+    def _config(self, extra: Mapping[str, Any], sampling: Sampling, max_tokens: int | None) -> Any:
+        config = copy.deepcopy(self._model.generation_config)
+        settings = {**self._generate_kwargs, **extra}
+        for name in ("temperature", "top_p", "top_k"):
+            if getattr(sampling, name) is not None:
+                settings[name] = getattr(sampling, name)
+        if sampling.temperature is not None:
+            settings["do_sample"] = sampling.temperature > 0
+        for name, allowed in REFUSED.items():
+            value = settings.get(name, getattr(config, name, allowed))
+            if value not in (allowed, None):
+                raise SettingsError(
+                    f"{name}={value!r} is not supported: early stopping needs one stream of tokens a row; remove it"
+                )
+        if not settings.get("do_sample", config.do_sample):
+            settings |= dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "typical_p"), None)  # or it warns
+        config.update(**settings)
+        config.max_new_tokens = max_tokens or sampling.max_tokens
+        config.max_length = None
+        return config
+
+    @property
+    def _close_ids(self) -> list[int]:
+        return self._vocabulary.encode(self.tags.close + self.tags.after)
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def _forks(self) -> bool:
+        """Whether the model's cache may be forked: one prefill serves all probes of a run."""
+        return growing_cache(self._model) is not None
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that prompt and reply may have together, or None where the model does not say."""
+        return self._room
+
+    @property
+    def _room(self) -> int | None:
+        """Tokens that prompt and reply may have together, or None where the model does not say."""
+        return getattr(self._model.config, "max_position_embeddings", None)
+
+    def _has_room(self, length: int) -> bool:
+        """Whether a prefix of this many tokens can be closed and answered."""
+        return self._room is None or length + len(self._close_ids) < self._room
+
+    def _padded(
+        self, prompts: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Left-padded ids and attention mask, [rows, longest]; ``masks``: the tokens of each prompt that the model may see."""
+        width, pad = max(map(len, prompts)), self._vocabulary.pad
+        seen = masks or [[1] * len(p) for p in prompts]
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self._device)
+        return ids, torch.tensor([[0] * (width - len(m)) + list(m) for m in seen], device=self._device)

@@ -1,0 +1,89 @@
+"""A run's text as a chat shows it while it comes: at the end it is the finished run's text, without a character too many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from entropy_chains.backends.assembly import AnswerText
+from entropy_chains.errors import SettingsError
+from entropy_chains.steps import Phase, ThinkTags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from entropy_chains.backends import Chunk, Generation
+
+
+def tags_of(backend: Any) -> ThinkTags | None:
+    """A backend's thinking tags; None for a model without."""
+    try:
+        tags: ThinkTags = backend.tags
+    except SettingsError:
+        return None
+    return tags
+
+
+def text_before(text: str, endings: Iterable[str]) -> str:
+    """The text up to the first of some endings, without blanks at its ends; all of it where there is none."""
+    found = [at for ending in endings if (at := text.find(ending)) >= 0]
+    return text[: min(found, default=len(text))].strip()
+
+
+class Growing:
+    """A text that comes in parts. Blanks at its end, and what may begin one of ``endings``, are kept back until more comes."""
+
+    def __init__(self, endings: Iterable[str] = ()):
+        self._endings = tuple(endings)
+        self._came = ""
+        self._shown = 0
+
+    def take(self, text: str) -> str:
+        """What may be shown now."""
+        self._came += text
+        came = self._came
+        found = [at for ending in self._endings if (at := came.find(ending)) >= 0]
+        begun = [len(came) - n for e in self._endings for n in range(1, len(e)) if came.endswith(e[:n])]
+        return self._show(came[: min([*found, *begun], default=len(came))].rstrip())
+
+    def finish(self, whole: str) -> str:
+        """What is left to show of the whole text; nothing where it turned out to be another text."""
+        same = whole.startswith(self._came[: self._shown])
+        self._came = whole if same else self._came
+        return self._show(self._came) if same else ""
+
+    def _show(self, text: str) -> str:
+        new, self._shown = text[self._shown :], max(self._shown, len(text))
+        return new
+
+
+class Shown:
+    """The reasoning and the answer of one stream, part by part.
+
+    Args:
+        tags: the family's thinking tags; None for a model without: all its text is answer.
+        endings: texts before which the answer ends for the reader (stop sequences, tool calls).
+    """
+
+    def __init__(self, tags: ThinkTags | None, endings: Iterable[str] = ()):
+        self._endings = tuple(endings)
+        self._thinks = tags is not None
+        self._clean = AnswerText(tags) if tags else None
+        self._reasoning, self._answer = Growing(), Growing(self._endings)
+
+    def take(self, chunk: Chunk) -> tuple[str, str]:
+        """What may be shown with this chunk, of the reasoning and of the answer."""
+        if self._thinks and chunk.phase is not Phase.ANSWER:
+            return self._reasoning.take(chunk.text), ""
+        return "", self._answer.take(self._clean.take(chunk.text) if self._clean else chunk.text)
+
+    def finish(self, run: Generation) -> tuple[str, str]:
+        """What is left to show once the run is over."""
+        return self._reasoning.finish(self.reasoning(run)), self._answer.finish(self.answer(run))
+
+    def reasoning(self, run: Generation) -> str:
+        """A finished run's reasoning as shown."""
+        return run.reasoning.strip() if self._thinks else ""
+
+    def answer(self, run: Generation) -> str:
+        """A finished run's answer as shown."""
+        return text_before(run.answer or "", self._endings)

@@ -1,0 +1,123 @@
+"""Who takes part in a comparison: each rule with what it does on runs to judge on, given runs to fit on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from entropy_chains.baselines import (
+    BASELINES,
+    Baseline,
+    DeepConf,
+    ThinkingBudget,
+    TokenBudget,
+    certified_parameter,
+    first_stops,
+    lacking,
+    tokens_spent,
+)
+from entropy_chains.calibration import calibrate
+from entropy_chains.certificates import Candidate
+from entropy_chains.policy import METHODS
+from entropy_chains.replaying import decisions
+from entropy_chains.tables import Array, Table
+
+HINDSIGHT = "hindsight"
+"""Method of the oracle: no rule, but what knowing the full run's answer beforehand would save."""
+
+
+class Terms(NamedTuple):
+    """What every fit is given."""
+
+    max_loss: float
+    confidence: float
+    seed: int
+
+
+class Decided(NamedTuple):
+    """What a rule does with the judged runs: the step each stops after (0 = in full), what each costs, and why."""
+
+    stops: Array
+    spent: Array
+    parameter: float | None
+    reason: str
+
+
+class Contender(NamedTuple):
+    """A rule and what it does: ``decide(fitting part, judged part, terms)``; ``missing``: why it cannot be judged, or None."""
+
+    rule: str
+    method: str
+    fitted: bool
+    decide: Callable[[Table, Table, Terms], Decided]
+    missing: Callable[[Table], str | None] = lambda table: None
+
+
+def contenders(table: Table) -> list[Contender]:
+    """All rules: this library's, the paper's formulas, the published ones both ways, never stopping, and the oracle."""
+    main = table.signal
+    rules = [
+        Contender("auto", "certified", True, _policy(), _no_entropy),
+        Contender("entropy", "certified", True, _policy(rule="entropy", signal=main), _no_entropy),
+        Contender("entropy+agreement", "certified", True, _policy(rule="entropy+agreement", signal=main), _no_entropy),
+        Contender("fixed-step", "certified", True, _policy(rule="fixed-step")),
+    ]
+    if main != "sum_entropy":
+        decide = _policy(rule="entropy", signal="sum_entropy")
+        rules.append(Contender("entropy (sum)", "certified", True, decide, _no_sum))
+    rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in METHODS if m != "certified"]
+    for rule in BASELINES:
+        rules.append(Contender(rule.name, "certified", True, partial(_walked, rule), rule.missing))
+        if not isinstance(rule, TokenBudget | ThinkingBudget):  # nobody publishes a budget for all models
+            fitted = isinstance(rule, DeepConf)
+            rules.append(Contender(rule.name, "published", fitted, partial(_as_published, rule), rule.missing))
+    return [*rules, Contender("never", "none", False, _never), Contender("oracle", HINDSIGHT, False, _oracle)]
+
+
+def _no_entropy(table: Table) -> str | None:
+    return lacking(table, table.signal, table.entropy)
+
+
+def _no_sum(table: Table) -> str | None:
+    return lacking(table, "sum_entropy", table.signals.get("sum_entropy"))
+
+
+def _policy(**settings: Any) -> Callable[[Table, Table, Terms], Decided]:
+    """One of this library's rules, with the arguments of :func:`entropy_chains.calibrate`."""
+
+    def decide(fit: Table, judged: Table, terms: Terms) -> Decided:
+        policy = calibrate(fit, **terms._asdict(), **settings)
+        stops = decisions(judged, policy)
+        every_probe = policy.active and Candidate(policy.rule, policy.signal).reads_probes
+        parameter = policy.thresholds[0] if policy.active else None
+        return Decided(stops, tokens_spent(judged, stops, every_probe), parameter, policy.reason)
+
+    return decide
+
+
+def _walked(rule: Baseline, fit: Table, judged: Table, terms: Terms) -> Decided:
+    level = round(1.0 - terms.confidence, 12)
+    parameter, reason = certified_parameter(rule, fit, max_loss=terms.max_loss, level=level, seed=terms.seed)
+    return _stopped(rule, judged, parameter, reason)
+
+
+def _as_published(rule: Baseline, fit: Table, judged: Table, terms: Terms) -> Decided:
+    return _stopped(rule, judged, rule.published(fit), "uncertified")
+
+
+def _stopped(rule: Baseline, judged: Table, parameter: float | None, reason: str) -> Decided:
+    stops = rule.stops(judged, parameter)
+    return Decided(stops, rule.spent(judged, stops, parameter), parameter, reason)
+
+
+def _never(fit: Table, judged: Table, terms: Terms) -> Decided:
+    stops = np.zeros(judged.runs, np.int32)
+    return Decided(stops, tokens_spent(judged, stops, every_probe=False), None, "always full")
+
+
+def _oracle(fit: Table, judged: Table, terms: Terms) -> Decided:
+    stops = first_stops(judged, judged.same_as_last)
+    return Decided(stops, tokens_spent(judged, stops, every_probe=False), None, HINDSIGHT)

@@ -1,0 +1,89 @@
+"""Examine a server with a handful of small real requests: what it can do, and what that means for stopping.
+
+What to ask and what it means is pure, in :mod:`entropy_chains.doctor_server`; here it is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+from entropy_chains.backends.chunks import ChatReader, CompletionReader, Piece, Update, read_message
+from entropy_chains.backends.failures import failures
+from entropy_chains.backends.served import CONTROL, is_done
+from entropy_chains.doctor_asking import Ask, Heard
+from entropy_chains.doctor_findings import Examination, Finding
+from entropy_chains.doctor_server import examination
+from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
+
+try:
+    import openai
+except ImportError as error:
+    raise MissingExtraError("openai", "openai") from error
+
+__all__ = ["Examination", "Finding", "examine"]
+
+
+def examine(client: openai.OpenAI, model: str) -> Examination:
+    """Examine the model that a server has under this name.
+
+    Args:
+        client: its settings are the user's; its key is not read.
+        model: the served model's name.
+
+    Raises:
+        SettingsError: there is no server, it refuses the key, or it does not know the model.
+    """
+    asking = examination(str(client.base_url), model)
+    try:
+        ask = next(asking)
+        while True:
+            ask = asking.send(_send(client, ask))
+    except StopIteration as done:
+        found: Examination = done.value
+        return found
+
+
+def _send(client: openai.OpenAI, ask: Ask) -> Heard:
+    time.sleep(ask.wait)
+    try:
+        with failures():
+            if ask.body is None:
+                return Heard(said=client.get(ask.address, cast_to=object))
+            if ask.body.get("stream"):
+                with closing(_updates(client, ask)) as updates:
+                    return _read(client, ask, updates)
+            said = client.post(ask.address, body=ask.body, cast_to=object)
+            update = read_message(said)
+            return Heard(said, update.pieces, update.usage, update.finish_reason)
+    except BackendError as error:
+        if isinstance(error.__cause__, openai.APIConnectionError):
+            raise SettingsError(str(error)) from error
+        return Heard(refused=str(error), status=getattr(error.__cause__, "status_code", None))
+
+
+def _updates(client: openai.OpenAI, ask: Ask) -> Generator[Update, None, None]:
+    reader = ChatReader() if ask.address.startswith("/chat") else CompletionReader()
+    with client.post(ask.address, body=ask.body, cast_to=object, stream=True, stream_cls=openai.Stream[object]) as stream:
+        for chunk in stream:
+            yield reader.feed(chunk)
+        yield reader.finish()
+
+
+def _read(client: openai.OpenAI, ask: Ask, updates: Generator[Update, None, None]) -> Heard:
+    """A stream, read to its end or to where it is to be closed."""
+    pieces: list[Piece] = []
+    usage, finish, controlled, told = None, None, False, False
+    for update in updates:
+        pieces += update.pieces
+        usage, finish = update.usage or usage, update.finish_reason or finish
+        if ask.read is None or told or len(pieces) < ask.read:
+            continue
+        if not ask.control:
+            break
+        told = True
+        answer: Any = client.post(CONTROL, body={"id": update.id, "action": "reasoning_end"}, cast_to=object)
+        controlled = is_done(answer)
+    return Heard(None, tuple(pieces), usage, finish, controlled=controlled)

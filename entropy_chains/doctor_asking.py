@@ -1,0 +1,110 @@
+"""One request to a server and what came of it, and the book of them that an examination keeps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from entropy_chains.backends.chunks import Piece, Usage
+from entropy_chains.backends.servers import Server
+from entropy_chains.doctor_findings import Finding
+
+ASKED = [{"role": "user", "content": "4821*93=?"}]
+STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request.
+
+    Attributes:
+        address: after the base URL, or a full one.
+        body: None = GET. With ``stream`` in it the reply is read as it comes.
+        read: close the stream after so many tokens; None = read it to its end.
+        control: at that point tell the server to end the thinking instead, and read on.
+        wait: seconds before it is sent.
+    """
+
+    address: str
+    body: Mapping[str, Any] | None = None
+    read: int | None = None
+    control: bool = False
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of it.
+
+    Attributes:
+        said: JSON or text of a reply that was not streamed.
+        pieces, usage, finish: of a reply with tokens.
+        refused: the server's message, or None; status: of the refusal, None for one in the stream.
+        controlled: the server said that it ended the thinking.
+    """
+
+    said: Any = None
+    pieces: tuple[Piece, ...] = ()
+    usage: Usage | None = None
+    finish: str | None = None
+    refused: str | None = None
+    status: int | None = None
+    controlled: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """As the server counts them, else those that came."""
+        counted = self.usage.completion_tokens if self.usage else None
+        return len(self.pieces) if counted is None else counted
+
+    @property
+    def prompt(self) -> int | None:
+        """Tokens of the prompt."""
+        return self.usage.prompt_tokens if self.usage else None
+
+    @property
+    def text(self) -> str:
+        """All of it, tokens that are not shown included."""
+        return "".join(p.token.text or p.text for p in self.pieces)
+
+
+Asking = Generator[Ask, Heard, Any]
+"""What yields requests and is sent what came of them."""
+
+
+class Book:
+    """The findings so far, and what they took.
+
+    Attributes:
+        server: what is known about it.
+        requests, prompt_tokens, completion_tokens: of all requests that may make tokens.
+    """
+
+    def __init__(self, base_url: str, model: str):
+        self.base_url, self.model = base_url, model
+        self.server = Server("unknown", base_url)
+        self.findings: list[Finding] = []
+        self.requests = self.prompt_tokens = self.completion_tokens = 0
+
+    def __getitem__(self, name: str) -> Any:
+        """The value found, None where it was not looked at."""
+        return next((f.value for f in self.findings if f.name == name), None)
+
+    def found(self, name: str, value: str | int | bool | None, evidence: str, meaning: str) -> None:
+        """Write a finding down."""
+        self.findings.append(Finding(name, value, evidence, meaning))
+
+    def ask(self, ask: Ask) -> Generator[Ask, Heard, Heard]:
+        """Ask, and count what it took."""
+        heard = yield ask
+        if ask.body is not None:
+            self.requests += 1
+            self.prompt_tokens += heard.prompt or 0
+            self.completion_tokens += heard.tokens
+        return heard
+
+    def chat(self, max_tokens: int, *, read: int | None = None, control: bool = False, **settings: Any) -> Asking:
+        """Ask the question that all is seen in."""
+        body = {"model": self.model, "messages": ASKED, self.server.max_tokens: max_tokens, **settings}
+        return (yield from self.ask(Ask("/chat/completions", body, read, control)))

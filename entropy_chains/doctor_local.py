@@ -1,0 +1,95 @@
+"""Examine a local model: its template, tags, vocabulary and settings, and its entropy on one real prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from entropy_chains.backends import Generation, Sampling
+from entropy_chains.doctor_findings import Examination, Finding, judge
+from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
+from entropy_chains.refine import PER_CALL
+from entropy_chains.steps import Phase, ThinkTags
+
+try:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from entropy_chains.backends.local import PENALTIES
+    from entropy_chains.backends.transformers import TransformersBackend
+except ImportError as error:
+    raise MissingExtraError("transformers with torch", "transformers") from error
+
+ASKED = [{"role": "user", "content": "4821*93=?"}]
+LENGTH = 64
+"""Tokens that the entropy is measured on."""
+
+
+def examine_local(backend: TransformersBackend, path_or_id: str | Path) -> Examination:
+    """Examine a loaded model; ``path_or_id`` is the folder or hub id that it was loaded from."""
+    tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
+    tags = _tags(backend)
+    found = [Finding("template", backend.template, "the tokenizer's chat template", "a policy belongs to it")]
+    if tags is None:
+        none = "the chat template holds no tags that are known"
+        found.append(Finding("reasoning", "none", none, "there is nothing to cut in mode 'thinking'"))
+    else:
+        told = f"{tags.open}…{tags.close} in the chat template"
+        found.append(Finding("reasoning", "inline", told, "steps can be told from the answer"))
+        found.append(_closing_text(tokenizer, tags))
+    cut = backend.segmentation
+    found.append(Finding("segmentation", cut.boundary, f"steps of at least {cut.min_tokens} tokens", "where a stop may be"))
+    known, width = len(tokenizer), backend.vocab_size
+    told = f"{known} tokens in the tokenizer, {width} logits"
+    found.append(Finding("vocabulary", width, told, "entropies are of all logits, or of the k likeliest"))
+    room = backend.context_window
+    told = "the model does not say" if room is None else "prompt and reply together"
+    found.append(Finding("room", room, told, "a run ends there; a stop near it may leave no room for an answer"))
+    entropy, run = _entropy(backend)
+    found += [_penalties(path_or_id), entropy]
+    stopping, verdict, remedies = judge({f.name: f.value for f in found})
+    return Examination(backend.model, stopping, verdict, remedies, tuple(found), 1, run.prompt_tokens, run.tokens)
+
+
+def _tags(backend: TransformersBackend) -> ThinkTags | None:
+    try:
+        return backend.tags
+    except SettingsError:
+        return None
+
+
+def _closing_text(tokenizer: AutoTokenizer, tags: ThinkTags) -> Finding:
+    text = tags.close + tags.after
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    same = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
+    evidence = f"{text!r} is {len(ids)} tokens, and {'the same' if same else 'another text'} when read back"
+    meaning = "it can be forced as it is" if same else "what is forced is not what closes the thinking"
+    return Finding("closing_text", same, evidence, meaning)
+
+
+def _penalties(path_or_id: str | Path) -> Finding:
+    try:
+        config = GenerationConfig.from_pretrained(str(path_or_id))
+    except OSError:
+        config = GenerationConfig()
+    changed = ", ".join(n for n, neutral in PENALTIES.items() if getattr(config, n, neutral) not in (neutral, None))
+    meaning = "entropy would be read from changed logits" if changed else "entropy is read from the model's own logits"
+    return Finding("penalties", changed or None, f"{changed or 'none'} in the generation settings", meaning)
+
+
+def _entropy(backend: TransformersBackend) -> tuple[Finding, Generation]:
+    """The mean over the first tokens of a thinking, and the run they are of; of the whole call where there is no thinking."""
+    thinks = _tags(backend) is not None
+    cut = backend.segmentation if thinks else PER_CALL
+    *chunks, last = backend.stream(ASKED, sampling=Sampling(temperature=0, max_tokens=LENGTH), segmentation=cut)
+    run = last.final
+    bounds = [c.bounds for c in chunks if c.bounds is not None and (c.phase is Phase.THINKING or not thinks)]
+    bits, mass = [b.entropy for b in bounds], [b.mass for b in bounds]
+    if run is None:
+        raise BackendError(f"{backend.model} gave no reply; is it the right checkpoint?")
+    if not bits:
+        told = f"no thinking in the first {LENGTH} tokens"
+        return Finding("entropy", "not seen", told, "record some questions: `entropy-chains record`"), run
+    mean = sum(bits) / len(bits)
+    value = round(mean, 4) if mean == mean else None
+    told = f"bits a token, over {len(bits)} tokens; the 20 likeliest hold {sum(mass) / len(mass):.4f} of the mass"
+    meaning = "it can be measured; whether it tells right from wrong says `entropy-chains diagnose`"
+    return Finding("entropy", value, told, meaning), run

@@ -1,0 +1,259 @@
+"""A callback handler for existing chains: it measures every model run, says what stopping would have saved, and can stop.
+
+A callback sees a run; it cannot give an answer in its place. So a stop is an exception, :class:`EarlyStopped`. Where a chain is
+yours to change, wrap the model instead (``with_early_stop``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from entropy_chains.backends.continuations import WAYS
+from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.savings import is_holdout
+from entropy_chains.steps import Segmentation, ThinkTags
+from langchain_entropy_chains.measuring import NO_LOGPROBS, MeasuredRun, Measurement, Summary
+from langchain_entropy_chains.roots import RootRuns
+from langchain_entropy_chains.stopped import OFF, EarlyStopped
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import LLMResult
+
+__all__ = ["EarlyStopped", "EntropyCallbackHandler", "MeasuredRun", "Summary"]
+
+logger = logging.getLogger("entropy_chains")
+
+
+class EntropyCallbackHandler(RootRuns):
+    """Measures every model run of a chain, and with ``stop=True`` stops it where the policy says so.
+
+    One instance serves any number of runs at once. The model must send logprobs (``logprobs=True, top_logprobs=20``): a callback
+    cannot switch them on. Put it before a tracer: what it measures goes into the message's ``response_metadata``.
+
+    Args:
+        policy: when to stop, or would have; a path; None measures entropies only.
+        stop: raise :class:`EarlyStopped` at the boundary. A call is then streamed, for only a stream can be stopped.
+        k: alternatives that the entropy is computed from, without a policy.
+        tags: the family's thinking tags.
+        segmentation: how a stream is cut, without a policy.
+        opened: the prompt opens the thinking, and the server does not split it off.
+        temperature_mode: ``raw`` if the server's logprobs are those before temperature, ``scaled`` otherwise.
+        on_mismatch: a policy for another model or k: ``error`` (stopping raises, measuring says it in the reason) or ``warn``.
+        holdout: share of root runs that run in full on purpose; ``salt`` draws another one.
+        record: put the entropies and tokens of the steps into the metadata, to be read back as traces.
+        keep: runs that :attr:`runs` holds at most; totals count all.
+
+    Raises:
+        SettingsError: the policy cannot be judged from a callback: it reads answers, the full vocabulary, or several calls.
+    """
+
+    run_inline = True
+
+    def __init__(
+        self,
+        policy: Policy | str | Path | None = None,
+        *,
+        stop: bool = False,
+        k: int = 20,
+        tags: ThinkTags | None = None,
+        segmentation: Segmentation | None = None,
+        opened: bool = False,
+        temperature_mode: str = "raw",
+        on_mismatch: str = "error",
+        holdout: float = 0.0,
+        salt: str = "",
+        record: bool = False,
+        keep: int = 10_000,
+    ):
+        super().__init__()
+        self._policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        if self._policy is not None:
+            _check(self._policy, stop)
+        elif stop:
+            raise SettingsError("stop=True needs a policy: make one with `entropy-chains calibrate`")
+        is_holdout("", share=holdout)  # a wrong share is said here
+        self._segmentation, self._mode, self._on_mismatch = segmentation, temperature_mode, on_mismatch
+        self._holdout, self._salt, self._record = holdout, salt, record
+        k = (self._policy.k if self._policy else None) or k
+        self._plan = Plan(tags or ThinkTags(), (WAYS["turn"],), k=k, opened=opened, on_mismatch=on_mismatch)
+        self.raise_error = stop
+        if stop:  # by these two LangChain knows a handler that wants tokens, and streams even an invoke
+            self.tap_output_iter = self.tap_output_aiter = _untouched
+        self._live: dict[UUID, tuple[Measurement, Sequence[BaseMessage]]] = {}
+        self._stops: dict[UUID, dict[str, EarlyStopped]] = {}  # by root run, then by what was asked
+        self._rows: deque[MeasuredRun] = deque(maxlen=keep)
+        self._totals: Counter[str] = Counter()
+        self._said: set[str] = set()
+        self._lock = Lock()
+
+    # --- what was seen
+
+    @property
+    def runs(self) -> tuple[MeasuredRun, ...]:
+        """The latest runs, oldest first."""
+        with self._lock:
+            return tuple(self._rows)
+
+    def summary(self) -> Summary:
+        """Rows and totals."""
+        with self._lock:
+            return Summary(tuple(self._rows), **self._totals)
+
+    # --- LangChain's calls
+
+    def on_chat_model_start(
+        self,
+        serialized: Any,
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A run begins. One that was stopped and is tried again by a retry is stopped at once: no request is sent."""
+        asked, root = messages[0], self.root(parent_run_id) if parent_run_id else run_id
+        found = dict(metadata or {})
+        off = found.get(OFF) is False
+        again = self._stops.get(root, {}).get(_key(asked))
+        if again is not None and not off:
+            raise again
+        with self._safely():
+            self._live[run_id] = self._measurement(asked, run_id, root, found, kwargs.get("invocation_params") or {}, off), asked
+
+    def on_llm_start(self, serialized: Any, prompts: list[str], **kwargs: Any) -> None:
+        self.on_chat_model_start(serialized, [[]], **kwargs)
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
+        found = self._live.get(run_id)
+        if found is None:
+            return
+        with self._safely(found[0]):
+            found[0].chunk(token, chunk)
+            if found[0].closing:
+                raise self._stopped(run_id, *found)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        measurement, _ = self._live.pop(run_id, (None, None))
+        if measurement is None:
+            return
+        with self._safely(measurement):
+            measurement.end(response)
+        with self._safely():
+            row = self._keep(measurement)
+            replies = response.generations[0] if response.generations else []
+            for message in [getattr(reply, "message", None) for reply in replies]:
+                if isinstance(message, AIMessage):
+                    message.response_metadata = {**message.response_metadata, **row.metadata}
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        measurement, _ = self._live.pop(run_id, (None, None))
+        if measurement is not None:
+            with self._safely():
+                self._keep(measurement, why=f"the run broke off: {type(error).__name__}")
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        super().on_chain_end(outputs, run_id=run_id, **kwargs)
+        self._stops.pop(run_id, None)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        super().on_chain_error(error, run_id=run_id, **kwargs)
+        self._stops.pop(run_id, None)
+
+    # --- inside
+
+    def _measurement(
+        self, asked: Sequence[BaseMessage], run_id: UUID, root: UUID, found: Mapping[str, Any], call: Mapping[str, Any], off: bool
+    ) -> Measurement:
+        policy, model, why = self._policy, found.get("ls_model_name"), None
+        if policy is not None:
+            known = {"model": model} if model else {}
+            running = {"mode": "thinking", "estimator": "renormalised", "temperature_mode": self._mode, **known}
+            try:
+                policy.check(on_mismatch=self._on_mismatch, temperature=found.get("ls_temperature"), **running)
+            except PolicyMismatch as mismatch:
+                if self.raise_error:
+                    raise
+                policy, why = None, str(mismatch)
+        stop = self.raise_error and not off and stopping_enabled()
+        if stop and (call.get("response_format") or call.get("tool_choice") not in (None, "auto", "none")):
+            stop, why = False, "structured output or a forced tool call: never cut"
+        if policy is not None and policy.stop_rule.reads_answers:
+            why = f"the rule {policy.rule} reads answers, which a callback has not: see replay"
+        held = is_holdout(str(root), share=self._holdout, salt=self._salt)
+        segmentation = (self._policy.segmentation if self._policy else None) or self._segmentation
+        dialogue = Dialogue(asked, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=held)  # type: ignore[arg-type]
+        return Measurement(dialogue, run_id=str(run_id), root=str(root), model=model, why=why)
+
+    def _stopped(self, run_id: UUID, measurement: Measurement, asked: Sequence[BaseMessage]) -> EarlyStopped:
+        del self._live[run_id]
+        self._keep(measurement)
+        stopped = EarlyStopped(measurement.result()[1], asked, str(run_id), self._plan.tags, self._plan.opened)
+        root = UUID(measurement.root)
+        if root in self._roots:  # what is above ends, and takes this with it
+            self._stops.setdefault(root, {})[_key(asked)] = stopped
+        return stopped
+
+    def _keep(self, measurement: Measurement, why: str | None = None) -> MeasuredRun:
+        row, _ = measurement.result(why=why, record=self._details() if self._record else None)
+        if row.reason == NO_LOGPROBS:
+            self._say(NO_LOGPROBS)
+        with self._lock:
+            self._rows.append(row)
+            counts = {"runs": 1, "measured": row.measured, "stopped": row.stopped, "would_stop": row.would_save is not None}
+            self._totals.update({**counts, "tokens": row.tokens, "would_save": row.would_save or 0})
+        return row
+
+    def _details(self) -> dict[str, Any]:
+        segmentation = self._policy.segmentation if self._policy else self._segmentation or Segmentation()
+        return {"k": self._plan.k, "temperature_mode": self._mode, "segmentation": segmentation.to_dict()}
+
+    @contextmanager
+    def _safely(self, measurement: Measurement | None = None) -> Iterator[None]:
+        """A fault of ours never breaks the user's run: it is logged once, and the run counts as not measured."""
+        try:
+            yield
+        except EarlyStopped:
+            raise
+        except Exception as error:
+            if isinstance(error, PolicyMismatch) and self.raise_error:
+                raise
+            told = str(error) if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: {error}"
+            self._say(f"not measured: {told}")
+            if measurement is not None:
+                measurement.fault = measurement.fault or f"not measured: {told}"
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning("early stopping: %s", what)
+
+
+def _check(policy: Policy, stop: bool) -> None:
+    """Raises SettingsError for a policy that a callback can never follow."""
+    if policy.mode != "thinking":
+        raise SettingsError(f"policy has mode {policy.mode!r}; a callback sees single runs: use EarlyStopChatModel(mode='refine')")
+    if stop and policy.stop_rule.reads_answers:
+        raise SettingsError(f"rule {policy.rule!r} reads answers, which a callback cannot ask for: use EarlyStopChatModel")
+    if policy.k is None:
+        raise SettingsError("policy has k null (the full vocabulary); an API gives a top-k only: calibrate with top-logprobs")
+
+
+def _untouched(run_id: UUID, output: Any) -> Any:
+    return output
+
+
+def _key(messages: Sequence[BaseMessage]) -> str:
+    """What was asked, ids left out: a retry asks the same."""
+    return repr([(m.type, m.content, getattr(m, "tool_calls", None)) for m in messages])

@@ -1,0 +1,57 @@
+"""One call of a wrapped model: what was asked, and how its run is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from entropy_chains.backends import Generation
+from entropy_chains.backends.talking import Heard
+from entropy_chains.refine import RefineRun
+from langchain_entropy_chains.inner import InnerModel
+from langchain_entropy_chains.translation import as_chunk, usage_of
+
+if TYPE_CHECKING:
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call.
+
+    Attributes:
+        inner: the inner model with the call's settings.
+        given: these settings, for a call that is passed through.
+        settings: whether to stop, and what a mismatch is.
+        held: it is left to the holdout.
+        refused: why nothing may be stopped, or None.
+    """
+
+    inner: InnerModel
+    given: dict[str, Any]
+    settings: dict[str, Any]
+    held: bool
+    refused: str | None
+
+    def shown(self, heard: Heard) -> list[ChatGenerationChunk]:
+        chunk = self.inner.shown.chunk(*heard)
+        return [] if chunk is None else [chunk]
+
+    def end(self, metadata: dict[str, Any], usage: Any = None, content: str = "") -> ChatGenerationChunk:
+        return self.inner.shown.last(metadata, usage, content)
+
+    def finished(self, run: Generation) -> ChatGenerationChunk:
+        usage = usage_of(self.inner.readers, run.tokens, run.reasoning_tokens)
+        return self.end({"model_name": self.inner.model, **self.inner.shown.once, **run.outcome.metadata()}, usage)
+
+    def refined(self, run: RefineRun) -> ChatGenerationChunk:
+        reasoning = sum(call.reasoning_tokens for call in run.calls[:-1])
+        usage = usage_of(self.inner.readers, run.outcome.tokens, reasoning)
+        metadata = {"model_name": self.inner.model, **self.inner.shown.once, **run.outcome.metadata()}
+        return self.end(metadata, usage, run.answer or "")
+
+
+def whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+    """A result as a stream."""
+    yield as_chunk(result.generations[0].message)

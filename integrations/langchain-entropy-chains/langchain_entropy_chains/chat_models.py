@@ -1,0 +1,346 @@
+"""A chat model around any other: it stops the thinking where a policy says so, and still answers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
+from langchain_core.runnables.config import merge_configs
+from pydantic import Field, InstanceOf
+
+from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.errors import SettingsError
+from entropy_chains.monitor import Monitor
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.refine import arun_refine, run_refine
+from entropy_chains.savings import is_holdout
+from entropy_chains.steps import MODES, Segmentation, ThinkTags
+from langchain_entropy_chains.calls import Call, whole
+from langchain_entropy_chains.inner import InnerModel
+from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal
+from langchain_entropy_chains.roots import watch
+from langchain_entropy_chains.switches import HELD, OFF, Switched, switch_of
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+    from langchain_core.language_models.base import LangSmithParams
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+COPIED = ("cache", "callbacks", "custom_get_token_ids", "disable_streaming", "metadata", "name", "output_version", "profile",
+          "rate_limiter", "tags", "verbose")  # fmt: skip
+"""What LangChain reads on the model that is called, and would read no more on the inner one."""
+
+
+INHERITED = ("callbacks", "metadata", "tags")
+"""Those of them that a binding's config has too."""
+
+
+class EarlyStopChatModel(Switched):
+    """A chat model that stops thinking when it is sure.
+
+    Whatever the policy, nothing is stopped where the form of the reply is given (structured output, a forced tool call), with
+    ``n`` > 1, the Responses API, ``disable_streaming`` and models that cannot stream: the metadata and a warning say so.
+
+    Args:
+        inner: the model: any chat model, one with settings bound, or a name such as ``openai:gpt-4o`` for ``init_chat_model``.
+        policy: when to stop, or the path of its file; None only measures.
+        settings: the attributes below; of a model given by its name also the model's own.
+
+    Attributes:
+        bound: settings of every call, as bound to ``inner``.
+        mode: ``thinking``; ``refine`` asks up to ``max_steps`` times, each call reading the earlier ones.
+        max_steps: calls scheduled in ``refine``.
+        k: alternatives asked for where there is no policy.
+        think_tags: the family's thinking tags, where the server does not tell them.
+        segmentation: how steps are cut where there is no policy.
+        opened: the prompt opens the thinking, and the server does not split the reasoning off.
+        continuation: how the answer is got after a stop: ``auto``, ``prefill``, ``completion``, ``turn``, or several in order.
+        temperature_mode: ``raw`` if the logprobs are those before temperature, else ``scaled``.
+        without_logprobs: where there are none: ``error``, ``agreement`` (stop when two answers agree) or ``full``.
+        on_mismatch: ``error`` or ``warn`` where the policy was calibrated for something else.
+        holdout: share of the root runs that run in full on purpose, so that the saving can be measured.
+        holdout_salt: another salt draws another holdout.
+    """
+
+    inner: InstanceOf[BaseChatModel] = Field(repr=False, exclude=True)
+    policy: InstanceOf[Policy] | None = Field(default=None, repr=False)
+    bound: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
+    mode: str = "thinking"
+    max_steps: int = 4
+    k: int = 20
+    think_tags: InstanceOf[ThinkTags] | None = None
+    segmentation: InstanceOf[Segmentation] | None = None
+    opened: bool = False
+    continuation: str | Sequence[str] = "auto"
+    temperature_mode: str = "raw"
+    without_logprobs: str = "error"
+    on_mismatch: str = "error"
+    holdout: float = 0.0
+    holdout_salt: str = ""
+
+    def __init__(self, inner: BaseChatModel | Runnable[Any, Any] | str, policy: Policy | str | Path | None = None, **settings: Any):
+        own = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
+        chat, bound, config = _opened(inner, settings)
+        copied = {name: getattr(chat, name, None) for name in COPIED if name in type(self).model_fields}
+        copied |= merge_configs({name: copied[name] for name in INHERITED if copied[name]}, config)  # type: ignore[arg-type]
+        copied = {name: value for name, value in copied.items() if name in COPIED}
+        policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        if not isinstance(policy, Policy | None):
+            raise SettingsError(
+                f"policy is a {type(policy).__name__}; give a Policy, the path of its file, or None to measure only"
+            )
+        given = {"bound": bound, **copied, **own, "inner": chat, "policy": policy}
+        super().__init__(**{name: value for name, value in given.items() if value is not None})
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        if self.mode not in MODES:
+            raise SettingsError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if self.k < 1:
+            raise SettingsError(f"k is {self.k}; it must be at least 1")
+        if self.max_steps < 1:
+            raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
+        checked_ways(self.continuation)
+        self._inner_model(None, {}, stopping=True)._ways()
+        is_holdout("", share=self.holdout)
+        if self.policy is not None:
+            self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
+        if self.holdout:
+            watch()
+
+    def __repr__(self) -> str:  # LangSmith gets it: the inner's own may hold headers
+        policy = self.policy.fingerprint if self.policy else None
+        return f"EarlyStopChatModel(inner={type(self.inner).__name__}({model_name(self.inner)!r}), policy={policy!r})"
+
+    # --- what LangChain asks a model
+
+    @property
+    def _llm_type(self) -> str:
+        return "entropy-chains-early-stop"
+
+    @property
+    def model_name(self) -> str:
+        """The inner model's name."""
+        return model_name(self.inner, self.bound)
+
+    @property
+    def model(self) -> str:
+        """The same, as other models call it."""
+        return self.model_name
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model_name": self.model_name, **self._early_stop_params}
+
+    @property
+    def _early_stop_params(self) -> dict[str, Any]:
+        """What tells a cached reply of this policy from another's."""
+        policy = self.policy.fingerprint if self.policy else None
+        return {"early_stop_policy": policy, "early_stop_mode": self.mode, "early_stop_enabled": stopping_enabled()}
+
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        return {**self.inner._get_invocation_params(stop=stop, **{**self.bound, **kwargs}), **self._early_stop_params}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self.inner._get_ls_params(stop=stop, **{**self.bound, **kwargs})
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        return self.inner._combine_llm_outputs(llm_outputs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        return self.inner.get_token_ids(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Any = None) -> int:
+        return self.inner.get_num_tokens_from_messages(messages, **({} if tools is None else {"tools": tools}))
+
+    def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """As the inner model does it."""
+        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self._around(self.inner.bind_tools(tools, **chosen, **kwargs))
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """As the inner model does it; such calls are never stopped."""
+        return self._around(self.inner.with_structured_output(schema, **kwargs))
+
+    def _around(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
+        """What the inner made, with this model in the place of the inner one: it may have made a copy of itself."""
+        from langchain_entropy_chains.attachment import replaced
+
+        made: Runnable[Any, Any] = replaced(runnable, lambda chat: self.model_copy(update={"inner": chat}))
+        return made
+
+    def _holdout(self) -> tuple[float, str]:
+        return self.holdout, self.holdout_salt
+
+    # --- one call
+
+    def _inner_model(self, stop: Sequence[str] | None, kwargs: dict[str, Any], *, stopping: bool) -> InnerModel:
+        return InnerModel(
+            self.inner,
+            stop,
+            kwargs,
+            k=(self.policy.k if self.policy else None) or self.k,
+            tags=self.think_tags,
+            segmentation=self.segmentation,
+            opened=self.opened,
+            continuation=self.continuation,
+            temperature_mode=self.temperature_mode,
+            # A call that is not to be stopped loses nothing by a server without logprobs.
+            without_logprobs=self.without_logprobs if stopping else "full",
+        )
+
+    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
+        given = {**self.bound, **switch_of(ensure_config()), **kwargs}
+        wanted, held = given.pop(OFF, True), given.pop(HELD, False)
+        given.pop("stream", None)
+        active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
+        refused = refusal(self.inner, given, self.mode)
+        if refused and active:
+            warnings.warn(f"this call is not stopped early: {refused}", stacklevel=2)
+        inner = self._inner_model(stop, given, stopping=active)
+        settings = {"stop": wanted, "on_mismatch": self.on_mismatch}
+        return Call(inner, {"stop": stop, **given}, settings, bool(held), refused)
+
+    def _refused(self, call: Call, usage: Any) -> dict[str, Any]:
+        """The metadata of a call that is passed through."""
+        told = Monitor(self.policy, stop=False).finish(call.refused, tokens=usage["output_tokens"] if usage else None).metadata()
+        return told if usage else {name: value for name, value in told.items() if name != "early_stop_tokens"}
+
+    def _dialogue(self, call: Call, messages: list[BaseMessage]) -> Any:
+        given = {"segmentation": self.segmentation, "holdout": call.held, **call.settings}
+        return call.inner.dialogue(messages, self.policy, **given)
+
+    def _refining(self, call: Call) -> dict[str, Any]:
+        settings = {"policy": self.policy, "steps": self.max_steps, "sampling": call.inner.sampling}
+        return {**settings, "holdout": [call.held], **call.settings}
+
+    # --- the two shells
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self._call(stop, kwargs)
+        if call.refused:
+            return self._told(call, self.inner._generate(messages, **call.given))
+        with closing(self._talk(call, messages)) as chunks:
+            return generate_from_stream(chunks)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        call = self._call(stop, kwargs)
+        if call.refused:
+            return self._told(call, await self.inner._agenerate(messages, **call.given))
+        async with aclosing(self._atalk(call, messages)) as chunks:
+            return generate_from_stream(iter([chunk async for chunk in chunks]))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with closing(self._talk(self._call(stop, kwargs), messages)) as chunks:
+            for chunk in chunks:
+                if run_manager:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async with aclosing(self._atalk(self._call(stop, kwargs), messages)) as chunks:
+            async for chunk in chunks:
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _talk(self, call: Call, messages: list[BaseMessage]) -> Generator[ChatGenerationChunk, None, None]:
+        if call.refused:
+            streams = can_stream(self.inner)
+            passed = self.inner._stream(messages, **call.given) if streams else whole(self.inner._generate(messages, **call.given))
+            yield from passed
+            yield call.end(self._refused(call, None))
+            return
+        call.inner.connect()
+        if self.mode == "refine":
+            yield call.refined(run_refine(call.inner, [messages], **self._refining(call))[0])  # type: ignore[arg-type,list-item]
+            return
+        dialogue = self._dialogue(call, messages)
+        with closing(talk(dialogue, call.inner.updates)) as heard:
+            for each in heard:
+                yield from call.shown(each)
+        yield call.finished(dialogue.result())
+
+    async def _atalk(self, call: Call, messages: list[BaseMessage]) -> AsyncGenerator[ChatGenerationChunk, None]:
+        if call.refused:
+            if can_stream(self.inner):
+                async for chunk in self.inner._astream(messages, **call.given):
+                    yield chunk
+            else:
+                for chunk in whole(await self.inner._agenerate(messages, **call.given)):
+                    yield chunk
+            yield call.end(self._refused(call, None))
+            return
+        await call.inner.aconnect()
+        if self.mode == "refine":
+            yield call.refined((await arun_refine(call.inner, [messages], **self._refining(call)))[0])  # type: ignore[arg-type,list-item]
+            return
+        dialogue = self._dialogue(call, messages)
+        async with aclosing(atalk(dialogue, call.inner.aupdates)) as heard:
+            async for each in heard:
+                for chunk in call.shown(each):
+                    yield chunk
+        yield call.finished(dialogue.result())
+
+    def _told(self, call: Call, result: ChatResult) -> ChatResult:
+        """A result that was passed through, with its metadata."""
+        for generation in result.generations:
+            message = generation.message
+            message.response_metadata = {
+                **message.response_metadata,
+                **self._refused(call, getattr(message, "usage_metadata", None)),
+            }
+        return result
+
+
+def _opened(inner: Any, settings: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any], RunnableConfig]:
+    """The chat model, and the settings and config bound to it."""
+    if isinstance(inner, str):
+        try:
+            from langchain.chat_models import init_chat_model
+        except ImportError as error:
+            remedy = "pip install 'langchain-entropy-chains[agents]', or give the model itself"
+            raise SettingsError(f"inner is {inner!r}, and langchain is not installed: {remedy}") from error
+        return init_chat_model(inner, **settings), {}, {}
+    if settings:
+        named = ", ".join(sorted(settings))
+        raise SettingsError(f"EarlyStopChatModel knows no {named}; a setting of the model is set on the model itself")
+    bound: dict[str, Any] = {}
+    config: RunnableConfig = {}
+    while isinstance(inner, RunnableBinding):
+        bound, config, inner = {**inner.kwargs, **bound}, merge_configs(inner.config, config), inner.bound
+    if not isinstance(inner, BaseChatModel):
+        remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
+        raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")
+    return inner, bound, config

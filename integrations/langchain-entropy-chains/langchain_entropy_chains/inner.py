@@ -1,0 +1,284 @@
+"""A LangChain chat model as something that a dialogue talks to: requests become calls of its ``_stream`` and ``_astream``.
+
+The model's own methods below the callbacks are called, so that one call is one run in every trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from langchain_core.messages import AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGenerationChunk
+
+from entropy_chains.backends import Generation, Message, Sampling
+from entropy_chains.backends.chunks import Update
+from entropy_chains.backends.continuations import Request
+from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.backends.served import ServedModel, prompt_of
+from entropy_chains.backends.servers import Server, identify
+from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.errors import BackendError, EntropyChainsError, without_secrets
+from entropy_chains.steps import Segmentation
+from langchain_entropy_chains.refusals import model_name, number
+from langchain_entropy_chains.translation import ChunkReader, Shown
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+LIMITS = ("max_completion_tokens", "max_tokens")
+"""What a limit on the reply is called."""
+
+NO_LIMIT = 2**31
+
+RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
+"""Settings that a raw completion shares with a chat."""
+
+_SERVERS: WeakKeyDictionary[Any, dict[str, Server]] = WeakKeyDictionary()
+"""What servers said of themselves, for as long as the user's client lives: it does not change from call to call."""
+
+
+class InnerModel(ServedModel):
+    """One call of a chat model: its messages are LangChain's, and it is a backend for the refine loop.
+
+    Args:
+        chat: the model.
+        stop: the call's stop texts.
+        kwargs: the call's settings.
+        settings: those of :class:`entropy_chains.backends.served.ServedModel`.
+
+    Attributes:
+        readers: one for every request sent.
+        shown: what the user sees of them.
+    """
+
+    def __init__(self, chat: BaseChatModel, stop: Sequence[str] | None, kwargs: Mapping[str, Any], **settings: Any):
+        super().__init__(None, model_name(chat, kwargs), **settings)
+        self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
+        self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
+        own = {n: kwargs.get(n) for n in LIMITS} if any(kwargs.get(n) for n in LIMITS) else {LIMITS[1]: number(chat, LIMITS[1])}
+        self._limit = next(((name, int(value)) for name, value in own.items() if value), None)
+        asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
+        self.readers: list[ChunkReader] = []
+        self.shown = Shown(logprobs=asked)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the model draws its tokens, as far as it says."""
+        given = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
+        return Sampling(**given, max_tokens=self._limit[1] if self._limit else NO_LIMIT)
+
+    @property
+    def _control_wanted(self) -> bool:
+        return False  # the stream's id does not come through LangChain
+
+    def dialogue(
+        self, messages: Sequence[BaseMessage], policy: Any, *, segmentation: Any, stop: bool, holdout: bool, on_mismatch: str
+    ) -> Dialogue:
+        """One reply. Raises PolicyMismatch where the policy is for something else."""
+        self._check(policy, self.sampling, None, on_mismatch)
+        return self._dialogue(
+            messages,  # type: ignore[arg-type]  # a dialogue passes them on as they are
+            policy=policy,
+            sampling=self.sampling,
+            segmentation=segmentation,
+            stop=stop,
+            holdout=holdout,
+            on_mismatch=on_mismatch,
+        )
+
+    # --- sending
+
+    def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
+        """One request; closing this closes the connection, so that the server stops."""
+        reader = self._reader()
+        with _failures(request):
+            raw = request.prefix is not None
+            stream = self._completion(request) if raw else self._chat._stream(**self._call_settings(request, seed))
+            with closing(stream) as chunks:  # type: ignore[type-var]  # an Iterator to LangChain, a generator in every model
+                for chunk in chunks:
+                    yield reader.feed(chunk)
+            yield reader.finish()
+
+    async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
+        """The same for ``asyncio``."""
+        reader = self._reader()
+        with _failures(request):
+            raw = request.prefix is not None
+            stream = self._acompletion(request) if raw else self._chat._astream(**self._call_settings(request, seed))
+            async with aclosing(stream) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    yield reader.feed(chunk)
+            yield reader.finish()
+
+    def _reader(self) -> ChunkReader:
+        self.readers.append(ChunkReader(strict=self._speaks_openai))
+        return self.readers[-1]
+
+    def _call_settings(self, request: Request, seed: int | None) -> dict[str, Any]:
+        """Of the inner's ``_stream``."""
+        given = dict(self._kwargs)
+        if request.logprobs:
+            wanted = given.get("top_logprobs") or number(self._chat, "top_logprobs") or 0
+            given |= {"logprobs": True, "top_logprobs": max(self._k, wanted)}
+        if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
+            given.setdefault("stream_usage", True)
+        if request.extra:
+            if not self._speaks_openai:
+                raise BackendError(f"{type(self._chat).__name__} cannot go on from a given text: use continuation='turn'")
+            own = given.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
+            given["extra_body"] = {**own, **request.extra}
+        if self._limit:
+            given[self._limit[0]] = request.max_tokens
+        if seed is not None:
+            given["seed"] = seed
+        return {"messages": convert_to_messages(request.messages), "stop": self._stop, **given}
+
+    def _completion(self, request: Request) -> Generator[ChatGenerationChunk, None, None]:
+        client, asked, given = self._chat.root_client, *self._raw(request)  # type: ignore[attr-defined]  # looked up before
+        rendered = client.post(self._template_url, body=asked, cast_to=object)
+        with closing(client.completions.create(prompt=prompt_of(rendered, request), **given)) as stream:
+            for event in stream:
+                yield _completion_chunk(event)
+
+    async def _acompletion(self, request: Request) -> AsyncGenerator[ChatGenerationChunk, None]:
+        client, asked, given = self._chat.root_async_client, *self._raw(request)  # type: ignore[attr-defined]
+        rendered = await client.post(self._template_url, body=asked, cast_to=object)
+        stream = await client.completions.create(prompt=prompt_of(rendered, request), **given)
+        try:
+            async for event in stream:
+                yield _completion_chunk(event)
+        finally:
+            await stream.close()
+
+    def _raw(self, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What to render, and the settings of a raw completion."""
+        if not self._speaks_openai or self._kwargs.get("tools"):
+            raise BackendError("a raw completion knows no tools, and needs an OpenAI-compatible model: use continuation='turn'")
+        messages = convert_to_messages(request.messages)
+        payload = self._chat._get_request_payload(messages, stop=self._stop, **self._kwargs)  # type: ignore[attr-defined]
+        given = {name: payload[name] for name in (*RAW_SETTINGS, "extra_body") if payload.get(name) is not None}
+        limit = request.max_tokens if self._limit else Sampling().max_tokens  # without one most servers give 16 tokens
+        usage = {"stream": True, "stream_options": {"include_usage": True}}
+        return {"messages": payload["messages"]}, {**given, **usage, "max_tokens": limit}
+
+    # --- who the server is
+
+    def connect(self) -> None:
+        """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
+        client = getattr(self._chat, "root_client", None)
+        if client is None or self._is_known(client):
+            return
+        import openai
+
+        asking, answer = identify(str(client.base_url), self._served), None
+        try:
+            while True:
+                address, answer = asking.send(answer), None
+                try:
+                    answer = client.get(address, cast_to=object, options={"max_retries": 0})
+                except openai.APIConnectionError:
+                    return
+                except openai.OpenAIError:
+                    pass  # a server that does not tell is an unknown one
+        except StopIteration as done:
+            self._learn(client, done.value)
+
+    async def aconnect(self) -> None:
+        """The same for ``asyncio``."""
+        client = getattr(self._chat, "root_async_client", None)
+        if client is None or self._is_known(client):
+            return
+        import openai
+
+        asking, answer = identify(str(client.base_url), self._served), None
+        try:
+            while True:
+                address, answer = asking.send(answer), None
+                try:
+                    answer = await client.get(address, cast_to=object, options={"max_retries": 0})
+                except openai.APIConnectionError:
+                    return
+                except openai.OpenAIError:
+                    pass
+        except StopIteration as done:
+            self._learn(client, done.value)
+
+    def _is_known(self, client: Any) -> bool:
+        self._server = _SERVERS.get(client, {}).get(self._served)
+        return self._server is not None
+
+    def _learn(self, client: Any, server: Server) -> None:
+        self._server = _SERVERS.setdefault(client, {})[self._served] = server
+
+    # --- a backend for the refine loop
+
+    def generate(
+        self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation, **_: Any
+    ) -> list[Generation]:
+        """See :class:`entropy_chains.backends.Backend`; watched, never stopped."""
+        runs = []
+        for messages in conversations:
+            dialogue = self._watched(messages, sampling, segmentation)
+            with closing(talk(dialogue, lambda request: self.updates(request, sampling.seed))) as heard:
+                for update, chunks in heard:
+                    self.shown.chunk(update, chunks)
+            runs.append(dialogue.result())
+        return runs
+
+    async def agenerate(
+        self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation, **_: Any
+    ) -> list[Generation]:
+        """The same for ``asyncio``."""
+        runs = []
+        for messages in conversations:
+            dialogue = self._watched(messages, sampling, segmentation)
+            async with aclosing(atalk(dialogue, lambda request: self.aupdates(request, sampling.seed))) as heard:
+                async for update, chunks in heard:
+                    self.shown.chunk(update, chunks)
+            runs.append(dialogue.result())
+        return runs
+
+    def _watched(self, messages: Sequence[Message], sampling: Sampling, segmentation: Segmentation) -> Dialogue:
+        return self._dialogue(
+            messages,
+            policy=None,
+            sampling=sampling,
+            segmentation=segmentation,
+            stop=False,
+            holdout=False,
+            on_mismatch="error",
+        )
+
+
+@contextmanager
+def _failures(request: Request) -> Iterator[None]:
+    """An answer that cannot be had is the dialogue's affair; what ends the run itself stays the inner's own error."""
+    try:
+        yield
+    except Exception as error:
+        if request.purpose not in ("answer", "probe") or isinstance(error, EntropyChainsError):
+            raise
+        raise BackendError(f"{type(error).__name__}: {without_secrets(str(error))[:500]}") from error
+
+
+def _completion_chunk(event: Any) -> ChatGenerationChunk:
+    """An event of a raw completion as a chat's chunk."""
+    choice = event.choices[0] if event.choices else None
+    told = event.usage
+    counts = (
+        {"input_tokens": told.prompt_tokens, "output_tokens": told.completion_tokens, "total_tokens": told.total_tokens}
+        if told
+        else {}
+    )
+    message = AIMessageChunk(
+        content=(choice.text if choice else None) or "",
+        usage_metadata=UsageMetadata(**counts) if told else None,  # type: ignore[typeddict-item]
+        response_metadata={"model_provider": "openai"},
+    )
+    finish = choice.finish_reason if choice else None
+    info = {"finish_reason": finish, "model_name": event.model} if finish else None
+    return ChatGenerationChunk(message=message, generation_info=info)

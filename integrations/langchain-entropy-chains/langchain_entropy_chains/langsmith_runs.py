@@ -1,0 +1,131 @@
+"""Reading a LangSmith project back: what stopping saved against the holdout, and recorded steps as traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import langsmith
+from langsmith.utils import LangSmithError, LangSmithNotFoundError
+from rich.table import Table
+
+from entropy_chains.errors import BackendError, InputError
+from entropy_chains.savings import HoldoutSaving, Run
+from entropy_chains.traces import Step, Trace
+from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE
+
+if TYPE_CHECKING:
+    from langsmith.schemas import Run as LangSmithRun
+
+FIELDS = (
+    "id",
+    "trace_id",
+    "extra",
+    "start_time",
+    "end_time",
+    "prompt_tokens",
+    "inputs",
+    "outputs",
+    "name",
+    "run_type",
+    "session_id",
+)
+FOUND = 'eq(metadata_key, "early_stop_tokens")'
+"""LangSmith's filter for model runs that early stopping left its table on (EarlyStopTracer writes it)."""
+
+
+def read_runs(project: str, *, since: datetime | None = None, client: langsmith.Client | None = None) -> list[LangSmithRun]:
+    """The project's model runs that have early stopping's table.
+
+    Raises:
+        InputError: there is no such project.
+        BackendError: LangSmith did not answer, or refused.
+    """
+    client = client or langsmith.Client()
+    try:
+        return list(client.list_runs(project_name=project, run_type="llm", filter=FOUND, start_time=since, select=list(FIELDS)))
+    except LangSmithNotFoundError as error:
+        raise InputError(f"LangSmith has no project {project!r}; check the name, and LANGSMITH_API_KEY's workspace") from error
+    except LangSmithError as error:
+        raise BackendError(
+            f"LangSmith did not answer ({type(error).__name__}); check LANGSMITH_API_KEY and LANGSMITH_ENDPOINT"
+        ) from error
+
+
+def savings_runs(runs: Iterable[LangSmithRun]) -> list[Run]:
+    """The same runs, as :func:`entropy_chains.savings.holdout_saving` takes them: by root, with their assignment."""
+    made = []
+    for run in runs:
+        found = run.metadata
+        tokens = found.get("early_stop_tokens")
+        if not isinstance(tokens, int):
+            continue
+        held = bool(found.get("early_stop_holdout"))
+        spared = found.get(WOULD_SAVE)
+        seconds = (run.end_time - run.start_time).total_seconds() if run.end_time else None
+        shadow = tokens - (spared or 0) if held else None
+        made.append(Run(str(run.trace_id), tokens, held, seconds, run.prompt_tokens or 0, shadow))
+    return made
+
+
+def recorded_traces(runs: Iterable[LangSmithRun]) -> list[Trace]:
+    """Runs that ``EntropyCallbackHandler(record=True)`` recorded and nothing stopped.
+
+    A live run has an answer at its end only: every other step's is null. To calibrate, record the same questions anew
+    (``entropy-chains record``), which asks for the answer after each step.
+    """
+    return [_trace(run, run.metadata) for run in runs if RECORD in run.metadata and not run.metadata.get("early_stop_stopped")]
+
+
+def _trace(run: LangSmithRun, found: Mapping[str, Any]) -> Trace:
+    record = json.loads(found[RECORD])
+    lists = zip(record["entropy"], record["tokens"], record["mass"], record["sum_entropy"], strict=True)
+    steps = [
+        Step(None, entropy, tokens, mass=mass, signals={} if total is None else {"sum_entropy": total})
+        for entropy, tokens, mass, total in lists
+    ]
+    question, answer = _last_user(run.inputs), _content((run.outputs or {}).get("generations"))
+    return Trace(
+        str(run.id),
+        [*steps, Step(answer, None, record["rest"])],
+        group=question or str(run.trace_id),
+        question=question,
+        model=found.get("ls_model_name"),
+        mode="thinking",
+        estimator="renormalised",
+        k=record["k"],
+        temperature=found.get("ls_temperature"),
+        temperature_mode=record["temperature_mode"],
+        segmentation=record["segmentation"],
+    )
+
+
+def _last_user(inputs: Any) -> str | None:
+    messages = (inputs or {}).get("messages") or [[]]
+    asked = [m.get("kwargs") or {} for m in messages[0] if isinstance(m, dict)]
+    texts = [m.get("content") for m in asked if m.get("type") == "human"]
+    return texts[-1] if texts and isinstance(texts[-1], str) else None
+
+
+def _content(generations: Any) -> str | None:
+    try:
+        text = generations[0][0]["text"]
+    except (TypeError, KeyError, IndexError):
+        return None
+    return text if isinstance(text, str) and text else None
+
+
+def saving_table(project: str, saving: HoldoutSaving) -> Table:
+    """For people."""
+    table = Table(
+        "", "holdout", "stopping", title=project, caption=saving.reason or "all runs assigned to stopping, stopped or not"
+    )
+    table.add_row("root runs", str(saving.runs_holdout), str(saving.runs_stopping))
+    means = [f"{f.value:.0f}" if f else "" for f in (saving.tokens_holdout, saving.tokens_stopping)]
+    table.add_row("tokens a run", *means)
+    if saving.saved:
+        interval = "" if saving.saved_interval is None else " ({:.1%} to {:.1%})".format(*saving.saved_interval)
+        table.add_row("saved", "", f"{saving.saved.value:.1%}{interval}")
+    return table

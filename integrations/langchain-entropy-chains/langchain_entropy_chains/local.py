@@ -1,0 +1,268 @@
+"""Local models in LangChain: a chat model on transformers that stops its own thinking.
+
+The model, its entropies and its stops are :class:`entropy_chains.backends.transformers.TransformersBackend`'s; here its runs become
+LangChain messages.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.globals import get_llm_cache
+from langchain_core.runnables.config import ensure_config, get_config_list
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import Field, InstanceOf, PrivateAttr
+
+from entropy_chains import Policy, SettingsError
+from entropy_chains.backends import Generation, Sampling
+from entropy_chains.backends.shown import tags_of
+from entropy_chains.backends.threads import astream, in_thread
+from entropy_chains.policy import stopping_enabled
+from entropy_chains.savings import is_holdout
+from entropy_chains.steps import Segmentation
+from langchain_entropy_chains.local_messages import conversation
+from langchain_entropy_chains.local_requests import Request, Rows, offered
+from langchain_entropy_chains.roots import watch
+from langchain_entropy_chains.switches import HELD, OFF, Switched, switch_of
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.language_models.base import LangSmithParams
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+    from langchain_core.runnables import Runnable, RunnableConfig
+
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+PER_CALL = {*SAMPLING, OFF, HELD, "tools", "tool_choice", "chat_template_kwargs"}
+"""What a call may set besides ``stop``."""
+
+
+class ChatTransformers(Switched):
+    """A local model that thinks, is stopped early where its policy says so, and answers.
+
+    ::
+
+        llm = ChatTransformers.from_model_id("Qwen/Qwen3-0.6B", policy=Policy.load("policy.json"), device_map="auto")
+
+    ``early_stop=False`` in a call, or in a config's ``configurable``, runs that call in full; ``ENTROPY_CHAINS_STOP=0`` all calls.
+    Requests may run in several threads at once; a seed repeats a run only where no other runs beside it.
+
+    Attributes:
+        backend: the loaded model; whatever has the calls of :class:`entropy_chains.backends.Backend`.
+        policy: when to stop; None never stops.
+        temperature, top_p, top_k, max_tokens, seed: how tokens are drawn, see :class:`entropy_chains.backends.Sampling`.
+        stop: texts before which the answer ends; the tokens of an answer are computed to its own end all the same.
+        early_stop: False runs in full and keeps the figures of where it would have stopped.
+        on_mismatch: ``error`` or ``warn`` where the policy was calibrated for something else.
+        holdout: share of the root runs that run in full on purpose, so that the saving can be measured.
+        holdout_salt: another salt draws another holdout.
+        batch_size: most prompts of a ``batch()`` that one call of the backend takes.
+    """
+
+    backend: Any = Field(repr=False, exclude=True)
+    policy: InstanceOf[Policy] | None = Field(default=None, repr=False)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int = 4096
+    seed: int | None = None
+    stop: list[str] | None = None
+    early_stop: bool = True
+    on_mismatch: str = "error"
+    holdout: float = 0.0
+    holdout_salt: str = ""
+    batch_size: int = 64
+
+    _rows: Rows | None = PrivateAttr(default=None)  # only on the copy that serves one batch()
+
+    def __init__(self, *, policy: Policy | str | Path | None = None, **settings: Any):
+        settings["policy"] = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        super().__init__(**settings)
+        is_holdout("", share=self.holdout)
+        if self.holdout:
+            watch()
+
+    @classmethod
+    def from_model_id(
+        cls,
+        model_id: str | Path,
+        *,
+        policy: Policy | str | Path | None = None,
+        name: str | None = None,
+        device: str | None = None,
+        k: int | None = 20,
+        **settings: Any,
+    ) -> ChatTransformers:
+        """Load a checkpoint folder or hub id.
+
+        Args:
+            model_id: the folder or id.
+            policy: when to stop, or the path of its file.
+            name: the label compared with the policy's model; ``model_id`` by default.
+            device: moves the model there once it is loaded.
+            k: alternatives that entropy is computed from where there is no policy; None = the whole vocabulary.
+            settings: this class's own attributes; what else there is goes to ``from_pretrained`` (``dtype``, ``device_map``,
+                ``quantization_config``).
+        """
+        from entropy_chains.backends.transformers import TransformersBackend
+
+        own = {n: settings.pop(n) for n in list(settings) if n in cls.model_fields}
+        rows = own.get("batch_size", cls.model_fields["batch_size"].default)
+        backend = TransformersBackend.from_pretrained(model_id, name=name, device=device, k=k, batch_size=rows, **settings)
+        return cls(backend=backend, policy=policy, **own)
+
+    @property
+    def model_name(self) -> str:
+        """The model's label."""
+        return str(self.backend.model)
+
+    @property
+    def _llm_type(self) -> str:
+        return "entropy-chains-transformers"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        params: dict[str, Any] = {name: getattr(self, name) for name in SAMPLING}
+        policy = self.policy.fingerprint if self.policy else None
+        on = self.early_stop and stopping_enabled()  # a cached reply belongs to it
+        return {"model_name": self.model_name, **params, "early_stop_policy": policy, "early_stop_enabled": on}
+
+    def _holdout(self) -> tuple[float, str]:
+        return self.holdout, self.holdout_salt
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)  # reads our fields
+        params["ls_provider"] = "transformers"
+        return params
+
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools through the chat template.
+
+        A local model cannot be made to call one: ``any`` is a wish, a name offers that tool alone, ``none`` offers none.
+        """
+        return self.bind(tools=[convert_to_openai_tool(t) for t in tools], tool_choice=tool_choice, **kwargs)
+
+    # --- requests
+
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Request:
+        unknown = sorted(kwargs.keys() - PER_CALL)
+        if unknown:
+            raise SettingsError(
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
+            )
+        tools = offered(kwargs.get("tools"), kwargs.get("tool_choice"))
+        template = {**(kwargs.get("chat_template_kwargs") or {}), **({"tools": tools} if tools else {})}
+        backend = self.backend.with_template(**template) if template else self.backend
+        given = {OFF: self.early_stop, **switch_of(ensure_config()), **kwargs}
+        sampling = Sampling(**{name: kwargs.get(name, getattr(self, name)) for name in SAMPLING})
+        tags = tags_of(backend)
+        plain = tags is None and self.policy is None  # an ordinary model: all its text is answer
+        return Request(
+            backend,
+            conversation(messages),
+            {
+                "policy": self.policy,
+                "sampling": sampling,
+                "stop": self.early_stop and given[OFF],
+                "on_mismatch": self.on_mismatch,
+                **({"segmentation": Segmentation("call")} if plain else {}),
+            },
+            tuple(stop or self.stop or ()),
+            tags,
+            held=bool(given.get(HELD)),
+            has_tools=bool(tools),
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, kwargs)
+        return request.result(self._run(request))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, kwargs)
+        return request.result(await in_thread(lambda cancelled: self._run(request, cancelled)))
+
+    def _run(self, request: Request, cancelled: threading.Event | None = None) -> Generation:
+        if self._rows is not None:
+            return self._rows.take(request, cancelled)
+        return request.generate([request.messages], [request.held], cancelled)[0]
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request = self._request(messages, stop, kwargs)
+        shown = request.shown()
+        with closing(request.stream()) as chunks:
+            for chunk in chunks:
+                yield from request.chunks(chunk, shown)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request = self._request(messages, stop, kwargs)
+        shown = request.shown()
+        async with aclosing(astream(request.stream())) as chunks:
+            async for chunk in chunks:
+                for told in request.chunks(chunk, shown):
+                    yield told
+
+    # --- batches
+
+    def batch(self, inputs: list[Any], config: Any = None, **kwargs: Any) -> list[Any]:
+        """Answer every input, ``batch_size`` (or ``max_concurrency``) of them in one call of the backend."""
+        found: list[Any] = []
+        for model, part, configs in self._parts(inputs, config, kwargs):
+            found += super(ChatTransformers, model).batch(part, configs, **kwargs)
+        return found
+
+    async def abatch(self, inputs: list[Any], config: Any = None, **kwargs: Any) -> list[Any]:
+        """See :meth:`batch`."""
+        found: list[Any] = []
+        for model, part, configs in self._parts(inputs, config, kwargs):
+            found += await super(ChatTransformers, model).abatch(part, configs, **kwargs)
+        return found
+
+    def _parts(
+        self, inputs: list[Any], config: Any, kwargs: dict[str, Any]
+    ) -> Iterator[tuple[ChatTransformers, list[Any], list[RunnableConfig]]]:
+        """The parts of a batch, each with the model to run it on: a copy that knows all its prompts."""
+        asked = [self._switched(c, kwargs) for c in get_config_list(config, len(inputs))] if inputs else []
+        configs = [c for c, _ in asked]
+        cache = get_llm_cache() if self.cache is None else self.cache
+        if cache or len({given.get(OFF) for _, given in asked}) > 1:  # each by itself: some need not run, or not in the same way
+            yield self, inputs, configs
+            return
+        size = (configs[0].get("max_concurrency") if configs else None) or self.batch_size
+        for start in range(0, len(inputs), size):
+            part = slice(start, start + size)
+            model = self.model_copy()
+            conversations = [conversation(self._convert_input(i).to_messages()) for i in inputs[part]]
+            model._rows = Rows(conversations, [bool(given.get(HELD)) for _, given in asked[part]])
+            # All prompts wait for the one call, so each needs a place.
+            yield model, inputs[part], [{**c, "max_concurrency": size} for c in configs[part]]

@@ -1,0 +1,68 @@
+"""LangChain messages to what a chat template reads, and a local model's tool calls back."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolCallChunk, convert_to_openai_messages
+from langchain_core.messages.tool import tool_call_chunk
+
+from entropy_chains import SettingsError
+from entropy_chains.backends import Message
+
+TOOL_CALL = "<tool_call>"
+_CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+_NOT_SENT = ("reasoning", "thinking", "redacted_thinking", "tool_use", "tool_call", "invalid_tool_call", "function_call")
+"""Content blocks that are not text and need not be: the calls stand in ``tool_calls``."""
+
+
+def conversation(messages: Sequence[BaseMessage]) -> list[Message]:
+    """Messages as chat templates of Hugging Face read them: text as a string, arguments of calls as an object.
+
+    Raises:
+        SettingsError: a message holds an image or the like.
+    """
+    made = []
+    for message in messages:
+        for sent in convert_to_openai_messages([message]):
+            sent["content"] = _text(sent.get("content"))
+            for call in sent.get("tool_calls", ()):
+                call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
+            reasoning = message.additional_kwargs.get("reasoning_content") if isinstance(message, AIMessage) else None
+            made.append({**sent, "reasoning_content": reasoning} if reasoning else sent)
+    return made
+
+
+def _text(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for block in content:
+        kind = "text" if isinstance(block, str) else block.get("type")
+        if kind == "text":
+            texts.append(block if isinstance(block, str) else block["text"])
+        elif kind not in _NOT_SENT:
+            raise SettingsError(f"a message holds a block of type {kind!r}; a local text model takes text only")
+    return "\n".join(texts)
+
+
+def tool_calls(answer: str) -> list[ToolCallChunk]:
+    """The calls of an answer, each whole, with an id.
+
+    What is no call by its form keeps its text, as a JSON string: LangChain mends broken objects, and would call them.
+    """
+    return [_call(body.strip(), n) for n, body in enumerate(_CALLS.findall(answer))]
+
+
+def _call(body: str, index: int) -> ToolCallChunk:
+    name, args = None, json.dumps(body)
+    with suppress(ValueError):
+        told = json.loads(body)
+        if isinstance(told, dict) and isinstance(told.get("name"), str):
+            name, args = told["name"], json.dumps(told.get("arguments") or {})
+    return tool_call_chunk(name=name, args=args, id=f"call_{uuid.uuid4().hex[:24]}", index=index)

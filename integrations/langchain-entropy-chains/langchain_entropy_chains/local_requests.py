@@ -1,0 +1,132 @@
+"""One call of ``ChatTransformers``: what is asked of the backend, and how its run is told in LangChain's messages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from entropy_chains import SettingsError
+from entropy_chains.backends import Chunk, Generation, Message
+from entropy_chains.backends.shown import Shown, text_before
+from entropy_chains.steps import ThinkTags
+from langchain_entropy_chains.local_messages import TOOL_CALL, tool_calls
+
+if TYPE_CHECKING:
+    from langchain_core.messages import ToolCallChunk
+
+
+def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, Any]]:
+    """The tools to put into the template."""
+    name = choice["function"]["name"] if isinstance(choice, dict) else choice
+    if not tools or name in ("none", False):
+        return []
+    if name in (None, True, "auto", "any", "required"):
+        return tools
+    found = [t for t in tools if t["function"]["name"] == name]
+    if not found:
+        raise SettingsError(f"tool_choice is {name!r}; it must be auto, any, none or one of the tools' names")
+    return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call: what is asked of the backend, and how its run is told."""
+
+    backend: Any
+    messages: list[Message]
+    settings: dict[str, Any]
+    endings: tuple[str, ...]
+    tags: ThinkTags | None
+    held: bool
+    has_tools: bool
+
+    def generate(self, rows: Sequence[list[Message]], held: Sequence[bool], cancelled: threading.Event | None) -> list[Generation]:
+        extra = {"cancelled": cancelled} if cancelled else {}
+        found: list[Generation] = self.backend.generate(rows, holdout=held, **self.settings, **extra)
+        return found
+
+    def stream(self) -> Any:
+        return self.backend.stream(self.messages, holdout=self.held, **self.settings)
+
+    def shown(self) -> Shown:
+        endings = (*self.endings, TOOL_CALL) if self.has_tools else self.endings
+        return Shown(self.tags, endings)
+
+    def chunks(self, chunk: Chunk, shown: Shown) -> Iterator[ChatGenerationChunk]:
+        """What a reader sees of a chunk; the last one carries usage, metadata and tool calls."""
+        run = chunk.final
+        reasoning, answer = shown.take(chunk) if run is None else shown.finish(run)
+        if reasoning:
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning}))
+        if answer:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=answer))
+        if run is not None:
+            last = AIMessageChunk(content="", tool_call_chunks=self._calls(run), chunk_position="last", **self._figures(run))
+            yield ChatGenerationChunk(message=last)
+
+    def result(self, run: Generation) -> ChatResult:
+        shown = self.shown()
+        reasoning = shown.reasoning(run)
+        kept = {"additional_kwargs": {"reasoning_content": reasoning}} if reasoning else {}
+        parsed = AIMessageChunk(content="", tool_call_chunks=self._calls(run), chunk_position="last")  # read as in a stream
+        message = AIMessage(
+            shown.answer(run),
+            tool_calls=parsed.tool_calls,
+            invalid_tool_calls=parsed.invalid_tool_calls,
+            **kept,
+            **self._figures(run),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _calls(self, run: Generation) -> list[ToolCallChunk]:
+        return tool_calls(text_before(run.answer or "", self.endings)) if self.has_tools else []
+
+    def _figures(self, run: Generation) -> dict[str, Any]:
+        return {
+            "usage_metadata": {
+                "input_tokens": run.prompt_tokens,
+                "output_tokens": run.tokens,
+                "total_tokens": run.prompt_tokens + run.tokens,
+                "output_token_details": {"reasoning": run.reasoning_tokens},
+            },
+            "response_metadata": {
+                "model_name": self.backend.model,
+                "model_provider": "transformers",
+                "finish_reason": run.finish_reason,
+                **run.outcome.metadata(),
+            },
+        }
+
+
+class Rows:
+    """The prompts of one batch: the first that asks for its run has all of them run. ``held``: which are in the holdout."""
+
+    def __init__(self, conversations: list[list[Message]], held: list[bool]):
+        self._waiting: list[Any] = list(zip(conversations, held, strict=True))
+        self._runs: list[Generation] | None = None
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+
+    def take(self, request: Request, cancelled: threading.Event | None) -> Generation:
+        """The run of this request; of equal ones each is taken once."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if self._runs is None:
+                try:
+                    conversations, held = zip(*self._waiting, strict=True)
+                    self._runs = request.generate(conversations, held, cancelled)
+                except BaseException as error:
+                    self._error = error
+                    raise
+            asked = (request.messages, request.held)
+            if asked not in self._waiting:  # LangChain changed the messages on the way
+                return request.generate([request.messages], [request.held], cancelled)[0]
+            n = self._waiting.index(asked)
+            self._waiting[n] = None
+            return self._runs[n]

@@ -1,0 +1,108 @@
+"""What a callback's stop leaves behind, and how the answer is got from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from entropy_chains.backends import Generation
+from entropy_chains.backends.assembly import MALFORMED, clean_answer
+from entropy_chains.backends.continuations import WAYS, Request, begun
+from entropy_chains.errors import EntropyChainsError, SettingsError
+from entropy_chains.monitor import Outcome
+from entropy_chains.steps import ThinkTags
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.runnables import Runnable, RunnableConfig
+
+OFF = "early_stop"
+"""Metadata of a call: False lets it run in full."""
+
+
+class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
+    """A run was stopped by :class:`EntropyCallbackHandler`. The thinking so far is here; the answer is one request away.
+
+    Attributes:
+        generation: the run up to the stop: ``reasoning``, ``steps``, ``tokens``, ``outcome``.
+        messages: what the model was asked.
+        run_id: LangChain's id of the run.
+    """
+
+    def __init__(self, generation: Generation, messages: Sequence[BaseMessage], run_id: str, tags: ThinkTags, opened: bool):
+        outcome = generation.outcome
+        super().__init__(
+            f"stopped after step {outcome.step} and {outcome.tokens} tokens ({outcome.reason}); .finish(model) gets the answer"
+        )
+        self.generation, self.messages, self.run_id = generation, list(messages), run_id
+        self._tags, self._opened = tags, opened
+
+    @property
+    def outcome(self) -> Outcome:
+        """Why it was stopped, and where."""
+        return self.generation.outcome
+
+    @property
+    def reasoning(self) -> str:
+        """The thinking up to the stop."""
+        return self.generation.reasoning
+
+    @property
+    def answer(self) -> str | None:
+        """What of an answer there was; None, for only thinking is stopped."""
+        return self.generation.answer
+
+    def finish(self, model: Runnable[Any, Any], config: RunnableConfig | None = None, *, continuation: str = "turn") -> AIMessage:
+        """Get the answer from a model: the same one, or another.
+
+        Args:
+            model: a chat model, or a binding of one.
+            config: of the call.
+            continuation: ``turn`` (any chat model) or ``prefill`` (a ChatOpenAI on vLLM or SGLang; the exact continuation).
+        """
+        request = self._request(continuation)
+        answer = model.invoke(list(request.messages), _in_full(config), **_settings(model, request))
+        if self._usable(answer):
+            return self._told(answer)
+        return self._told(model.invoke(self.messages, _in_full(config)), MALFORMED)
+
+    async def afinish(
+        self, model: Runnable[Any, Any], config: RunnableConfig | None = None, *, continuation: str = "turn"
+    ) -> AIMessage:
+        """The same for ``asyncio``."""
+        request = self._request(continuation)
+        answer = await model.ainvoke(list(request.messages), _in_full(config), **_settings(model, request))
+        if self._usable(answer):
+            return self._told(answer)
+        return self._told(await model.ainvoke(self.messages, _in_full(config)), MALFORMED)
+
+    def _request(self, continuation: str) -> Request:
+        if continuation not in ("turn", "prefill"):
+            raise SettingsError(f"continuation is {continuation!r}; finish() knows 'turn' and 'prefill'")
+        thinking = begun("".join(s.text for s in self.generation.steps), self._tags, self._opened)
+        return WAYS[continuation].request("answer", self.messages, thinking, self._tags, 1)  # type: ignore[arg-type]  # passed on
+
+    def _usable(self, answer: AIMessage) -> bool:
+        return bool(answer.tool_calls) or clean_answer(answer.text, self._tags) is not None
+
+    def _told(self, answer: AIMessage, why: str | None = None) -> AIMessage:
+        """The answer with the run's table; its usage is its own request's, for the stopped stream is a run of its own."""
+        made = answer.usage_metadata["output_tokens"] if answer.usage_metadata else 0
+        outcome = replace(self.outcome, tokens=self.outcome.tokens + made)
+        if why:
+            outcome = replace(outcome, stopped=False, reason=why, tokens_saved=None)
+        return answer.model_copy(update={"response_metadata": {**answer.response_metadata, **outcome.metadata()}})
+
+
+def _in_full(config: RunnableConfig | None) -> RunnableConfig:
+    given = config or {}
+    return {**given, "metadata": {**(given.get("metadata") or {}), OFF: False}}
+
+
+def _settings(model: Any, request: Request) -> dict[str, Any]:
+    if not request.extra:
+        return {}
+    bound = getattr(model, "kwargs", None)  # those of a binding; a call's extra_body replaces both, so they are merged
+    own = [getattr(model, "extra_body", None), bound.get("extra_body") if isinstance(bound, Mapping) else None, request.extra]
+    return {"extra_body": {name: value for extra in own if isinstance(extra, Mapping) for name, value in extra.items()}}

@@ -1,0 +1,68 @@
+"""What a call's config says about early stopping reaches the model's own methods as settings of the call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableConfig, ensure_config
+
+from entropy_chains.errors import SettingsError
+from entropy_chains.savings import is_holdout
+from langchain_entropy_chains.roots import rooted
+
+OFF, HELD = "early_stop", "early_stop_holdout"
+"""Settings of a call: False runs it in full; True leaves it to the holdout."""
+
+
+class Switched(BaseChatModel):
+    """A chat model whose calls may be run in full: by ``config={"configurable": {"early_stop": False}}``, or for the holdout."""
+
+    def _holdout(self) -> tuple[float, str]:
+        """Share and salt of the holdout."""
+        raise NotImplementedError
+
+    def _switched(self, config: RunnableConfig | None, given: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
+        config = ensure_config(config)
+        given = {**switch_of(config), **given}
+        share, salt = self._holdout()
+        if share and HELD not in given:
+            config, root = rooted(config)
+            given[HELD] = is_holdout(root, share=share, salt=salt)
+        return config, given
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 (LangChain's name)
+        config, kwargs = self._switched(config, kwargs)
+        return super().invoke(input, config, **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        config, kwargs = self._switched(config, kwargs)
+        return await super().ainvoke(input, config, **kwargs)
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
+        config, kwargs = self._switched(config, kwargs)
+        yield from super().stream(input, config, **kwargs)
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
+        config, kwargs = self._switched(config, kwargs)
+        async with aclosing(super().astream(input, config, **kwargs)) as chunks:  # type: ignore[type-var]  # a generator
+            async for chunk in chunks:
+                yield chunk
+
+    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        config, kwargs = self._switched(config, kwargs)
+        return super().stream_events(input, config, **kwargs)
+
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        config, kwargs = self._switched(config, kwargs)
+        return super().astream_events(input, config, **kwargs)
+
+
+def switch_of(config: RunnableConfig) -> dict[str, Any]:
+    """The config's switch, where it has one."""
+    wanted = (config.get("configurable") or {}).get(OFF)
+    if wanted is not None and not isinstance(wanted, bool):
+        raise SettingsError(f"configurable {OFF} is {wanted!r}; it must be True or False")
+    return {} if wanted is None else {OFF: wanted}

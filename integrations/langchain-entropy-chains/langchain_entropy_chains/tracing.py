@@ -1,0 +1,157 @@
+"""A LangSmith tracer that writes what early stopping did where it can be filtered: on every model run, and summed up on the root.
+
+Without it the same figures arrive in a run's outputs only (``response_metadata``), which LangSmith can neither compare nor sum.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from langchain_core.messages import BaseMessage
+from langchain_core.tracers import LangChainTracer
+
+from langchain_entropy_chains.measuring import WOULD_SAVE, was_cached
+from langchain_entropy_chains.stopped import EarlyStopped
+
+if TYPE_CHECKING:
+    from langchain_core.tracers.schemas import Run
+
+logger = logging.getLogger("entropy_chains")
+
+TAG = "early-stopped"
+SUMS = ("early_stop_tokens", "early_stop_tokens_saved_estimate", WOULD_SAVE, "early_stop_runs", "early_stop_stopped_runs")
+"""Fields of the root that are sums over its model runs."""
+ANY = ("early_stop_active", "early_stop_stopped", "early_stop_holdout")
+"""Fields of the root that say whether any of its model runs was."""
+
+
+class EarlyStopTracer(LangChainTracer):
+    """LangSmith's tracer, with early stopping as flat metadata, the tag ``early-stopped``, and totals on the root run.
+
+    Logprobs are left out of what is posted: some KB a token, in the run and in every run above it.
+
+    Args:
+        feedback: also post ``early_stop_tokens_saved`` and ``early_stop_stopped`` as feedback of the root run, which charts can
+            sum; without extending the trace's retention.
+        settings: as in ``LangChainTracer``: project_name, client, tags, metadata, …
+    """
+
+    def __init__(self, *args: Any, feedback: bool = False, **settings: Any):
+        super().__init__(*args, **settings)
+        self._feedback = feedback
+        self._totals: dict[UUID, dict[str, Any]] = {}  # by outermost run
+
+    def copy_with_metadata_defaults(self, **settings: Any) -> LangChainTracer:
+        """LangChain makes a copy for every call: all of them add to the same totals."""
+        made = super().copy_with_metadata_defaults(**settings)
+        if isinstance(made, EarlyStopTracer):
+            made._feedback, made._totals = self._feedback, self._totals
+        return made
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> Run:
+        """A run that a callback stopped is an error to LangChain: its tokens and figures are kept here."""
+        run = self.run_map.get(str(run_id))
+        if run is not None and isinstance(error, EarlyStopped):
+            made = error.generation
+            details = {"reasoning": made.reasoning_tokens}
+            usage = {"output_tokens": made.tokens, "total_tokens": made.tokens, "output_token_details": details}
+            _add(run, {**error.outcome.metadata(), "usage_metadata": usage})
+        return super().on_llm_error(error, run_id=run_id, **kwargs)
+
+    def _start_trace(self, run: Run) -> None:
+        run.inputs = without_logprobs(run.inputs)
+        super()._start_trace(run)
+
+    def _end_trace(self, run: Run) -> None:
+        top = self._top(run)
+        if run.run_type == "llm":
+            self._llm_ended(run, top)
+        run.inputs, run.outputs = without_logprobs(run.inputs), without_logprobs(run.outputs)
+        if run is top and (totals := self._totals.pop(run.id, None)):
+            _add(run, totals)
+            outside = self.run_map.get(str(run.parent_run_id)) if run.parent_run_id else None
+            if outside is not None:  # a traceable function, or langsmith.evaluate
+                _add(outside, _sum(outside.extra.get("metadata") or {}, totals))
+            if self._feedback:
+                self._post_feedback(run, totals)
+        super()._end_trace(run)
+
+    def _top(self, run: Run) -> Run:
+        """The outermost run that this tracer follows."""
+        while run.parent_run_id and str(run.parent_run_id) not in self._external_run_ids:
+            parent = self.run_map.get(str(run.parent_run_id))
+            if parent is None:
+                break
+            run = parent
+        return run
+
+    def _llm_ended(self, run: Run, top: Run) -> None:
+        found = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith("early_stop_")}
+        message = _message(run.outputs)
+        told = message.get("response_metadata") or {}
+        if not was_cached(message.get("usage_metadata") or {}):
+            found |= {n: v for n, v in told.items() if n.startswith("early_stop_")}
+        if "early_stop_reason" not in found:
+            return
+        _add(run, found)
+        one = {**found, "early_stop_runs": 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
+        self._totals[top.id] = _sum(self._totals.get(top.id, {}), one)
+
+    def _post_feedback(self, run: Run, totals: Mapping[str, Any]) -> None:
+        saved = totals.get("early_stop_tokens_saved_estimate", 0)
+        scores = {"early_stop_tokens_saved": saved, "early_stop_stopped": totals["early_stop_stopped_runs"]}
+        for key, score in scores.items():
+            try:
+                self.client.create_feedback(run.id, key, score=score, trace_id=run.trace_id, extend_trace_retention=False)
+            except Exception as error:  # noqa: BLE001 (tracing never breaks the user's run)
+                logger.warning("early stopping: feedback %s was not posted: %s", key, type(error).__name__)
+
+
+def without_logprobs(value: Any) -> Any:
+    """Inputs or outputs of a run without logprobs; what holds none is given back as it is."""
+    if isinstance(value, BaseMessage):
+        if "logprobs" not in value.response_metadata:
+            return value
+        kept = {n: v for n, v in value.response_metadata.items() if n != "logprobs"}
+        return value.model_copy(update={"response_metadata": kept})
+    if isinstance(value, dict):
+        made: Any = {
+            n: {m: x for m, x in v.items() if m != "logprobs"}
+            if n in ("response_metadata", "generation_info") and isinstance(v, dict)
+            else without_logprobs(v)
+            for n, v in value.items()
+        }
+    elif type(value) in (list, tuple):
+        made = type(value)(map(without_logprobs, value))
+    elif is_dataclass(value) and not isinstance(value, type):  # LangGraph's commands, an agent's responses
+        own = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        changed = {n: kept for n, v in own.items() if (kept := without_logprobs(v)) is not v}
+        return replace(value, **changed) if changed else value
+    else:
+        return value
+    return made if made != value else value
+
+
+def _message(outputs: Any) -> dict[str, Any]:
+    """The fields of a model run's message, as LangChain serialised it; none where there is none."""
+    generations = (outputs or {}).get("generations") or []
+    if len(generations) != 1 or len(generations[0]) != 1 or not isinstance(generations[0][0], dict):
+        return {}
+    message = generations[0][0].get("message")
+    return (message.get("kwargs") or {}) if isinstance(message, dict) else {}
+
+
+def _add(run: Run, found: Mapping[str, Any]) -> None:
+    """Metadata of a run, in a dict of its own: LangChain may share one between runs."""
+    run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **found}
+    if found.get("early_stop_stopped"):
+        run.tags = sorted({*(run.tags or []), TAG})
+
+
+def _sum(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {n: known.get(n, 0) + more.get(n, 0) for n in SUMS if n in known or n in more}
+    return numbers | {n: bool(known.get(n) or more.get(n)) for n in ANY}

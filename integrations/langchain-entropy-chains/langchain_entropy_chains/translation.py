@@ -1,0 +1,180 @@
+"""Between LangChain's chunks and what a dialogue reads and shows. Pure: no I/O.
+
+:class:`ChunkReader` reads the chunks of one request of an inner model; :class:`Shown` makes the chunks that the user gets of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any, cast
+
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.outputs import ChatGenerationChunk
+
+from entropy_chains.backends import Chunk
+from entropy_chains.backends.chunks import ChatReader, Update
+from entropy_chains.backends.chunks_entries import Characters, entries_of, fields, items
+from entropy_chains.backends.served import ended
+from entropy_chains.steps import Phase
+
+REASONING = ("reasoning_content", "reasoning")
+"""Names in ``additional_kwargs`` under which inner models keep the reasoning; ours is the first."""
+
+EVERY_CHUNK = ("model_provider", "output_version")
+"""Metadata that LangChain reads on every chunk. All else is said once, on the last one: merged, it would be added up or lost."""
+
+
+class ChunkReader:
+    """Reads the chunks of one request.
+
+    Some models (``ChatOpenAI``) drop the text of the reasoning and keep its logprobs: the text is then put together from those.
+
+    Args:
+        strict: a stream without a finish reason broke off.
+
+    Attributes:
+        usage: tokens as the inner counted them, or None.
+        pieces: tokens that came.
+    """
+
+    def __init__(self, *, strict: bool = False):
+        self._reader, self._characters, self._strict = ChatReader(), Characters(), strict
+        self._told = False  # the inner has passed on a text of its own
+        self.usage: UsageMetadata | None = None
+        self.pieces = 0
+
+    def feed(self, chunk: ChatGenerationChunk) -> Update:
+        """What a chunk says; it is the update's ``raw``."""
+        message = chunk.message
+        info = {**(chunk.generation_info or {}), **message.response_metadata}
+        logprobs, finish = info.get("logprobs"), info.get("finish_reason") or info.get("done_reason")
+        reasoning, content = texts(message)
+        called = calls_tool(message)
+        self._told = self._told or bool(reasoning or content)
+        if logprobs and not (self._told or called or finish):
+            reasoning = self._rebuilt(logprobs)
+        delta: dict[str, Any] = {
+            "content": content,
+            "reasoning_content": reasoning,
+            "tool_calls": [{}] if called else None,
+            "refusal": message.additional_kwargs.get("refusal"),
+        }
+        event: dict[str, Any] = {"choices": [{"delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
+        if told := getattr(message, "usage_metadata", None):
+            self.usage = _largest(self.usage, told)
+            event["usage"] = self.usage
+        update = replace(self._reader.feed(event), raw=chunk)
+        self.pieces += len(update.pieces)
+        return update
+
+    def finish(self) -> Update:
+        """What is left when the stream is over. Raises BackendError where it broke off."""
+        return ended(self._reader) if self._strict else self._reader.finish()
+
+    def _rebuilt(self, logprobs: Any) -> str:
+        listed = items(fields(logprobs).get("content") or logprobs)
+        bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
+        text = "".join([self._characters.read(token).text for token in entries_of(bare)])
+        return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
+
+
+def texts(message: BaseMessage) -> tuple[str, str]:
+    """A message's reasoning and its content."""
+    kept = (message.additional_kwargs.get(name) for name in REASONING)
+    reasoning = next((text for text in kept if isinstance(text, str)), "")
+    if isinstance(message.content, str):
+        return reasoning, message.content
+    blocks = [block for block in message.content if isinstance(block, dict)]
+    thought = "".join([str(b.get("reasoning") or b.get("thinking") or "") for b in blocks])
+    return reasoning or thought, "".join([str(b.get("text") or "") for b in blocks])
+
+
+def calls_tool(message: BaseMessage) -> bool:
+    """Whether a tool call has begun with this chunk."""
+    names = ("tool_calls", "function_call")
+    return bool(getattr(message, "tool_call_chunks", None)) or any(message.additional_kwargs.get(name) for name in names)
+
+
+def _largest(known: Any, told: Any) -> Any:
+    """The larger of every count: servers tell the whole so far with every chunk, or each count once."""
+    if not isinstance(told, dict):
+        return max(known or 0, told or 0)
+    return {**(known or {}), **{name: _largest((known or {}).get(name), count) for name, count in told.items()}}
+
+
+def usage_of(readers: Sequence[ChunkReader], tokens: int, reasoning: int) -> UsageMetadata | None:
+    """All requests of a run together, or None where no prompt was counted.
+
+    Args:
+        readers: one a request, in order.
+        tokens: completion tokens computed.
+        reasoning: those of them before the answer.
+    """
+    told = [reader.usage for reader in readers if reader.usage]
+    if not told:
+        return None
+    total = reduce(add_usage, told)
+    # A stream that was closed tells nothing: its prompt is that of the answer's request without the thinking in it.
+    unseen = sum(max(0, told[0]["input_tokens"] - reader.pieces) for reader in readers if not reader.usage)
+    prompt = total["input_tokens"] + unseen
+    usage: dict[str, Any] = {**total, "input_tokens": prompt, "output_tokens": tokens, "total_tokens": prompt + tokens}
+    details = dict(total.get("output_token_details") or {})
+    if reasoning and (len(readers) > 1 or "reasoning" not in details):
+        usage["output_token_details"] = {**details, "reasoning": reasoning}
+    return cast("UsageMetadata", usage)
+
+
+class Shown:
+    """The user's chunks of one run: the inner's own, with the text that the dialogue shows; the reasoning in its own field.
+
+    Args:
+        logprobs: the user asked for them; else they are left out (a trace would hold some KB a token, twice).
+
+    Attributes:
+        once: metadata that is said once.
+    """
+
+    def __init__(self, *, logprobs: bool = False):
+        self._logprobs = logprobs
+        self.once: dict[str, Any] = {}
+
+    def chunk(self, update: Update, chunks: Sequence[Chunk]) -> ChatGenerationChunk | None:
+        """The chunk to pass on for an update; None where there is nothing to show."""
+        reasoning = "".join([c.text for c in chunks if c.phase is Phase.THINKING])
+        content = "".join([c.text for c in chunks if c.phase is not Phase.THINKING])
+        kept = {REASONING[0]: reasoning} if reasoning else {}
+        raw = update.raw
+        if raw is None:
+            message = AIMessageChunk(content=content, additional_kwargs=kept)
+            return ChatGenerationChunk(message=message) if content or reasoning else None
+        own = raw.message
+        info = {**(raw.generation_info or {}), **own.response_metadata}
+        logprobs = info.pop("logprobs", None)
+        every = {name: info.pop(name) for name in EVERY_CHUNK if name in info}
+        if reasoning and not content:
+            every.pop("model_provider", None)  # the provider's own reading of a chunk may know no reasoning in this field
+        self.once |= info
+        changed: dict[str, Any] = {
+            "content": content if isinstance(own.content, str) else own.content,
+            "additional_kwargs": {**{n: v for n, v in own.additional_kwargs.items() if n not in REASONING}, **kept},
+            "response_metadata": every,
+            "usage_metadata": None,
+            "chunk_position": None,
+        }
+        generation_info = {"logprobs": logprobs} if logprobs and self._logprobs else None
+        return ChatGenerationChunk(message=own.model_copy(update=changed), generation_info=generation_info)
+
+    def last(self, metadata: dict[str, Any], usage: UsageMetadata | None, content: str = "") -> ChatGenerationChunk:
+        """The last chunk: what is said once."""
+        message = AIMessageChunk(content=content, response_metadata=metadata, usage_metadata=usage, chunk_position="last")
+        return ChatGenerationChunk(message=message)
+
+
+def as_chunk(message: BaseMessage) -> ChatGenerationChunk:
+    """A whole message as a stream's only chunk."""
+    known = set(AIMessageChunk.model_fields) - {"type", "tool_call_chunks", "chunk_position"}
+    given = {name: value for name, value in message if name in known}
+    return ChatGenerationChunk(message=AIMessageChunk(**given))

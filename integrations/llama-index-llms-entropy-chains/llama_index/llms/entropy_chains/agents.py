@@ -1,0 +1,271 @@
+"""Agents whose loop ends when they are sure: the next step is taken without tools, so that it must answer, all results in view.
+
+A step of the loop is one call of the LLM; its entropy is the mean over the call's tokens. Only a policy of ``scope`` ``agent``
+ends a loop, for a sure call says nothing about the calls to come: that has to be calibrated on whole runs of the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
+from llama_index.core.bridge.pydantic import Field, model_validator
+from llama_index.core.workflow import Event
+from llama_index.llms.entropy_chains.following import reader_of
+from llama_index.llms.entropy_chains.traces import mark_span
+from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
+
+from entropy_chains.backends.chunks import Update, read_message
+from entropy_chains.entropy import token_entropy
+from entropy_chains.errors import PolicyMismatch, SettingsError
+from entropy_chains.monitor import Monitor, Outcome
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.records import StepRecord
+from entropy_chains.refine import PER_CALL
+
+if TYPE_CHECKING:
+    from llama_index.core.agent.workflow.agent_context import AgentContext
+    from llama_index.core.llms import ChatMessage
+    from llama_index.core.memory import BaseMemory
+    from llama_index.core.tools import AsyncBaseTool
+
+HANDOFF = "handoff"
+"""LlamaIndex's tool that passes the run on to another agent."""
+
+SCOPE = "the policy has scope 'call', which never ends an agent's loop: calibrate on runs of the agent"
+NO_ANSWER = "the step without tools gave no answer: run in full"
+NO_LOGPROBS = "a step came without logprobs, so there is no entropy: make the LLM with logprobs=True, top_logprobs=20"
+
+
+class StepEntropyEvent(Event):
+    """A step of an agent's loop, in the workflow's event stream.
+
+    Attributes:
+        current_agent_name: whose step.
+        step: its number in this run, from 1.
+        tokens: completion tokens.
+        entropy: mean over them, bits; None where there are too few logprobs.
+        threshold: what it is compared with, bits; None where there is none.
+        sure: the next step is taken without tools.
+    """
+
+    current_agent_name: str
+    step: int
+    tokens: int
+    entropy: float | None = None
+    threshold: float | None = None
+    sure: bool = False
+
+
+class Measured:
+    """The context of one step, which also reads the chunks that go through it."""
+
+    def __init__(self, ctx: AgentContext, k: int | None):
+        self._ctx, self._k = ctx, k
+        self._reader: Any = None
+        self._monitor = Monitor(segmentation=PER_CALL)
+        self._counted: int | None = None
+        self.entries: int | None = None  # the shortest list of alternatives that did not hold all of the mass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def store(self) -> Any:
+        """As in :class:`AgentContext`."""
+        return self._ctx.store
+
+    @property
+    def is_running(self) -> bool:
+        """As in :class:`AgentContext`."""
+        return self._ctx.is_running
+
+    def write_event_to_stream(self, event: Any) -> None:
+        """As in :class:`AgentContext`."""
+        if isinstance(event, AgentStream):
+            if self._reader is None and (reader := reader_of(event.raw)) is not None:
+                self._reader = reader()
+            if self._reader is not None:
+                self._take(self._reader.feed(event.raw))
+        self._ctx.write_event_to_stream(event)
+
+    def _take(self, update: Update) -> None:
+        for piece in update.pieces:
+            bounds = token_entropy(piece.token, k=self._k) if piece.token.alternatives else None
+            self._monitor.feed(piece.token, bounds, phase=piece.phase)
+            if bounds is not None and bounds.mass <= 0.9999:
+                self.entries = min(bounds.k, self.entries or bounds.k)
+        if update.usage and update.usage.completion_tokens is not None:
+            self._counted = update.usage.completion_tokens
+
+    def record(self, step: int, output: AgentOutput) -> StepRecord:
+        """The step as it was. ``output``: it holds the whole response of a step that did not stream."""
+        if self._reader is not None:
+            self._take(self._reader.finish())
+        elif output.raw is not None:
+            self._take(read_message(output.raw))
+        tokens = self._monitor.tokens
+        self._monitor.end_step()
+        made = self._monitor.last or StepRecord(step, tokens)
+        return replace(made, step=step, tokens=tokens if self._counted is None else self._counted)
+
+
+class EarlyStop(BaseWorkflowAgent):
+    """What both agents have in common."""
+
+    policy: InstanceOf[Policy] | None = Field(default=None, description="When the loop ends early; None only measures.")
+    early_stop: bool = Field(default=True, description="False only watches, as ENTROPY_CHAINS_STOP=0 does.")
+    on_mismatch: str = Field(default="error", description="'error' or 'warn', where the policy is for something else.")
+
+    @model_validator(mode="after")
+    def _check_policy(self) -> EarlyStop:
+        policy = self.policy
+        if policy is not None and policy.scope == "agent":
+            if policy.segmentation.boundary != "call":
+                found = policy.segmentation.boundary
+                raise SettingsError(
+                    f"the policy has scope 'agent' and boundary {found!r}; a step of an agent is a call: use 'call'"
+                )
+            policy.check(model=self.llm.metadata.model_name, on_mismatch=self.on_mismatch)
+        return self
+
+    async def take_step(
+        self, ctx: AgentContext, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
+    ) -> AgentOutput:
+        """One step, without tools where the step before was sure."""
+        begun = await _begun(ctx, self.name)
+        loop = _Loop(self.policy if self.policy and self.policy.scope == "agent" else None, self.early_stop, begun)
+        before, forced = list(await ctx.store.get(self._notes, default=[])), loop.sure
+        measured = Measured(ctx, self.policy.k if self.policy else None)
+        output = await super().take_step(measured, llm_input, [] if forced else tools, memory)  # type: ignore[safe-super]
+        loop.add(measured.record(loop.step, output), output, forced)
+        if forced and not _answers(output):
+            # No second thoughts in view: the step is taken again as if nothing had been stopped.
+            await ctx.store.set(self._notes, before)
+            measured = Measured(ctx, self.policy.k if self.policy else None)
+            output = await super().take_step(measured, llm_input, tools, memory)  # type: ignore[safe-super]
+            loop.add(measured.record(loop.step, output), output, forced=False)
+        self._check_k(measured)
+        await ctx.store.set(_key(self.name), loop.begun)
+        outcome = loop.outcome(SCOPE if self.policy and self.policy.scope == "call" else None)
+        output.early_stop = outcome.metadata()
+        mark_span(outcome)
+        last, bound = loop.records[-1], loop.policy.threshold(loop.step - 1) if loop.policy else None
+        ctx.write_event_to_stream(
+            StepEntropyEvent(
+                current_agent_name=self.name,
+                step=last.step,
+                tokens=last.tokens,
+                entropy=last.entropy,
+                threshold=bound,
+                sure=loop.sure and not forced,
+            )
+        )
+        return output
+
+    def _check_k(self, measured: Measured) -> None:
+        """A threshold belongs to its k; engines may give the sampled token in the place of the k-th."""
+        policy = self.policy
+        if policy and policy.scope == "agent" and policy.k and measured.entries and measured.entries < policy.k - 1:
+            mismatch = PolicyMismatch("k", policy.k, measured.entries, "make the LLM with top_logprobs of that many")
+            if self.on_mismatch == "error":
+                raise mismatch
+            policy.check(k=measured.entries, on_mismatch="warn")
+
+    @property
+    def _notes(self) -> str:
+        """Where the agent keeps what was said and found in this run."""
+        raise NotImplementedError
+
+
+class EarlyStopFunctionAgent(EarlyStop, FunctionAgent):
+    """A ``FunctionAgent`` that answers as soon as it is sure.
+
+    Args:
+        policy: with ``scope`` ``agent`` and boundary ``call``, its loop is ended; any other only measures.
+        early_stop: False only watches.
+        on_mismatch: ``error`` or ``warn``.
+        settings: those of every ``FunctionAgent``. The LLM must be made with logprobs.
+    """
+
+    @property
+    def _notes(self) -> str:
+        return self.scratchpad_key
+
+
+class EarlyStopReActAgent(EarlyStop, ReActAgent):
+    """A ``ReActAgent`` that answers as soon as it is sure; see :class:`EarlyStopFunctionAgent`.
+
+    Its tools are text in the prompt: the step without them is shown none. A model that calls one all the same goes on.
+    """
+
+    @property
+    def _notes(self) -> str:
+        return self.reasoning_key
+
+
+class _Loop:
+    """The steps of one run so far, and what follows from them. ``begun`` is its state, plain values that a context can keep."""
+
+    def __init__(self, policy: Policy | None, stop: bool, begun: dict[str, Any]):
+        self.policy, self.begun = policy, begun
+        self._stop = stop and stopping_enabled()
+
+    @property
+    def step(self) -> int:
+        """Number of the next step, from 1."""
+        return len(self.begun["steps"]) + 1
+
+    @property
+    def records(self) -> list[StepRecord]:
+        """The steps, in order."""
+        return [StepRecord(**s["record"]) for s in self.begun["steps"]]
+
+    @property
+    def sure(self) -> bool:
+        """The next step must answer."""
+        return self._judged().done and not self.begun["failed"]
+
+    def add(self, record: StepRecord, output: AgentOutput, forced: bool) -> None:
+        """A step was taken."""
+        # A step that passes the run on, or that has to be taken again, may be sure of that and of nothing else.
+        judged = not forced and not output.retry_messages and all(c.tool_name != HANDOFF for c in output.tool_calls)
+        going_on = bool(output.tool_calls)
+        self.begun["steps"].append({"record": asdict(record), "judged": judged and going_on, "text": output.response.content})
+        self.begun["failed"] = self.begun["failed"] or (forced and not _answers(output))
+
+    def _judged(self) -> Monitor:
+        monitor = Monitor(self.policy, segmentation=PER_CALL, stop=self._stop)
+        for step, record in zip(self.begun["steps"], self.records, strict=True):
+            monitor.take(record if step["judged"] else StepRecord(record.step, record.tokens), step["text"] or None)
+        return monitor
+
+    def outcome(self, why: str | None) -> Outcome:
+        """What came of it so far."""
+        records, monitor = self.records, self._judged()
+        if self.begun["failed"]:
+            why = NO_ANSWER
+        elif self.policy is not None and not monitor.done and any(r.entropy is None for r in records):
+            why = NO_LOGPROBS
+        made = monitor.finish(why, tokens=sum(r.tokens for r in records))
+        if made.reason == "reasoning ended by itself":
+            made = replace(made, reason="the loop ended by itself")
+        answered = made.stopped and made.step is not None and made.step < len(records) and not self.begun["failed"]
+        return made if answered else replace(made, stopped=False, tokens_saved=None)
+
+
+async def _begun(ctx: AgentContext, agent: str) -> dict[str, Any]:
+    """An agent's steps of this run; a context may be used for several runs, and counts its steps anew in each."""
+    kept = await ctx.store.get(_key(agent), default=None) if await ctx.store.get("num_iterations", default=0) else None
+    return kept or {"steps": [], "failed": False}
+
+
+def _key(agent: str) -> str:
+    return f"early_stop_steps_{agent}"
+
+
+def _answers(output: AgentOutput) -> bool:
+    return bool((output.response.content or "").strip()) and not output.tool_calls and not output.retry_messages

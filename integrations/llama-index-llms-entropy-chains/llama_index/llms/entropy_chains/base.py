@@ -1,0 +1,285 @@
+"""``EarlyStopLLM``: any LLM of an OpenAI-compatible API, stopped when it is sure, in place of the LLM itself."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer
+from llama_index.core.instrumentation.span import active_span_id
+from llama_index.core.llms import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.llms.entropy_chains.closing import async_client_of, uses_sdk
+from llama_index.llms.entropy_chains.delegation import Delegate
+from llama_index.llms.entropy_chains.inner import Call
+from llama_index.llms.entropy_chains.runs import Terms, arefine, arun, refine, run
+from llama_index.llms.entropy_chains.telling import as_completion
+from llama_index_instrumentation.dispatcher import active_instrument_tags
+
+from entropy_chains.backends.servers import Server
+from entropy_chains.errors import NoLogprobsError, SettingsError
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.savings import is_holdout
+from entropy_chains.steps import MODES, Segmentation, ThinkTags
+
+RUN = "run_id"
+"""The instrument tag that names a root run, for the holdout."""
+
+
+class EarlyStopLLM(Delegate):
+    """An LLM that closes its reasoning when it is sure, and still answers.
+
+    ``chat`` and ``complete`` stream inside; at the boundary where the policy stops, the server's request is ended, and the answer
+    follows. Only thinking is ever cut: never a tool call, structured output, or text outside of the thinking. The last
+    response's ``additional_kwargs`` say what happened (``early_stop_*``), and count the tokens of all requests.
+
+    Args:
+        llm: the LLM inside: ``OpenAI``, ``OpenAILike`` and their relatives. It is not changed, but for its callback manager.
+        policy: a Policy or its file; None only measures.
+        mode: ``thinking`` (end a reply's thinking) or ``refine`` (the paper's loop: ask again until sure).
+        max_steps: calls of the refine loop.
+        on_mismatch: ``error`` or ``warn``, where the policy is for something else.
+        without_logprobs: where there are none: ``error``, ``agreement`` (stop when the answers after two steps agree), ``full``.
+        continuation: how the answer is got after a stop: ``auto``, ``prefill``, ``completion``, ``turn``, or several in order.
+        holdout: share of the runs that run in full on purpose, 0 to 1. A run is named by ``instrument_tags({"run_id": …})``.
+        salt: another salt draws another holdout.
+        early_stop: False only watches, as ``ENTROPY_CHAINS_STOP=0`` does; every method takes ``early_stop=False`` too.
+        k: alternatives asked for when there is no policy.
+        tags, segmentation, opened, temperature_mode, name: as in :class:`entropy_chains.backends.openai.OpenAIBackend`.
+        ask: settings of a call that make an LLM send logprobs whose class does not say how.
+        return_logprobs: fill ``logprobs`` of the last response.
+        settings: those of every LLM (``system_prompt``, ``callback_manager`` …); the inner LLM's by default.
+    """
+
+    policy: Any = Field(default=None, frozen=True)
+    mode: str = "thinking"
+    max_steps: int = 4
+    on_mismatch: str = "error"
+    without_logprobs: str = "error"
+    continuation: Any = "auto"
+    holdout: float = 0.0
+    salt: str = ""
+    early_stop: bool = True
+    k: int = 20
+    tags: ThinkTags | None = None
+    segmentation: Segmentation | None = None
+    opened: bool = False
+    temperature_mode: str = "raw"
+    name: str | None = None
+    ask: dict[str, Any] | None = None
+    return_logprobs: bool = False
+
+    _server: Server | None = PrivateAttr(default=None)
+    _clients: Any = PrivateAttr(default_factory=WeakKeyDictionary)
+
+    def __init__(self, llm: LLM, policy: Policy | str | Path | None = None, **settings: Any):
+        if not isinstance(llm, LLM):
+            raise SettingsError(f"llm is {type(llm).__name__}; give the LLM to wrap, such as an OpenAILike")
+        if isinstance(llm, EarlyStopLLM | StructuredLLM):
+            raise SettingsError(f"llm is {type(llm).__name__}; wrap the LLM inside it")
+        unknown = sorted(set(settings) - set(type(self).model_fields))
+        if unknown:
+            raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
+        super().__init__(llm, policy=Policy.load(policy) if isinstance(policy, str | Path) else policy, **settings)
+        self._check()
+
+    def _check(self) -> None:
+        if self.mode not in MODES:
+            raise SettingsError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if self.max_steps < 1:
+            raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
+        if not (self.policy is None or isinstance(self.policy, Policy)):
+            raise SettingsError(f"policy is {type(self.policy).__name__}; give a Policy, its file, or None")
+        if "control" in self.continuation:
+            raise SettingsError("continuation is 'control', which LlamaIndex's streams have no room for; use auto")
+        if self.mode == "refine" and not self.llm.metadata.is_chat_model:
+            raise SettingsError("mode is 'refine', which asks in turns; it needs a chat model (is_chat_model=True)")
+        is_holdout("", share=self.holdout)
+        call = self._call((), None, {})
+        named = type(self.llm).__name__
+        if not call.sighted and self.without_logprobs == "error":
+            remedy = "wrap an OpenAILike or OpenAI, say how to ask with ask={…}, or take full runs with without_logprobs='full'"
+            raise NoLogprobsError(f"{named} is not known to take logprobs, so there is no entropy: {remedy}")
+        self._check_policy(call)
+        call.dialogue(self.policy if self.mode == "thinking" else None, True, False, self.on_mismatch)  # its settings are checked
+        if call.responses:
+            told = "only thinking in its output text (<think>) can be stopped, all else runs in full; use OpenAI or OpenAILike"
+            warnings.warn(f"{named}: the Responses API gives no logprobs on reasoning: {told}", stacklevel=3)
+
+    def _check_policy(self, call: Call) -> None:
+        if self.policy is not None and self.mode == "thinking":
+            call.check(self.policy, self.on_mismatch)
+        elif self.policy is not None:
+            self.policy.check(mode="refine", model=call.model, on_mismatch=self.on_mismatch)
+
+    @field_serializer("policy")
+    def _as_file(self, policy: Policy | None) -> dict[str, Any] | None:
+        return policy.to_dict() if policy else None
+
+    # --- the eight methods
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return _last(self._run(*self._asked(messages), kwargs))
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
+        return self._run(*self._asked(messages), kwargs)
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return as_completion(_last(self._run(*self._prompted(prompt, formatted), kwargs)))
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
+        run = self._run(*self._prompted(prompt, formatted), kwargs)
+        return (as_completion(response) for response in run)
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """See :meth:`chat`."""
+        return await _alast(await self._arun(*self._asked(messages), kwargs))
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """See :meth:`stream_chat`."""
+        return await self._arun(*self._asked(messages), kwargs)
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """See :meth:`complete`."""
+        return as_completion(await _alast(await self._arun(*self._prompted(prompt, formatted), kwargs)))
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """See :meth:`stream_complete`."""
+        run = await self._arun(*self._prompted(prompt, formatted), kwargs)
+        return (as_completion(response) async for response in run)
+
+    def _asked(self, messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], str | None]:
+        if self.metadata.is_chat_model:
+            return messages, None
+        assert self.messages_to_prompt is not None  # noqa: S101 (LLM's own validator sees to it)
+        return (), self.messages_to_prompt(messages)
+
+    def _prompted(self, prompt: str, formatted: bool) -> tuple[Sequence[ChatMessage], str | None]:
+        """A chat model is asked the prompt as a message, as the inner LLM would do."""
+        if not formatted and self.completion_to_prompt is not None:
+            prompt = self.completion_to_prompt(prompt)
+        if self.metadata.is_chat_model:
+            return [ChatMessage(role=MessageRole.USER, content=prompt)], None
+        return (), prompt
+
+    # --- one call
+
+    def _call(
+        self,
+        messages: Sequence[ChatMessage],
+        prompt: str | None,
+        kwargs: Mapping[str, Any],
+        server: Server | None = None,
+        client: Any = None,
+    ) -> Call:
+        return Call(
+            self.llm,
+            messages,
+            prompt,
+            {name: value for name, value in kwargs.items() if name != "early_stop"},
+            ask=self.ask,
+            server=server,
+            client=client,
+            name=self.name,
+            k=(self.policy.k if self.policy else None) or self.k,
+            tags=self.tags,
+            segmentation=self.segmentation,
+            opened=self.opened,
+            continuation=self.continuation,
+            temperature_mode=self.temperature_mode,
+            without_logprobs=self.without_logprobs,
+        )
+
+    def _run(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseGen:
+        call = self._call(messages, prompt, kwargs, self._server)
+        if self._server is None:
+            self._server = call.connect()
+            self._check_policy(call)
+        if self._refines(call):
+            return refine(call, self._terms(call, kwargs))
+        # The inner LLM is called now, not with the first chunk: its span begins inside of ours.
+        return run(call, self._terms(call, kwargs), call.open(call.first))
+
+    async def _arun(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseAsyncGen:
+        call = self._call(messages, prompt, kwargs, self._server, self._client())
+        if self._server is None:
+            self._server = await call.aconnect()
+            self._check_policy(call)
+        if self._refines(call):
+            return arefine(call, self._terms(call, kwargs))
+        return arun(call, self._terms(call, kwargs), await call.aopen(call.first))
+
+    def _refines(self, call: Call) -> bool:
+        return self.mode == "refine" and not call.uncut and not call.tools
+
+    def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> Terms:
+        why = call.uncut
+        if self.mode == "refine" and call.tools:
+            why = why or "a call with tools is not repeated"
+        stop = self.early_stop and kwargs.get("early_stop", True) and stopping_enabled() and why is None
+        return Terms(
+            policy=None if self.mode == "refine" and why else self.policy,
+            stop=stop,
+            holdout=stop and self._held(),
+            on_mismatch=self.on_mismatch,
+            steps=self.max_steps,
+            why=why,
+            logprobs=self.return_logprobs,
+        )
+
+    def _held(self) -> bool:
+        """Whether this run is in the holdout."""
+        if self.holdout in (0, 1):
+            return bool(self.holdout)
+        run = active_instrument_tags.get().get(RUN)
+        if run is None:
+            remedy = f"name the run around all of its calls: with instrument_tags({{{RUN!r}: …}})"
+            warnings.warn(
+                f"holdout is {self.holdout}, but calls are drawn one by one, as their run has no name: {remedy}", stacklevel=2
+            )
+        return is_holdout(str(run or active_span_id.get()), share=self.holdout, salt=self.salt)
+
+    def _client(self) -> Any:
+        """The inner LLM's async client for the running loop; connections cannot be used in another loop than their own."""
+        if not uses_sdk(self.llm):
+            return None
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            client = async_client_of(self.llm)
+            if self._clients and getattr(self.llm, "_async_http_client", None) is None:
+                from openai import DefaultAsyncHttpxClient
+
+                client = client.with_options(http_client=DefaultAsyncHttpxClient())
+            self._clients[loop] = client
+        return self._clients[loop]
+
+
+def _last(responses: ChatResponseGen) -> ChatResponse:
+    """The last response; every run has one."""
+    for response in responses:
+        last = response
+    return last
+
+
+async def _alast(responses: ChatResponseAsyncGen) -> ChatResponse:
+    async for response in responses:
+        last = response
+    return last

@@ -1,0 +1,181 @@
+"""Ending the running stream of an inner LLM: the server stops working, and the inner LLM ends as after a whole reply.
+
+LlamaIndex never closes the SDK's stream, and closing LlamaIndex's generator does not either: ``openai.Stream`` is a reference
+cycle, so the server goes on until some later garbage collection. Here a call is made by a *copy* of the LLM whose copy of the
+client hands out streams of the kind of :class:`SoftStream`: iterators that close the real stream, and end, once
+:class:`End` says so. Of the ways tried (httpx hooks, a transport, walking referents, cancelling) it is the smallest that holds
+in every case: chat, completions and the Responses API, sync and async, ``reuse_client`` on and off, either of the SDK's HTTP
+libraries. The user's LLM and client are not changed, and nothing is shared between calls.
+
+LLMs of other providers: an async stream is ended by cancelling the task that waits for its next chunk, which runs every
+``finally`` on the way. A sync one is closed as Python generators are; whether its server stops is up to the provider's class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+
+running: ContextVar[End | None] = ContextVar("running", default=None)
+"""The end of the stream whose chunk is just being handed out, for what only sees events."""
+
+
+@dataclass(slots=True)
+class End:
+    """Ends one stream when asked to.
+
+    Attributes:
+        asked: the stream gives no further chunk, and is closed.
+        soft: a stream that obeys was opened; False for the LLMs of other providers.
+    """
+
+    asked: bool = False
+    soft: bool = False
+
+
+class SoftStream:
+    """An SDK's stream that ends when told."""
+
+    def __init__(self, stream: Any, end: End):
+        self._stream, self._end = stream, end
+        end.soft = True
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for chunk in self._stream:
+                running.set(self._end)
+                yield chunk
+                if self._end.asked:
+                    break
+        finally:
+            self._stream.close()
+
+
+class AsyncSoftStream:
+    """The same for ``asyncio``."""
+
+    def __init__(self, stream: Any, end: End):
+        self._stream, self._end = stream, end
+        end.soft = True
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        first = True
+        try:
+            async for chunk in self._stream:
+                if first:
+                    first = _kept(chunk)
+                running.set(self._end)
+                yield chunk
+                if self._end.asked:
+                    break
+        finally:
+            await self._stream.close()
+
+
+def _kept(chunk: Any) -> bool:
+    """LlamaIndex's async classes drop a first chunk without content, and with it the first token of the thinking: give it one."""
+    for choice in getattr(chunk, "choices", None) or ():
+        if getattr(choice, "delta", None) is not None and choice.delta.content is None:
+            choice.delta.content = ""
+    return False
+
+
+def uses_sdk(llm: LLM) -> bool:
+    """Whether the LLM calls an OpenAI-compatible API through the ``openai`` SDK."""
+    return is_a(llm, "OpenAI") or is_a(llm, "OpenAIResponses")
+
+
+def is_a(llm: LLM, name: str) -> bool:
+    """Whether the LLM is one of ``llama_index.llms.openai``'s class ``name``; that package is loaded if it is."""
+    module = sys.modules.get("llama_index.llms.openai")
+    return module is not None and isinstance(llm, getattr(module, name))
+
+
+def client_of(llm: Any) -> Any:
+    """The ``openai.OpenAI`` an LLM works with."""
+    return llm._get_client() if hasattr(llm, "_get_client") else llm._client
+
+
+def async_client_of(llm: Any) -> Any:
+    """The ``openai.AsyncOpenAI`` an LLM works with."""
+    return llm._get_aclient() if hasattr(llm, "_get_aclient") else llm._aclient
+
+
+def endable(llm: Any, end: End) -> Any:
+    """A copy of the LLM whose streams obey ``end``; the LLM itself where it does not use the SDK."""
+    if not uses_sdk(llm):
+        return llm
+    own = client_of(llm).with_options()
+    request = own.request
+
+    def soft(*args: Any, **kwargs: Any) -> Any:
+        made = request(*args, **kwargs)
+        return SoftStream(made, end) if kwargs.get("stream") else made
+
+    own.request = soft
+    return _copy(llm, _client=own)
+
+
+def async_endable(llm: Any, end: End, client: Any) -> Any:
+    """The same for its async streams, over ``client``."""
+    if not uses_sdk(llm):
+        return llm
+    own = client.with_options()
+    request = own.request
+
+    async def soft(*args: Any, **kwargs: Any) -> Any:
+        made = await request(*args, **kwargs)
+        return AsyncSoftStream(made, end) if kwargs.get("stream") else made
+
+    own.request = soft
+    return _copy(llm, _aclient=own)
+
+
+def _copy(llm: Any, **private: Any) -> Any:
+    """With ``reuse_client`` off an LLM would make a further client, and not use ours."""
+    made = llm.model_copy(update={"reuse_client": True} if "reuse_client" in type(llm).model_fields else None)
+    for name, value in private.items():
+        setattr(made, name, value)
+    return made
+
+
+def finish(chunks: Generator[Any, None, None], end: End) -> None:
+    """End a running sync stream. It is read to its end, so that the inner LLM reports one."""
+    end.asked = True
+    if end.soft:
+        for _ in chunks:
+            pass
+    else:
+        chunks.close()
+
+
+async def afinish(chunks: AsyncGenerator[Any, None], end: End) -> None:
+    """The same for ``asyncio``."""
+    end.asked = True
+    if end.soft:
+        async for _ in chunks:
+            pass
+        return
+    over = False
+    while not over:  # a chunk that was received already comes without waiting
+        pending = asyncio.ensure_future(_anext(chunks))
+        await asyncio.sleep(0)
+        pending.cancel()
+        await asyncio.wait([pending])
+        over = pending.cancelled() or pending.exception() is not None or pending.result()
+
+
+async def _anext(chunks: AsyncGenerator[Any, None]) -> bool:
+    """Whether the stream is over."""
+    with suppress(StopAsyncIteration):
+        await anext(chunks)
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""Following one LLM call by its events, and ending its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llama_index.llms.entropy_chains.closing import (
+    AsyncSoftStream,
+    End,
+    SoftStream,
+    async_client_of,
+    client_of,
+    running,
+    uses_sdk,
+)
+from llama_index.llms.entropy_chains.summaries import Row
+from llama_index.llms.entropy_chains.traces import current_span, mark_span
+
+from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update, read_message
+from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
+from entropy_chains.monitor import Outcome
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Segmentation, ThinkTags
+
+STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs")
+
+NOT_STREAMED = "this call does not stream, so an event handler cannot stop it: use EarlyStopLLM"
+NOT_PREPARED = "this LLM's streams cannot be ended by the handler: call handler.prepare(llm), or use EarlyStopLLM"
+NO_PROBE = "the rule reads trial answers, which an event handler cannot ask for: use EarlyStopLLM"
+HAS_TOOLS = "the call has tools or wants structured output: run in full"
+
+
+class Ending(End):
+    """The end of a stream that a handler may ask for; one of ``EarlyStopLLM``'s own is left to it.
+
+    Attributes:
+        uncut: the request has tools, or wants structured output.
+    """
+
+    __slots__ = ("uncut",)
+
+    def __init__(self, body: Mapping[str, Any]):
+        super().__init__()
+        self.uncut = any(body.get(name) for name in ("tools", *STRUCTURED))
+
+    @classmethod
+    def install(cls, llm: Any) -> None:
+        """From now on every stream of this LLM has an end of its own. Its clients are copied, not changed."""
+        if not uses_sdk(llm):
+            named = type(llm).__name__
+            raise SettingsError(
+                f"the streams of {named} cannot be ended from outside; use an OpenAI or OpenAILike, or EarlyStopLLM"
+            )
+        client, aclient = client_of(llm).with_options(), async_client_of(llm).with_options()
+        request, arequest = client.request, aclient.request
+
+        def soft(cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            made = request(cast_to, options, **kwargs)
+            return SoftStream(made, cls(_body(options))) if kwargs.get("stream") else made
+
+        async def asoft(cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            made = await arequest(cast_to, options, **kwargs)
+            return AsyncSoftStream(made, cls(_body(options))) if kwargs.get("stream") else made
+
+        client.request, aclient.request = soft, asoft
+        llm._client, llm._aclient = client, aclient
+        if "reuse_client" in type(llm).model_fields:
+            llm.reuse_client = True  # else it would make another client for every call
+
+
+def _body(options: Any) -> dict[str, Any]:
+    """A request's JSON, what ``extra_body`` adds included."""
+    return {**(options.json_data or {}), **(options.extra_json or {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How calls are followed; see :class:`.handlers.EntropyEventHandler`."""
+
+    policy: Policy | None
+    stop: bool
+    on_mismatch: str
+    segmentation: Segmentation | None
+    k: int
+    tags: ThinkTags
+    opened: bool
+
+    def dialogue(self, policy: Policy | None, stop: bool) -> Dialogue:
+        """What follows the tokens; nothing is sent."""
+        plan = Plan(self.tags, (), self.k, self.opened, on_mismatch=self.on_mismatch)
+        # A call that the policy is not for is cut into the policy's steps all the same.
+        segmentation = self.segmentation if self.policy is None else self.policy.segmentation
+        made = Dialogue((), plan, policy=policy, segmentation=segmentation, stop=stop)
+        made.first()
+        return made
+
+
+class Call:
+    """One LLM call, from its start event to its end.
+
+    Attributes:
+        query: whoever is told the outcome.
+    """
+
+    def __init__(self, terms: Terms, model_dict: Mapping[str, Any], query: Any):
+        self._terms, self.query = terms, query
+        self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
+        self._span = current_span()
+        self._policy, self._why = self._judging()
+        self._reader: Any = None
+        self._dialogue: Dialogue | None = None
+        self._blind = False  # nothing can be measured: tokens are still counted
+        self._more = 0  # tokens counted since then
+        self._counted: int | None = None  # by the server
+
+    def _judging(self) -> tuple[Policy | None, str | None]:
+        """The policy, if it is for this call; else why not."""
+        policy = self._terms.policy
+        if policy is not None:
+            try:
+                policy.check(on_mismatch=self._terms.on_mismatch, mode="thinking", model=self._model)
+            except PolicyMismatch as mismatch:
+                return None, str(mismatch)
+        return policy, None
+
+    def chunk(self, response: Any) -> None:
+        """A chunk of a stream."""
+        raw, end = response.raw, running.get()
+        running.set(None)  # the next stream read here may be one that has no end
+        if self._reader is None and (reader := reader_of(raw)) is not None:
+            self._reader = reader()
+            self._begin((HAS_TOOLS if end.uncut else None) if isinstance(end, Ending) else NOT_PREPARED)
+        if self._reader is None:
+            return
+        self._feed(lambda: self._reader.feed(raw))
+        if self._dialogue is not None and self._dialogue.closing and end is not None:
+            end.asked = True
+
+    def _begin(self, cannot: str | None) -> None:
+        policy, stop = self._policy, self._terms.stop and self._policy is not None
+        if policy is not None and stop:
+            why = NO_PROBE if policy.stop_rule.reads_answers else cannot
+            stop, self._why = why is None, self._why or why
+        self._dialogue = self._terms.dialogue(policy, stop)
+
+    def _feed(self, read: Any) -> None:
+        """Take an update; from the first error on, tokens are only counted."""
+        update = Update()
+        try:
+            update = read()
+            if self._dialogue is not None and not self._blind:
+                self._dialogue.feed(update)
+            else:
+                self._more += len(update.pieces)
+        except EntropyChainsError as error:
+            self._blind, self._why = True, str(error)
+        self._model = update.model or self._model
+        if update.usage and update.usage.completion_tokens is not None:
+            self._counted = update.usage.completion_tokens
+        if update.finish_reason or update.usage or (self._dialogue and self._dialogue.closing):
+            mark_span(self._outcome(), self._span)
+
+    def _outcome(self) -> Outcome:
+        assert self._dialogue is not None  # noqa: S101 (nothing is fed before)
+        run = self._dialogue.result()
+        tokens = run.tokens + self._more if self._counted is None else self._counted
+        return replace(run.outcome, tokens=tokens, reason=self._why or run.outcome.reason)
+
+    def row(self, response: Any, why: str | None) -> Row:
+        """The call has ended."""
+        streamed = self._reader is not None
+        raw = getattr(response, "raw", None)
+        if self._dialogue is None:
+            self._begin(NOT_STREAMED)
+            if response is not None and raw is not None:
+                self._feed(lambda: read_message(raw))
+        elif self._reader is not None:
+            self._feed(self._reader.finish)
+        assert self._dialogue is not None  # noqa: S101 (just begun, if not before)
+        self._why = self._why or why
+        run, own, told = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
+        outcome = outcome_of(told) if "early_stop_active" in told else own  # an EarlyStopLLM has judged its call itself
+        mark_span(outcome, self._span)
+        step = None if outcome.stopped or outcome.policy != own.policy else outcome.step
+        would_save = max(0, run.reasoning_tokens - run.steps[step - 1].end) if step and step <= len(run.steps) else None
+        return Row(self._model, streamed, tuple(s.record.entropy for s in run.steps), outcome, would_save)
+
+
+def reader_of(raw: Any) -> type[ChatReader | CompletionReader | ResponsesReader] | None:
+    """The reader of a stream, by its first chunk; None for what no OpenAI-compatible API sends."""
+    kind = raw.get("object") if isinstance(raw, dict) else getattr(raw, "object", None)
+    if kind == "chat.completion.chunk":
+        return ChatReader
+    if kind == "text_completion":
+        return CompletionReader
+    event = raw.get("type") if isinstance(raw, dict) else getattr(raw, "type", None)
+    return ResponsesReader if isinstance(event, str) and event.startswith("response.") else None
+
+
+def outcome_of(told: Mapping[str, Any]) -> Outcome:
+    """An outcome from its table."""
+    return Outcome(
+        active=bool(told.get("early_stop_active")),
+        stopped=bool(told.get("early_stop_stopped")),
+        reason=str(told.get("early_stop_reason") or ""),
+        step=told.get("early_stop_step"),
+        entropy=told.get("early_stop_entropy"),
+        threshold=told.get("early_stop_threshold"),
+        tokens=int(told.get("early_stop_tokens") or 0),
+        tokens_saved=told.get("early_stop_tokens_saved_estimate"),
+        holdout=bool(told.get("early_stop_holdout")),
+        policy=told.get("early_stop_policy"),
+    )

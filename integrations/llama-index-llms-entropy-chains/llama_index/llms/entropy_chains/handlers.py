@@ -1,0 +1,205 @@
+"""``EntropyEventHandler``: every LLM call measured through LlamaIndex's instrumentation, whatever object makes it.
+
+An observer sees events, not objects: what it can do is measure, and end a *streaming* call of an LLM that was prepared for it.
+It cannot stop a call that does not stream, and it cannot ask for the answer after a stop: ``EarlyStopLLM`` does both.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
+from llama_index.core.instrumentation.events.llm import (
+    LLMChatEndEvent,
+    LLMChatInProgressEvent,
+    LLMChatStartEvent,
+    LLMCompletionEndEvent,
+    LLMCompletionInProgressEvent,
+    LLMCompletionStartEvent,
+)
+from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
+from llama_index.llms.entropy_chains.following import Call, Ending, Terms
+from llama_index.llms.entropy_chains.summaries import Row, Summary, Totals, together
+from llama_index.llms.entropy_chains.traces import mark_span
+from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic reads annotations)
+from llama_index_instrumentation.events.span import SpanDropEvent
+from pydantic import PrivateAttr
+
+from entropy_chains.errors import SettingsError
+from entropy_chains.monitor import Outcome
+from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.steps import Segmentation, ThinkTags
+
+logger = logging.getLogger("entropy_chains")
+
+OPEN = 1024
+"""Most calls followed at a time. A stream that is asked for and never read ends without an event: the oldest are forgotten."""
+
+_STARTS = (LLMChatStartEvent, LLMCompletionStartEvent)
+_CHUNKS = (LLMChatInProgressEvent, LLMCompletionInProgressEvent)
+_ENDS = (LLMChatEndEvent, LLMCompletionEndEvent)
+
+
+@dataclass(slots=True)
+class _Query:
+    """The query that runs here, and the outcomes of its calls; those of a query inside it are its own, too."""
+
+    span_id: str | None
+    outer: _Query | None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome, instead: Outcome | None = None) -> None:
+        if instead in self.outcomes:
+            self.outcomes.remove(instead)
+        self.outcomes.append(outcome)
+        if self.outer is not None:
+            self.outer.add(outcome, instead)
+
+
+_query: ContextVar[_Query | None] = ContextVar("_query", default=None)
+_before: ContextVar[Row | None] = ContextVar("_before", default=None)
+
+
+class EntropyEventHandler(BaseEventHandler):
+    """Measures every LLM call: entropy of each step, where the policy would have stopped, what that would have saved.
+
+    ``get_dispatcher().add_event_handler(handler)`` puts it to work. It needs the logprobs: ask for them where the LLM is made
+    (``OpenAILike(…, logprobs=True, top_logprobs=20)``). With OpenTelemetry, figures are written on the spans of the call and of its
+    query (add the handler before the instrumentor). A query's response has them in ``metadata``, unless it is streamed: its tokens
+    come after the query has ended.
+
+    Args:
+        policy: a Policy or its file; None only measures. Calls of another model are measured, and not judged.
+        stop: end streaming calls of LLMs given to :meth:`prepare` where the policy says so. The caller then has the thinking so
+            far and **no answer**; calls that do not stream, have tools or want structured output run in full.
+        on_mismatch: ``error`` (not judged) or ``warn``, where the policy is for something else.
+        segmentation, k: without a policy.
+        tags, opened: as in :class:`entropy_chains.backends.openai.OpenAIBackend`.
+        keep: rows kept for :meth:`summary`; the totals count all.
+    """
+
+    _terms: Terms = PrivateAttr()
+    _open: dict[str, Call] = PrivateAttr(default_factory=dict)
+    _rows: deque[Row] = PrivateAttr()
+    _totals: Totals = PrivateAttr(default_factory=Totals)
+    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+
+    def __init__(
+        self,
+        policy: Policy | str | Path | None = None,
+        *,
+        stop: bool = False,
+        on_mismatch: str = "error",
+        segmentation: Segmentation | None = None,
+        k: int = 20,
+        tags: ThinkTags | None = None,
+        opened: bool = False,
+        keep: int = 1000,
+    ):
+        super().__init__()
+        policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        if on_mismatch not in ("error", "warn"):
+            raise SettingsError(f"on_mismatch is {on_mismatch!r}; it must be 'error' or 'warn'")
+        if stop and policy is None:
+            raise SettingsError("stop is True, but there is no policy that says when; give one, or leave stop")
+        self._terms = Terms(policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, tags or ThinkTags(), opened)
+        self._rows = deque(maxlen=keep)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """As LlamaIndex wants it."""
+        return "EntropyEventHandler"
+
+    def prepare(self, llm: Any) -> None:
+        """Let this handler end the streams of an LLM of ``llama_index.llms.openai``; its client is replaced by a copy.
+
+        Raises:
+            SettingsError: the handler was made without ``stop``, or the LLM does not use the ``openai`` SDK.
+        """
+        if not self._terms.stop:
+            raise SettingsError("this handler only measures; make it with stop=True to end streams")
+        Ending.install(llm)
+
+    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+        """Take an event. An error of ours is logged, and never the run's."""
+        try:
+            self._take(event)
+        except Exception:  # LlamaIndex would drop it without a word
+            logger.warning("measuring a %s failed; the run goes on", type(event).__name__, exc_info=True)
+
+    def _take(self, event: BaseEvent) -> None:
+        if isinstance(event, _CHUNKS):
+            call = self._open.get(event.span_id or "")
+            if call is not None:
+                call.chunk(event.response)
+        elif isinstance(event, _STARTS):
+            self._begin(event)
+        elif isinstance(event, _ENDS):
+            self._end(event.span_id, event.response)
+        elif isinstance(event, QueryStartEvent):
+            _query.set(_Query(event.span_id, _query.get()))
+        elif isinstance(event, QueryEndEvent):
+            self._query_ended(event)
+        elif isinstance(event, SpanDropEvent):
+            self._dropped(event.span_id)
+        elif isinstance(event, ExceptionEvent):
+            self._end(event.span_id, None, "the stream was not read to its end")
+
+    def _begin(self, event: LLMChatStartEvent | LLMCompletionStartEvent) -> None:
+        if event.span_id is None:
+            return
+        terms = replace(self._terms, stop=self._terms.stop and stopping_enabled())
+        call = Call(terms, event.model_dict, _query.get())
+        with self._lock:
+            self._open[event.span_id] = call
+            while len(self._open) > OPEN:
+                del self._open[next(iter(self._open))]
+
+    def _end(self, span_id: str | None, response: Any, why: str | None = None) -> None:
+        with self._lock:
+            call = self._open.pop(span_id or "", None)
+        if call is None:
+            return
+        row = call.row(response, why)
+        before, continued = _before.get(), None
+        _before.set(row)
+        with self._lock:
+            if before is not None and row.continues(before) and before in self._rows:
+                self._rows.remove(before)
+                self._totals = self._totals.add(before, -1)
+                row, continued = replace(row, entropies=before.entropies), before.outcome
+            self._rows.append(row)
+            self._totals = self._totals.add(row)
+        if call.query is not None:
+            call.query.add(row.outcome, continued)
+
+    def _query_ended(self, event: QueryEndEvent) -> None:
+        query = _query.get()
+        if query is None or query.span_id != event.span_id:
+            return
+        _query.set(query.outer)
+        if query.outcomes:
+            told = together(query.outcomes)
+            mark_span(told)
+            if hasattr(event.response, "metadata"):
+                event.response.metadata = (event.response.metadata or {}) | told
+
+    def _dropped(self, span_id: str | None) -> None:
+        """A call or a query that failed."""
+        with self._lock:
+            self._open.pop(span_id or "", None)
+        query = _query.get()
+        if query is not None and query.span_id == span_id:
+            _query.set(query.outer)
+
+    def summary(self) -> Summary:
+        """The calls so far; ``rich.print`` shows a table."""
+        with self._lock:
+            return Summary(tuple(self._rows), self._totals)

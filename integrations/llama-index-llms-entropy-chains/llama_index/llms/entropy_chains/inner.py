@@ -1,0 +1,320 @@
+"""The adapter between the core and an LLM inside: the core's requests become calls of the LLM, its responses the core's updates.
+
+A :class:`Call` is one call of the wrapper with all that belongs to it; nothing in it is shared with another call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.instrumentation.span import active_span_id
+from llama_index.llms.entropy_chains.closing import (
+    End,
+    afinish,
+    async_endable,
+    client_of,
+    endable,
+    finish,
+    is_a,
+    uses_sdk,
+)
+
+from entropy_chains.backends import Message, Sampling
+from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
+from entropy_chains.backends.continuations import WAYS, Continuation, Request, Turn
+from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.backends.served import ServedModel, ended, prompt_of
+from entropy_chains.backends.servers import Server
+from entropy_chains.errors import BackendError, EntropyChainsError, without_secrets
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Segmentation
+
+if TYPE_CHECKING:
+    from llama_index.core.llms import LLM
+
+NO_LIMIT = 2**31
+"""Most tokens of a reply where nobody set a limit; never sent."""
+
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs", "text")
+"""Settings under which what is written must have a form."""
+
+CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
+"""The turn after a stop where there are tools: an agent that is told to answer would not call them."""
+
+
+class Heard(NamedTuple):
+    """What stands behind an update: a response of the LLM inside, and what the request was for."""
+
+    purpose: str
+    response: Any
+
+
+@dataclass(slots=True)
+class Opened:
+    """A stream of the LLM inside, and its end."""
+
+    chunks: Any
+    end: End
+
+
+class Call(ServedModel):
+    """One call of the wrapper.
+
+    Args:
+        llm: the LLM inside.
+        messages: what a chat model is asked.
+        prompt: what a completion model is asked, instead.
+        kwargs: the caller's settings of this call.
+        ask: settings that make an LLM send logprobs whose class does not say how.
+        server: what is known about the server.
+        client: for async calls, the SDK's client of the running loop.
+        settings: as in :class:`entropy_chains.backends.served.ServedModel`.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        messages: Sequence[ChatMessage] = (),
+        prompt: str | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        ask: Mapping[str, Any] | None = None,
+        server: Server | None = None,
+        client: Any = None,
+        **settings: Any,
+    ):
+        self.responses = is_a(llm, "OpenAIResponses")
+        if self.responses and settings.get("without_logprobs") == "error":
+            settings["without_logprobs"] = "full"  # its reasoning never has any, and the wrapper has said so
+        super().__init__(llm, llm.metadata.model_name, **settings)
+        self.llm: Any = llm
+        self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
+        self._ask, self._server, self.client = ask, server, client
+        self._span = active_span_id.get()  # the wrapper's: a request that follows later belongs under it as well
+
+    # --- what this call is
+
+    @property
+    def sampling(self) -> Sampling:
+        """Temperature and token limit of the LLM inside."""
+        place, name = self._limit
+        limit = place.get(name)
+        return Sampling(temperature=getattr(self.llm, "temperature", None), max_tokens=NO_LIMIT if limit is None else limit)
+
+    @property
+    def _limit(self) -> tuple[Mapping[str, Any], str]:
+        """Where the token limit stands, in the order in which the LLM inside reads them, and its name."""
+        for place in (getattr(self.llm, "additional_kwargs", None) or {}, dict(self.llm), self.kwargs):
+            for name in LIMITS:
+                if place.get(name) is not None:
+                    return place, name
+        return {}, "max_tokens"
+
+    @property
+    def tools(self) -> bool:
+        """The model may call tools."""
+        return bool(self.kwargs.get("tools"))
+
+    @property
+    def uncut(self) -> str | None:
+        """Why this call may not be stopped, if it may not."""
+        given = {**self.kwargs, **(getattr(self.llm, "additional_kwargs", None) or {})}
+        given |= given.get("extra_body") or {}
+        if any(given.get(name) is not None for name in STRUCTURED):
+            return "structured output is never cut"
+        if self.tools and given.get("tool_choice") not in (None, "auto", "none"):
+            return "a tool call is demanded, and is never cut"
+        if getattr(self.llm, "track_previous_responses", False):
+            return "the server keeps the conversation, and a stopped reply would be missing in it"
+        if not self.sighted and self._without_logprobs == "full":
+            return f"{type(self.llm).__name__} takes no logprobs: run in full"
+        return None
+
+    @property
+    def sighted(self) -> bool:
+        """It is known how to ask the LLM for logprobs."""
+        return uses_sdk(self.llm) or self._ask is not None
+
+    @property
+    def first(self) -> Request:
+        """The request that every dialogue begins with."""
+        return Request("reason", [], self.sampling.max_tokens)
+
+    def dialogue(self, policy: Policy | None, stop: bool, holdout: bool, on_mismatch: str) -> Dialogue:
+        """What to say. The messages stay here; the dialogue's own turns come after them."""
+        return self._dialogue([], policy, self.sampling, None, stop, holdout, on_mismatch)
+
+    def step(self, turns: Sequence[Message], sampling: Sampling, segmentation: Segmentation) -> Dialogue:
+        """One call of the refine loop: its turns come after the messages."""
+        return self._dialogue(turns, None, sampling, segmentation, False, False, "error")
+
+    def check(self, policy: Policy | None, on_mismatch: str) -> None:
+        """Raises PolicyMismatch where the policy is for something else."""
+        self._check(policy, self.sampling, None, on_mismatch)
+
+    def _ways(self) -> tuple[Continuation, ...]:
+        if self.prompt is not None:
+            return (WAYS["completion"],)  # a completion model just goes on from its own text
+        able = {"turn"} if self.responses else {"prefill", "turn"}
+        if "is_chat_model" in type(self.llm).model_fields and not self.tools:
+            able.add("completion")  # a rendered prompt names no tools, and a call in it would come as text
+        ways = [w for w in super()._ways() if w.name in able] or [WAYS["turn"]]
+        return tuple(CALL_NOW if self.tools and w.name == "turn" else w for w in ways)
+
+    # --- the server
+
+    def connect(self) -> Server:
+        """Ask the server who it is. Raises BackendError where there is none."""
+        if not uses_sdk(self.llm):
+            return Server("unknown", "")
+        asking = OpenAIBackend(client_of(self.llm), self._served, plugin=False)
+        asking.connect()
+        self._server = asking.server
+        return self._server or Server("unknown", "")
+
+    async def aconnect(self) -> Server:
+        """The same for ``asyncio``."""
+        if not uses_sdk(self.llm):
+            return Server("unknown", "")
+        asking = AsyncOpenAIBackend(self.client, self._served, plugin=False)
+        await asking.connect()
+        self._server = asking.server
+        return self._server or Server("unknown", "")
+
+    # --- requests
+
+    def _form(self, request: Request, llm: Any, rendered: Any = None) -> tuple[Any, Any, dict[str, Any]]:
+        """The LLM to call, what it is asked, and the settings of the call."""
+        given, fields = dict(self.kwargs), dict[str, Any]()
+        body = dict(getattr(llm, "additional_kwargs", None) or {})
+        extra = {**(body.pop("extra_body", None) or {}), **(given.pop("extra_body", None) or {}), **request.extra}
+        if request.logprobs:
+            given |= self._logprobs()
+            if "logprobs" in type(llm).model_fields:
+                fields["logprobs"] = None  # it would win over the call's own
+        if uses_sdk(llm) and not self.responses:
+            given["stream_options"] = {"include_usage": True}
+            if self._server and self._server.kind == "vllm":  # a stream that is closed has counts as well
+                given["stream_options"]["continuous_usage_stats"] = True
+        place, name = self._limit
+        if place and request.purpose != "reason":
+            target = given if place is self.kwargs else body if name in body else fields
+            target[name] = request.max_tokens
+        if extra:
+            given["extra_body"] = extra
+        if body != (getattr(llm, "additional_kwargs", None) or {}):
+            fields["additional_kwargs"] = body
+        turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]
+        asked: Any = [*self.messages, *turns]
+        if self.prompt is not None:
+            asked = self.prompt + (request.prefix or "")
+        elif request.prefix is not None:
+            fields["is_chat_model"] = False
+            asked = prompt_of(rendered, request)
+            given = {name: value for name, value in given.items() if value is not None}  # tools=None is for chat only
+        return llm.model_copy(update=fields) if fields else llm, asked, given
+
+    def _logprobs(self) -> dict[str, Any]:
+        """Settings that ask for logprobs."""
+        if self._ask is not None:
+            return dict(self._ask)
+        if self.responses:
+            return {"include": ["message.output_text.logprobs"], "top_logprobs": self._k}
+        if not uses_sdk(self.llm):
+            return {}
+        return {"logprobs": self._k} if self.prompt is not None else {"logprobs": True, "top_logprobs": self._k}
+
+    @property
+    def _rendering(self) -> dict[str, Any]:
+        from llama_index.llms.openai.utils import to_openai_message_dicts
+
+        return {"body": {"messages": to_openai_message_dicts(self.messages, model=self._served)}, "cast_to": object}
+
+    def _as_chat(self, request: Request) -> bool:
+        return self.prompt is None and request.prefix is None
+
+    def open(self, request: Request) -> Opened:
+        """Call the LLM inside; its stream is sent for with its first chunk."""
+        end, rendered = End(), None
+        if self.prompt is None and request.prefix is not None:
+            rendered = client_of(self.llm).post(self._template_url, **self._rendering)
+        llm, asked, given = self._form(request, endable(self.llm, end), rendered)
+        with self._inside():
+            chunks = llm.stream_chat(asked, **given) if self._as_chat(request) else llm.stream_complete(asked, True, **given)
+        return Opened(chunks, end)
+
+    async def aopen(self, request: Request) -> Opened:
+        """The same for ``asyncio``."""
+        end, rendered = End(), None
+        if self.prompt is None and request.prefix is not None:
+            rendered = await self.client.post(self._template_url, **self._rendering)
+        llm, asked, given = self._form(request, async_endable(self.llm, end, self.client), rendered)
+        with self._inside():
+            call = llm.astream_chat(asked, **given) if self._as_chat(request) else llm.astream_complete(asked, True, **given)
+            return Opened(await call, end)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Spans that begin here are children of the wrapper's."""
+        token = active_span_id.set(self._span)
+        try:
+            yield
+        finally:
+            active_span_id.reset(token)
+
+    # --- streams
+
+    def updates(self, request: Request, first: Opened | None = None) -> Generator[Update, None, None]:
+        """One request's stream; closing this ends it, so that the server stops."""
+        reader = self._reader(request)
+        with _errors(request):
+            opened = first if first and request.purpose == "reason" else self.open(request)
+            try:
+                for response in opened.chunks:
+                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
+                yield replace(self._rest(reader, request), raw=Heard(request.purpose, None))
+            finally:
+                finish(opened.chunks, opened.end)
+
+    async def aupdates(self, request: Request, first: Opened | None = None) -> AsyncGenerator[Update, None]:
+        """The same for ``asyncio``."""
+        reader = self._reader(request)
+        with _errors(request):
+            opened = first if first and request.purpose == "reason" else await self.aopen(request)
+            try:
+                async for response in opened.chunks:
+                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
+                yield replace(self._rest(reader, request), raw=Heard(request.purpose, None))
+            finally:
+                await afinish(opened.chunks, opened.end)
+
+    def _rest(self, reader: Any, request: Request) -> Update:
+        """What is left when a stream is over. An answer that broke off is an error; the first reply is as the LLM inside has it."""
+        whole = request.purpose == "reason" or self.responses or not uses_sdk(self.llm)
+        return reader.finish() if whole else ended(reader)
+
+    def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader:
+        if self.responses:
+            return ResponsesReader()
+        return ChatReader() if self._as_chat(request) else CompletionReader()
+
+
+@contextmanager
+def _errors(request: Request) -> Iterator[None]:
+    """What happens to a request that follows a stop is the dialogue's to judge. The first one's errors are the LLM's own."""
+    try:
+        yield
+    except EntropyChainsError:
+        raise
+    except Exception as error:
+        if request.purpose == "reason":
+            raise
+        told = without_secrets(str(error))[:500]
+        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {told})") from error

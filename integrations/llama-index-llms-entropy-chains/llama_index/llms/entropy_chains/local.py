@@ -1,0 +1,260 @@
+"""``TransformersLLM``: a local model that stops its own thinking, on :mod:`entropy_chains.backends.transformers`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.llms import LLM
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+
+from entropy_chains.backends import Chunk, Generation, Message, Sampling
+from entropy_chains.backends.shown import Shown, tags_of
+from entropy_chains.backends.threads import astream, in_thread
+from entropy_chains.errors import SettingsError
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Segmentation
+
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+PER_CALL = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}
+"""What a call may set. LlamaIndex's own ``formatted`` is none of it."""
+
+
+class TransformersLLM(LLM):
+    """A local model that thinks, is stopped early where its policy says so, and answers.
+
+    ::
+
+        llm = TransformersLLM("Qwen/Qwen3-0.6B", policy="policy.json", device_map="auto")
+
+    The thinking is a ``ThinkingBlock`` of the message, the answer its text. The last response's ``additional_kwargs`` say what
+    happened (``early_stop_*``) and count tokens. The async methods leave the event loop free, and a cancelled task ends the work.
+
+    Args:
+        model: a checkpoint folder or hub id; not needed with ``backend``.
+        policy: a Policy or its file; None never stops.
+        backend: a loaded :class:`entropy_chains.backends.transformers.TransformersBackend`.
+        settings: this class's attributes; with ``model``, what else there is goes to the backend's ``from_pretrained`` (``name``,
+            ``device``, ``k``, ``dtype``, ``device_map``, ``quantization_config``).
+
+    Attributes:
+        temperature, top_p, top_k, max_tokens, seed: how tokens are drawn, see :class:`entropy_chains.backends.Sampling`.
+        stop: texts before which the answer ends; the tokens of an answer are computed to its own end all the same.
+        early_stop: False runs in full; every method takes it too, and ``ENTROPY_CHAINS_STOP=0`` is for all calls.
+        on_mismatch: ``error`` or ``warn`` where the policy was calibrated for something else.
+        context_window: tokens of prompt and reply together; the model's own by default.
+    """
+
+    backend: Any = Field(default=None, exclude=True, repr=False)
+    policy: Any = Field(default=None, exclude=True, repr=False)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int = 1024
+    seed: int | None = None
+    stop: list[str] = Field(default_factory=list)
+    early_stop: bool = True
+    on_mismatch: str = "error"
+    context_window: int | None = None
+
+    def __init__(
+        self, model: str | Path | None = None, policy: Policy | str | Path | None = None, *, backend: Any = None, **settings: Any
+    ):
+        own = {n: settings.pop(n) for n in list(settings) if n in type(self).model_fields}
+        if (model is None) == (backend is None):
+            raise SettingsError("give either model (a checkpoint folder or hub id) or backend (a loaded one)")
+        if backend is None:
+            from entropy_chains.backends.transformers import TransformersBackend
+
+            backend = TransformersBackend.from_pretrained(str(model), **settings)
+        elif settings:
+            raise SettingsError(f"TransformersLLM has no {', '.join(sorted(settings))}; a loaded backend has its settings already")
+        own |= {"backend": backend, "policy": Policy.load(policy) if isinstance(policy, str | Path) else policy}
+        super().__init__(**own)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in a serialised form."""
+        return "TransformersLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What engines ask of a model; a chat model without function calling."""
+        window = self.context_window or getattr(self.backend, "context_window", None) or LLMMetadata().context_window
+        return LLMMetadata(context_window=window, num_output=self.max_tokens, is_chat_model=True, model_name=self.backend.model)
+
+    # --- the eight methods
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return _Request(self, messages, kwargs).response()
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """See :class:`llama_index.core.llms.LLM`; the last response says what happened."""
+        return _Request(self, messages, kwargs).stream()
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """See :meth:`chat`."""
+        return await in_thread(_Request(self, messages, kwargs).response)
+
+    @llm_chat_callback()
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """See :meth:`stream_chat`."""
+        return _Request(self, messages, kwargs).astream()
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The prompt asked as a message of the user."""
+        return as_completion(_Request(self, self._asked(prompt, formatted), kwargs).response())
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """See :meth:`complete`."""
+        request = _Request(self, self._asked(prompt, formatted), kwargs)
+
+        def responses() -> CompletionResponseGen:
+            with closing(request.stream()) as stream:
+                for response in stream:
+                    yield as_completion(response)
+
+        return responses()
+
+    @llm_completion_callback()
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """See :meth:`complete`."""
+        return as_completion(await in_thread(_Request(self, self._asked(prompt, formatted), kwargs).response))
+
+    @llm_completion_callback()
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """See :meth:`complete`."""
+        request = _Request(self, self._asked(prompt, formatted), kwargs)
+
+        async def responses() -> CompletionResponseAsyncGen:
+            async with aclosing(request.astream()) as stream:
+                async for response in stream:
+                    yield as_completion(response)
+
+        return responses()
+
+    def _asked(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+        if not formatted and self.completion_to_prompt is not None:
+            prompt = self.completion_to_prompt(prompt)
+        return [ChatMessage(role=MessageRole.USER, content=prompt)]
+
+
+class _Request:
+    """One call: what is asked of the backend, and how its run is told."""
+
+    def __init__(self, llm: TransformersLLM, messages: Sequence[ChatMessage], kwargs: dict[str, Any]):
+        unknown = sorted(kwargs.keys() - PER_CALL)
+        if unknown:
+            raise SettingsError(
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
+            )
+        template = kwargs.get("chat_template_kwargs")
+        self._backend = llm.backend.with_template(**template) if template else llm.backend
+        self._messages = conversation(messages)
+        self._settings: dict[str, Any] = {
+            "policy": llm.policy,
+            "sampling": Sampling(**{name: kwargs.get(name, getattr(llm, name)) for name in SAMPLING}),
+            "stop": bool(kwargs.get("early_stop", llm.early_stop)),
+            "on_mismatch": llm.on_mismatch,
+        }
+        tags = tags_of(self._backend)
+        if tags is None and llm.policy is None:  # an ordinary model: all its text is answer
+            self._settings["segmentation"] = Segmentation("call")
+        self._shown = Shown(tags, kwargs.get("stop") or llm.stop)
+
+    def response(self, cancelled: threading.Event | None = None) -> ChatResponse:
+        extra = {"cancelled": cancelled} if cancelled else {}
+        (run,) = self._backend.generate([self._messages], **self._settings, **extra)
+        return self._final(run, None)
+
+    def stream(self) -> Generator[ChatResponse, None, None]:
+        thinking = text = ""
+        with closing(self._backend.stream(self._messages, **self._settings)) as chunks:
+            for chunk in chunks:
+                reasoned, answered = self._take(chunk)
+                thinking, text = thinking + reasoned, text + answered
+                if chunk.final is not None:
+                    yield self._final(chunk.final, answered)
+                elif reasoned or answered:
+                    yield self._part(thinking, text, reasoned, answered)
+
+    async def astream(self) -> AsyncGenerator[ChatResponse, None]:
+        async with aclosing(astream(self.stream())) as responses:
+            async for response in responses:
+                yield response
+
+    def _take(self, chunk: Chunk) -> tuple[str, str]:
+        return self._shown.take(chunk) if chunk.final is None else self._shown.finish(chunk.final)
+
+    def _part(self, thinking: str, text: str, reasoned: str, answered: str) -> ChatResponse:
+        told = {"thinking_delta": reasoned} if reasoned else {}  # where agents look for it
+        return ChatResponse(message=_message(thinking, text), delta=answered, additional_kwargs=told)
+
+    def _final(self, run: Generation, delta: str | None) -> ChatResponse:
+        usage = {
+            "prompt_tokens": run.prompt_tokens,
+            "completion_tokens": run.tokens,
+            "total_tokens": run.prompt_tokens + run.tokens,
+        }
+        told = {**run.outcome.metadata(), **usage, "reasoning_tokens": run.reasoning_tokens, "finish_reason": run.finish_reason}
+        message = _message(self._shown.reasoning(run), self._shown.answer(run), run.reasoning_tokens)
+        # LlamaIndex's own counters read the raw reply's usage.
+        return ChatResponse(message=message, delta=delta, additional_kwargs=told, raw={"usage": usage})
+
+
+def _message(thinking: str, text: str, tokens: int | None = None) -> ChatMessage:
+    thought = [ThinkingBlock(content=thinking, num_tokens=tokens)] if thinking else []
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thought, TextBlock(text=text)])
+
+
+def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
+    """Messages as chat templates read them; earlier thinking goes along, and the template decides what it is worth.
+
+    Raises:
+        SettingsError: a message holds an image or the like.
+    """
+    made = []
+    for message in messages:
+        sent = {"role": message.role.value, "content": ""}
+        for block in message.blocks:
+            if isinstance(block, TextBlock):
+                sent["content"] += block.text
+            elif isinstance(block, ThinkingBlock):
+                sent["reasoning_content"] = block.content or ""
+            else:
+                raise SettingsError(f"a message holds a {type(block).__name__}; a local text model takes text only")
+        made.append(sent)
+    return made
+
+
+def as_completion(response: ChatResponse) -> CompletionResponse:
+    """A chat response as a completion: the answer is its text."""
+    return CompletionResponse(
+        text=response.message.content or "",
+        delta=response.delta,
+        raw=response.raw,
+        additional_kwargs=dict(response.additional_kwargs),
+    )

@@ -1,0 +1,127 @@
+"""One run of the wrapper, from the first request to the last response: the shells, sync and async, of both modes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llama_index.llms.entropy_chains.telling import Telling, as_chat
+
+from entropy_chains.backends import Generation, Message, Sampling
+from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.policy import Policy
+from entropy_chains.refine import RefineRun, arun_refine, run_refine
+from entropy_chains.steps import Segmentation
+
+if TYPE_CHECKING:
+    from llama_index.core.base.llms.types import ChatResponse
+    from llama_index.llms.entropy_chains.inner import Call, Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a run may be stopped. ``why``: why it may not, if so."""
+
+    policy: Policy | None
+    stop: bool
+    holdout: bool
+    on_mismatch: str
+    steps: int
+    why: str | None
+    logprobs: bool
+
+    def follow(self, call: Call) -> Telling:
+        """A dialogue for the call, and what is told of it."""
+        dialogue = call.dialogue(self.policy, self.stop, self.holdout, self.on_mismatch)
+        return Telling(dialogue, call.tags, why=self.why, logprobs=self.logprobs)
+
+    def loop(self, call: Call) -> dict[str, Any]:
+        """Arguments of the refine loop besides the backend."""
+        return {
+            "conversations": [[]],  # the call has the messages
+            "policy": self.policy,
+            "steps": self.steps,
+            "sampling": call.sampling,
+            "stop": self.stop,
+            "holdout": [self.holdout],
+            "on_mismatch": self.on_mismatch,
+        }
+
+
+def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None, None]:
+    """The responses of a run that begins with a stream already called for."""
+    telling = terms.follow(call)
+    with closing(talk(telling.dialogue, partial(call.updates, first=first))) as heard:
+        for update, chunks in heard:
+            response = telling.tell(update, chunks)
+            if response is not None:
+                yield response
+    yield telling.final()
+
+
+async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
+    """The same for ``asyncio``."""
+    telling = terms.follow(call)
+    async with aclosing(atalk(telling.dialogue, partial(call.aupdates, first=first))) as heard:
+        async for update, chunks in heard:
+            response = telling.tell(update, chunks)
+            if response is not None:
+                yield response
+    yield telling.final()
+
+
+def refine(call: Call, terms: Terms) -> Generator[ChatResponse, None, None]:
+    """The last call's response, whole: which call is the last is known only after it."""
+    steps: Any = Steps(call)
+    (made,) = run_refine(steps, **terms.loop(call))
+    yield steps.response(made)
+
+
+async def arefine(call: Call, terms: Terms) -> AsyncGenerator[ChatResponse, None]:
+    """The same for ``asyncio``."""
+    steps: Any = Steps(call)
+    (made,) = await arun_refine(steps, **terms.loop(call))
+    yield steps.response(made)
+
+
+class Steps:
+    """The backend that the refine loop asks: each step is a call of the LLM inside. One conversation, so one call at a time."""
+
+    def __init__(self, call: Call):
+        self._call = call
+        self.model, self.details = call.model, call.details
+        self._last: Any = None
+
+    def generate(
+        self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation
+    ) -> list[Generation]:
+        """As in :class:`entropy_chains.backends.Backend`."""
+        (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
+        for update, _ in talk(dialogue, self._call.updates):
+            self._last = update.raw.response or self._last
+        return [dialogue.result()]
+
+    async def agenerate(
+        self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation
+    ) -> list[Generation]:
+        """As in :class:`entropy_chains.backends.AsyncBackend`."""
+        (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
+        async for update, _ in atalk(dialogue, self._call.aupdates):
+            self._last = update.raw.response or self._last
+        return [dialogue.result()]
+
+    def response(self, made: RefineRun) -> ChatResponse:
+        """The last step's response, with the outcome and the tokens of all steps."""
+        last = as_chat(self._last)
+        prompt = sum(c.prompt_tokens for c in made.calls)
+        counts = {
+            "prompt_tokens": prompt,
+            "completion_tokens": made.outcome.tokens,
+            "total_tokens": prompt + made.outcome.tokens,
+            "early_stop_calls": len(made.calls),
+        }
+        told = last.additional_kwargs | made.outcome.metadata() | counts
+        return last.model_copy(update={"delta": last.message.content or "", "additional_kwargs": told})

@@ -1,0 +1,153 @@
+"""What a caller sees of a run: the responses of the LLM inside as they are and, after a stop, corrected as if it were one reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    LogProb,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+)
+
+from entropy_chains.backends import Chunk
+from entropy_chains.backends.chunks import Update, Usage
+from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.monitor import Outcome
+from entropy_chains.steps import Phase, ThinkTags
+from entropy_chains.tokens import Token
+
+
+class Telling:
+    """Follows one dialogue. ``why``: why it may not be stopped, if so; ``logprobs``: whether the last response carries them."""
+
+    def __init__(self, dialogue: Dialogue, tags: ThinkTags, *, why: str | None = None, logprobs: bool = False):
+        self.dialogue, self._tags, self._why = dialogue, tags, why
+        self._text = ""  # content told so far
+        self._thinking: ThinkingBlock | None = None
+        self._whole = True  # until something follows a stop
+        self._heard: Any = None  # the LLM's own last response
+        self._last = ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT))
+        self._usage: dict[str, Usage] = {}
+        self._purpose = "reason"
+        self._tokens: list[Token] | None = [] if logprobs else None
+
+    def tell(self, update: Update, chunks: Sequence[Chunk]) -> ChatResponse | None:
+        """The response to hand out for what came, if any. It is the LLM's own object, which its last event holds as well."""
+        response = None
+        if update.raw is not None:  # a probe's answer has none
+            self._purpose, response = update.raw
+            self._heard = response or self._heard
+        if update.usage:
+            self._usage[self._purpose] = update.usage
+        if self._tokens is not None:
+            self._tokens += [c.token for c in chunks if c.token]
+        if self._purpose == "reason" and update.raw is not None:
+            told = self._as_it_is(response)
+        else:
+            told = self._corrected(response, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))
+        if told is not None:
+            self._last = told
+        if self.dialogue.closing:
+            self._mark({"completion_tokens": self.dialogue.result().tokens})
+        elif update.finish_reason or (update.usage and not update.pieces):  # vLLM counts on every chunk
+            self._mark({})
+        return told
+
+    def _as_it_is(self, response: Any) -> ChatResponse | None:
+        if response is None:
+            return None
+        told = as_chat(response)
+        self._thinking = next((b for b in told.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
+        if self.dialogue.closing:  # what stands after the boundary is not the answer
+            told.delta = (told.delta or "").partition(self._tags.close)[0]
+        self._text += told.delta or ""
+        if self.dialogue.closing:
+            self._rewrite(told)
+        return told
+
+    def _corrected(self, response: Any, answer: str) -> ChatResponse | None:
+        """Of a request after a stop: its text comes after what was told, and thinking begun again is left out."""
+        if response is None and not answer:
+            return None
+        told = as_chat(response) if response is not None else self._last.model_copy(deep=True)  # with its tool calls
+        if answer and self._whole and self._text.strip():  # the thinking stands in the content: it is closed there, too
+            answer = "\n" * (not self._text.endswith("\n")) + self._tags.close + self._tags.after + answer
+        self._whole = self._whole and not answer
+        if self._purpose == "full":
+            self._thinking = next((b for b in told.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
+        else:
+            told.additional_kwargs.pop("thinking_delta", None)
+        told.delta = answer
+        self._text += answer
+        self._rewrite(told)
+        return told
+
+    def _rewrite(self, told: ChatResponse) -> None:
+        others = [b for b in told.message.blocks if not isinstance(b, TextBlock | ThinkingBlock)]
+        thinking = [self._thinking] if self._thinking else []
+        told.message.blocks = [*thinking, TextBlock(text=self._text), *others]
+
+    def _mark(self, counts: dict[str, Any]) -> None:
+        """The LLM's own object carries the outcome too: it is what events and callbacks get."""
+        if self._heard is not None:
+            self._heard.additional_kwargs.update(self._outcome.metadata() | counts)
+
+    @property
+    def _outcome(self) -> Outcome:
+        outcome = self.dialogue.result().outcome
+        return replace(outcome, reason=self._why) if self._why else outcome
+
+    def final(self) -> ChatResponse:
+        """The last response: the whole message, no delta, the outcome, and the tokens of all requests."""
+        run, told = self.dialogue.result(), self._last
+        counts = {"completion_tokens": run.tokens}
+        prompt = run.prompt_tokens or self._prompt_estimate(run.tokens)
+        if prompt is not None:
+            counts |= {"prompt_tokens": prompt, "total_tokens": prompt + run.tokens}
+        kept = {k: v for k, v in told.additional_kwargs.items() if k != "thinking_delta"}
+        logprobs = None if self._tokens is None else [alternatives(t) for t in self._tokens if t.alternatives]
+        return told.model_copy(
+            update={"delta": "", "logprobs": logprobs, "additional_kwargs": kept | self._outcome.metadata() | counts}
+        )
+
+    def _prompt_estimate(self, tokens: int) -> int | None:
+        """Of a stopped run whose server counts nothing on a closed stream: the answer's prompt less the thinking in it."""
+        usage = self._usage.get("answer")
+        if usage is None or usage.prompt_tokens is None:
+            return None
+        return max(0, usage.prompt_tokens - (tokens - (usage.completion_tokens or 0)))
+
+
+def as_chat(response: Any) -> ChatResponse:
+    """A chat response as it is; a completion as the chat response that LlamaIndex makes of one."""
+    if isinstance(response, ChatResponse):
+        return response
+    return ChatResponse(
+        message=ChatMessage(role=MessageRole.ASSISTANT, content=response.text),
+        delta=response.delta,
+        raw=response.raw,
+        additional_kwargs=response.additional_kwargs,
+    )
+
+
+def as_completion(response: ChatResponse) -> CompletionResponse:
+    """The completion that LlamaIndex makes of a chat response."""
+    return CompletionResponse(
+        text=response.message.content or "",
+        delta=response.delta,
+        raw=response.raw,
+        logprobs=response.logprobs,
+        additional_kwargs=response.additional_kwargs,
+    )
+
+
+def alternatives(token: Token) -> list[LogProb]:
+    """A token's alternatives, most likely first, as LlamaIndex has them."""
+    return [LogProb(token=a.text, logprob=a.logprob, bytes=list(a.bytes or a.text.encode())) for a in token.alternatives or ()]

@@ -1,0 +1,467 @@
+"""Servers and users that misbehave, over real sockets: an answer or one clear error, a stop never retried, nothing left open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from contextlib import aclosing, closing
+from importlib import import_module
+from itertools import chain, repeat
+
+import openai
+import pytest
+from hostile import Act, Hostile, begin, end, event, events, whole
+from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, thinking
+
+from entropy_chains.backends import Sampling
+from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.errors import BackendError, BatchError, NoLogprobsError
+from entropy_chains.policy import Policy
+from entropy_chains.refine import RefineError, run_refine
+from entropy_chains.steps import Segmentation
+
+KEY = "sk-verysecret123"
+ASKED = [{"role": "user", "content": "What is 6*7?"}]
+POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
+THOUGHT = thinking(UNSURE, UNSURE, SURE, SURE, SURE, SURE, answer="The answer is 42")
+ANSWER = said("The answer is 42")
+FULL, STOP = len(THOUGHT.tokens), 120
+"""Tokens of the full run, and up to the boundary at which the policy stops."""
+SHORT, LONG = 0.4, 60.0
+"""Seconds of the client's timeout, where the server is silent and where it is not."""
+
+
+def whole_run(request):
+    return [*begin(), *events(THOUGHT, request.body), *end(FULL)]
+
+
+def answered(request):
+    return [*begin(), *events(Reply(ANSWER), request.body), *end(len(ANSWER))]
+
+
+def some(request, count=50):
+    """A run that begins well."""
+    return [*begin(), *events(THOUGHT, request.body)[:count]]
+
+
+def endless(request):
+    """A thinking that never ends."""
+    return chain(begin(), chain.from_iterable(repeat(events(thinking(UNSURE), request.body))))
+
+
+# --- the four ways to ask
+
+
+def sync(url, policy, **settings):
+    with openai.OpenAI(base_url=url, **settings) as client:
+        return OpenAIBackend(client, "scripted").generate([ASKED], policy=policy)[0]
+
+
+def sync_stream(url, policy, **settings):
+    with openai.OpenAI(base_url=url, **settings) as client:
+        return list(OpenAIBackend(client, "scripted").stream(ASKED, policy=policy))[-1].final
+
+
+def asynchronous(url, policy, **settings):
+    async def run():
+        async with openai.AsyncOpenAI(base_url=url, **settings) as client:
+            return (await AsyncOpenAIBackend(client, "scripted").agenerate([ASKED], policy=policy))[0]
+
+    return asyncio.run(run())
+
+
+def async_stream(url, policy, **settings):
+    async def run():
+        async with openai.AsyncOpenAI(base_url=url, **settings) as client:
+            return [c async for c in AsyncOpenAIBackend(client, "scripted").astream(ASKED, policy=policy)][-1].final
+
+    return asyncio.run(run())
+
+
+ALL = pytest.mark.parametrize("run", [sync, sync_stream, asynchronous, async_stream])
+BOTH = pytest.mark.parametrize("run", [sync, asynchronous])
+
+
+def ask(run, server, policy=None, **settings):
+    return run(server.url, policy, **{"api_key": KEY, "max_retries": 0, "timeout": LONG} | settings)
+
+
+def refused(run, server, match, policy=None, **settings):
+    """One error comes of it, with what happened and what to check; no key in it, no socket left."""
+    with pytest.raises(BackendError) as caught:
+        ask(run, server, policy, **settings)
+    told = str(caught.value)
+    assert re.search(match, told), told
+    assert KEY not in told
+    assert not isinstance(caught.value, BatchError)
+    assert server.empty()
+
+
+# --- a run that fails
+
+
+def chunked(data):
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+FAILURES = {
+    "error page": (lambda r: [whole(500, f"<html>{KEY}</html>", kind="text/html")], r"refused .*\(500\): a web page.*try again"),
+    "bad gateway": (lambda r: [whole(502, "upstream connect error", kind="text/plain")], r"\(502\): .*upstream.*try again"),
+    "wrong key": (lambda r: [whole(401, {"error": {"message": f"Incorrect: {KEY}"}})], r"\(401\): Incorrect: \[key\]; .*api_key"),
+    "busy": (lambda r: [whole(429, {"error": {"message": "slow down"}})], r"\(429\): slow down; wait, lower concurrency"),
+    "reset first": (lambda r: [Act.RESET], "connection to http://127.* failed .*check the address"),
+    "close first": (lambda r: [Act.CLOSE], "connection to http://127.* failed .*check the address"),
+    "no http": (lambda r: [b"SSH-2.0-OpenSSH\r\n"], "connection to http://127.* failed"),
+    "reset thinking": (lambda r: [*some(r), Act.RESET], "connection to http://127.* failed"),
+    "closed thinking": (lambda r: some(r), "the stream broke off: no finish reason.*server's log"),
+    "closed answer": (lambda r: some(r, FULL - 2), "the stream broke off: no finish reason"),
+    "half an event": (lambda r: [*some(r), events(THOUGHT, r.body)[50][:40]], "the stream broke off"),
+    "chunk cut off": (
+        lambda r: [begin(headers="Transfer-Encoding: chunked\r\n")[0], *map(chunked, events(THOUGHT, r.body)[:50])],
+        "incomplete chunked read",
+    ),
+    "too short": (lambda r: [begin(headers="Content-Length: 9999\r\n")[0], *events(THOUGHT, r.body)[:2]], "connection to http"),
+    "garbage": (lambda r: [*some(r), event(b'{"choices": [{'), *end()], "cannot be read .*OpenAI-compatible API"),
+    "no utf-8": (lambda r: [*some(r), event(b'{"choices": "\xff\xfe"}'), *end()], "cannot be read .*UnicodeDecodeError"),
+    "too deep": (lambda r: [*some(r), event(b"[" * 100_000), *end()], "cannot be read .*RecursionError"),
+    "no gzip": (lambda r: [*begin(headers="Content-Encoding: gzip\r\n"), b"nonsense"], "decompressing"),
+    "silence": (lambda r: [Act.SILENCE], "silent for longer than the client's timeout"),
+    "silence thinking": (lambda r: [*some(r), Act.SILENCE], "silent for longer than the client's timeout"),
+    "a web page": (lambda r: [whole(200, "<html>log in</html>", kind="text/html")], "no chunk of an answer; check that base_url"),
+    "not streamed": (lambda r: [whole(200, {"choices": [{"message": {"content": "42"}}]})], "no chunk of an answer"),
+    "nothing": (lambda r: begin(), "no chunk of an answer"),
+    "error event": (
+        lambda r: [*some(r), event({"error": {"message": f"out of memory, Bearer {KEY}", "code": 500}})],
+        r"error in the stream: out of memory, \[key\]",
+    ),
+}
+
+
+@ALL
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_run_that_fails_is_one_clear_error(run, failure):
+    """Whatever goes wrong before or within a run: what happened and what to check; it was asked once, and the socket is closed."""
+    script, message = FAILURES[failure]
+    with Hostile(script) as server:
+        refused(run, server, message, timeout=SHORT if "silence" in failure else LONG)
+        assert len(server.requests) == 1
+
+
+@ALL
+def test_what_only_looks_odd_is_read(run):
+    """Comments, pings, events that are no objects, a wrong content type: the full answer, every token counted once."""
+    odd = [b": keep-alive\n\n", b"event: ping\ndata: {}\n\n", *(event(e) for e in (b"[1, 2]", b"null", b'"x"', b"7", b"{}"))]
+
+    def script(request):
+        sent = events(THOUGHT, request.body)
+        return [*begin(kind="text/plain"), *odd, *sent[:50], *odd, *sent[50:], *odd, *end(FULL)]
+
+    with Hostile(script) as server:
+        made = ask(run, server)
+    assert (made.answer, made.tokens) == ("The answer is 42", FULL)
+
+
+@BOTH
+@pytest.mark.parametrize("first", [429, 500, 503])
+def test_the_clients_own_retries_are_all_there_are(run, first):
+    """A busy server is asked again by the SDK, when it said; the run is counted once. Without retries there is one request."""
+
+    def script(request):
+        busy = whole(first, {"error": {"message": "busy"}}, headers="Retry-After: 1\r\n")
+        return [busy] if request.number == 0 else whole_run(request)
+
+    with Hostile(script) as server:
+        made = ask(run, server, max_retries=1)
+        asked, again = server.requests
+        assert (made.answer, made.tokens) == ("The answer is 42", FULL)
+        assert again.at - asked.at >= 1
+
+
+@BOTH
+def test_an_open_client_keeps_no_broken_connection(run):
+    """A client with room for one connection goes through every kind of failure, and its next run still has that one."""
+    failing = [script for name, (script, _) in FAILURES.items() if "silence" not in name]
+    scripts = [script for pair in zip(failing, repeat(whole_run), strict=False) for script in pair]
+    httpx = next(c.__module__ for c in openai.DefaultHttpxClient.__mro__ if c.__module__.startswith("httpx"))  # or httpx2
+    limits = import_module(httpx).Limits(max_connections=1)
+    client = openai.DefaultHttpxClient if run is sync else openai.DefaultAsyncHttpxClient
+    with Hostile(lambda request: scripts[request.number](request)) as server:
+        settings = {"api_key": KEY, "max_retries": 0, "timeout": 5.0, "http_client": client(limits=limits)}
+        made = many(run, server, [ASKED] * len(scripts), concurrency=1, **settings)
+    assert [e is None for e in made.errors] == [False, True] * len(failing)
+    assert not any("timeout" in str(e) for e in made.errors)
+
+
+# --- a stop, and then
+
+
+@ALL
+@pytest.mark.parametrize("owner", ["vllm", "llamacpp", "nobody"])
+def test_a_stop_is_not_retried(run, owner):
+    """The SDK may retry as often as it likes: the closed stream is one request, the answer another, and the first is left."""
+
+    def script(request):
+        if request.path.endswith("/apply-template"):
+            return [whole(200, {"prompt": "<|user|>"})]
+        return answered(request) if is_answer_call(request.body) else endless_until_sure(request)
+
+    with Hostile(script, owned_by=owner) as server:
+        made = ask(run, server, POLICY, max_retries=5)
+        assert server.quiet()
+        runs = [r for r in server.requests if not r.path.endswith("/apply-template")]
+    assert (made.answer, made.outcome.stopped, made.outcome.step) == ("The answer is 42", True, 3)
+    assert made.tokens == STOP + len(ANSWER)
+    assert [r.gone for r in runs] == [True, False]
+
+
+def endless_until_sure(request):
+    lines = [*thinking(UNSURE, UNSURE).tokens[:80], *line(" ".join(["sure"] * 40), SURE)]
+    return chain(begin(), events(Reply(lines), request.body), endless(request))
+
+
+BEFORE_TEXT = {
+    "refused": lambda r: [whole(500, {"error": {"message": "no"}})],
+    "reset": lambda r: [Act.RESET],
+    "closed": lambda r: begin(),
+    "a web page": lambda r: [whole(200, "<html></html>", kind="text/html")],
+    "garbage": lambda r: [*begin(), event(b"{")],
+}
+
+
+@ALL
+@pytest.mark.parametrize("failure", BEFORE_TEXT)
+@pytest.mark.parametrize("owner", ["vllm", "llamacpp"])
+def test_an_answer_that_cannot_be_had_is_asked_in_another_way(run, failure, owner):
+    """The first way after the stop fails before any text: the second is used, and the run is a stopped one."""
+
+    def script(request):
+        if request.path.endswith("/apply-template"):
+            return [whole(200, {"prompt": "<|user|>"})]
+        if not is_answer_call(request.body):
+            return whole_run(request)
+        turn = "final answer now" in str(request.body)
+        return answered(request) if turn else BEFORE_TEXT[failure](request)
+
+    with Hostile(script, owned_by=owner) as server:
+        made = ask(run, server, POLICY)
+        assert server.empty()
+    assert (made.answer, made.outcome.stopped, made.tokens) == ("The answer is 42", True, STOP + len(ANSWER))
+
+
+@ALL
+@pytest.mark.parametrize("failure", BEFORE_TEXT)
+def test_an_answer_that_no_way_gives_is_a_full_run(run, failure):
+    """Every way fails: the question is run in full, once; the stop is undone, says why, and its tokens are counted too."""
+    with Hostile(lambda r: BEFORE_TEXT[failure](r) if is_answer_call(r.body) else whole_run(r)) as server:
+        made = ask(run, server, POLICY)
+        assert server.empty()
+        assert [is_answer_call(r.body) for r in server.requests] == [False, True, True, False]
+    assert (made.answer, made.outcome.stopped, made.tokens) == ("The answer is 42", False, STOP + FULL)
+    assert "run in full" in made.outcome.reason
+    assert KEY not in made.outcome.reason
+
+
+@ALL
+@pytest.mark.parametrize("last", [[Act.RESET], [Act.CLOSE], [event(b"{")], [Act.SILENCE]])
+def test_an_answer_that_breaks_off_is_an_error(run, last):
+    """Text of the answer was shown: no second one is put beside it, and no part of one is given for the whole."""
+
+    def script(request):
+        if not is_answer_call(request.body):
+            return whole_run(request)
+        return [*begin(), *events(Reply(said("The answer is what you get when six is multiplied")), request.body), *last]
+
+    with Hostile(script) as server:
+        refused(
+            run, server, "broke off|connection to|cannot be read|silent", POLICY, timeout=SHORT if Act.SILENCE in last else LONG
+        )
+        assert len(server.requests) == 2
+
+
+# --- a user who goes away
+
+
+def leave_sync(client, url):
+    with closing(OpenAIBackend(client, "scripted").stream(ASKED, policy=POLICY)) as chunks:
+        for _ in range(10):
+            next(chunks)
+
+
+def forget_sync(client, url):
+    chunks = OpenAIBackend(client, "scripted").stream(ASKED, policy=POLICY)
+    for _ in range(10):
+        next(chunks)
+
+
+@pytest.mark.parametrize("leave", [leave_sync, forget_sync])
+def test_who_closes_or_forgets_a_stream_ends_the_work(leave):
+    """The endless request ends by the client's leaving, while the client itself stays open."""
+    with Hostile(endless) as server, openai.OpenAI(base_url=server.url, api_key=KEY) as client:
+        leave(client, server.url)
+        assert server.quiet()
+        assert [r.gone for r in server.requests] == [True]
+
+
+async def leave_async(backend):
+    async with aclosing(backend.astream(ASKED, policy=POLICY)) as chunks:
+        for _ in range(10):
+            await anext(chunks)
+
+
+async def forget_async(backend):
+    async for _ in backend.astream(ASKED, policy=POLICY):
+        break
+
+
+async def cancel_stream(backend):
+    async def read():
+        async for _ in backend.astream(ASKED, policy=POLICY):
+            begun.set()
+
+    begun = asyncio.Event()
+    await cancelled(asyncio.create_task(read()), begun)
+
+
+async def cancel_batch(backend):
+    async def read():
+        await backend.agenerate([ASKED], policy=POLICY, sampling=Sampling())
+
+    task = asyncio.create_task(read())
+    while not backend.seen.requests or backend.seen.requests[0].sent < 10:
+        await asyncio.sleep(0.005)
+    await cancelled(task, None)
+
+
+async def time_out(backend):
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await backend.agenerate([ASKED], policy=POLICY)
+
+
+async def cancelled(task, begun):
+    if begun is not None:
+        await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("leave", [leave_async, forget_async, cancel_stream, cancel_batch, time_out])
+def test_who_leaves_or_cancels_ends_the_work(leave):
+    """The same with asyncio: closing, breaking out of a loop, cancelling the task, a timeout around it; and it stays cancelled."""
+
+    async def run():
+        async with openai.AsyncOpenAI(base_url=server.url, api_key=KEY) as client:
+            backend = AsyncOpenAIBackend(client, "scripted")
+            backend.seen = server
+            await leave(backend)
+            assert await asyncio.to_thread(server.quiet)
+            assert [r.gone for r in server.requests] == [True]
+
+    with Hostile(endless) as server:
+        asyncio.run(run())
+
+
+@BOTH
+def test_ctrl_c_ends_all_requests(run):
+    """The signal comes while four of twenty conversations run: they end, the others are never asked."""
+
+    def script(request):
+        for n, act in enumerate(endless(request)):
+            yield act
+            if request.number == 3 and n == 50:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with Hostile(script) as server:
+        with pytest.raises(KeyboardInterrupt):
+            many(run, server, [ASKED] * 20, concurrency=4)
+        assert server.empty()
+        assert len(server.requests) == 4
+
+
+# --- a batch in which some fail
+
+
+def many(run, server, conversations, *, concurrency=2, policy=None, http_client=None, **settings):
+    """The error of a batch, or its runs."""
+    given = {"base_url": server.url, "api_key": KEY, "max_retries": 0, "timeout": LONG, "http_client": http_client} | settings
+
+    async def asynchronously():
+        async with openai.AsyncOpenAI(**given) as client:
+            return await AsyncOpenAIBackend(client, "scripted", concurrency=concurrency).agenerate(conversations, policy=policy)
+
+    try:
+        if run is asynchronous:
+            return asyncio.run(asynchronously())
+        with openai.OpenAI(**given) as client:
+            return OpenAIBackend(client, "scripted", concurrency=concurrency).generate(conversations, policy=policy)
+    except BatchError as error:
+        return error
+
+
+def numbered(count):
+    return [[{"role": "user", "content": f"question {n}"}] for n in range(count)]
+
+
+def number(request):
+    return int(request.body["messages"][0]["content"].split()[-1])
+
+
+def script_of(failing):
+    def script(request):
+        if number(request) in failing:
+            return [*some(request), Act.RESET]
+        return answered(request) if is_answer_call(request.body) else whole_run(request)
+
+    return script
+
+
+@BOTH
+def test_finished_conversations_survive_those_that_fail(run):
+    """Two of six fail: the error has the other four in their places, and the two reasons in theirs."""
+    with Hostile(script_of({1, 4})) as server:
+        error = many(run, server, numbered(6), policy=POLICY)
+        assert server.empty()
+    assert isinstance(error, BatchError)
+    assert str(error).startswith("2 of 6 conversations failed, the first with BackendError: the connection to")
+    assert [r and (r.answer, r.tokens, r.outcome.stopped) for r in error.runs] == [
+        None if n in (1, 4) else ("The answer is 42", STOP + len(ANSWER), True) for n in range(6)
+    ]
+    assert [type(e) for e in error.errors] == [BackendError if n in (1, 4) else type(None) for n in range(6)]
+
+
+@BOTH
+def test_where_all_fail_it_is_the_first_ones_error(run):
+    """No batch to be rescued: the reason itself."""
+    with Hostile(script_of(range(3))) as server, pytest.raises(BackendError, match=r"^the connection to"):
+        many(run, server, numbered(3))
+
+
+@BOTH
+def test_what_would_befall_all_ends_the_batch(run):
+    """A server without logprobs is no conversation's own failure: the others are not asked for nothing."""
+    blind = thinking(None, None)
+    with Hostile(lambda r: [*begin(), *events(blind, r.body), *end()]) as server:
+        with pytest.raises(NoLogprobsError):
+            many(run, server, numbered(30))
+        assert server.empty()
+        assert len(server.requests) < 10
+
+
+def test_a_loop_loses_only_the_conversation_that_failed():
+    """The loop of several calls keeps its finished conversations too, though a step's calls are one batch."""
+    spoken = said("The answer is 42", UNSURE)
+
+    def script(request):
+        if number(request) == 1 and len(request.body["messages"]) > 1:
+            return [Act.RESET]
+        return [*begin(), *events(Reply(spoken), request.body), *end(len(spoken))]
+
+    with Hostile(script) as server, openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0) as client:
+        backend = OpenAIBackend(client, "scripted")
+        with pytest.raises(RefineError, match="1 of 3") as caught:
+            run_refine(backend, numbered(3), steps=2)
+    assert [r and len(r.calls) for r in caught.value.runs] == [2, None, 2]
+    assert [e is None for e in caught.value.errors] == [True, False, True]

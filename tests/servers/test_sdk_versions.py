@@ -1,0 +1,44 @@
+"""The other major version of the openai SDK: the backend's own tests, run in a small environment that has it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import engines  # tests/servers/conftest.py puts scripts/ on the path
+import pytest
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).parents[2]
+NEEDED = ["numpy", "scipy", "click", "rich", "openai==3.*", "pytest", "hypothesis", "pytest-timeout", "pytest-asyncio"]
+TESTS = [f"tests/backends/test_{name}.py" for name in ("openai", "hostile", "chunks")]
+
+
+@pytest.fixture(scope="module")
+def python():
+    """The interpreter of the environment; made on the first run, and kept beside the engines."""
+    folder = engines.CACHE / "openai-3"
+    done = folder / ".complete"
+    if not done.exists():
+        if not os.environ.get("CI"):
+            pytest.skip("no environment with openai 3; `make test-servers` makes one")
+        venv.create(folder, clear=True, with_pip=True)
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *NEEDED], check=True)
+        done.touch()
+    return folder / "bin" / "python"
+
+
+def test_the_backend_works_with_openai_3(python):
+    """The same tests pass with version 3, without any framework installed; this environment has version 2."""
+    asked = [python, "-c", "import openai, sys; print(openai.VERSION)"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.startswith("3.")
+    assert subprocess.run([sys.executable, *asked[1:]], capture_output=True, text=True, check=True).stdout.startswith("2.")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
