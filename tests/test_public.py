@@ -75,4 +75,4 @@ def test_one_version_everywhere():
     assert len(files) == 3
     projects = [tomllib.loads(f.read_text(encoding="utf-8"))["project"] for f in files]
     assert {p["version"] for p in projects} == {entropy_chains.__version__} == {metadata.version("entropy-chains")}
-    assert all(f"entropy-chains=={entropy_chains.__version__}" in p["dependencies"] for p in projects[1:])
+    assert all(f"entropy-chains[openai]=={entropy_chains.__version__}" in p["dependencies"] for p in projects[1:])
