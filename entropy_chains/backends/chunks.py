@@ -60,13 +60,19 @@ _NOTHING = Update()
 
 
 class _Reader:
-    """What the three have in common: text and entries go in, pieces come out."""
+    """What the three have in common: text and entries go in, pieces come out.
 
-    __slots__ = ("_alignment", "_reasoned")
+    Attributes:
+        begun: a chunk has come.
+        finished: one with a finish reason has come; without it a stream broke off.
+    """
+
+    __slots__ = ("_alignment", "_reasoned", "begun", "finished")
 
     def __init__(self) -> None:
         self._alignment = Alignment()
         self._reasoned = False  # reasoning was seen in a field of its own
+        self.begun = self.finished = False
 
     def feed(self, chunk: Any) -> Update:
         raise NotImplementedError
@@ -94,18 +100,9 @@ class _Reader:
 
 
 class _ChoiceReader(_Reader):
-    """Streams whose chunks have choices.
+    """Streams whose chunks have choices."""
 
-    Attributes:
-        begun: a chunk has come.
-        finished: one with a finish reason has come; without it a stream broke off.
-    """
-
-    __slots__ = ("begun", "finished")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun = self.finished = False
+    __slots__ = ()
 
     def feed(self, chunk: Any) -> Update:
         found = fields(chunk)
@@ -176,6 +173,7 @@ class ResponsesReader(_Reader):
     def feed(self, chunk: Any) -> Update:
         event = fields(chunk)
         kind = _text(event.get("type"))
+        self.begun = self.begun or kind.startswith("response.")
         if kind == "response.output_text.delta":
             return self._update("", _text(event.get("delta")), event.get("logprobs"))
         if kind.startswith("response.reasoning") and kind.endswith(".delta"):
@@ -190,7 +188,9 @@ class ResponsesReader(_Reader):
         if response:
             if kind == "response.failed" or response.get("error"):
                 raise _error(response.get("error") or {"message": "the response failed"})
-            return _ending(response)
+            update = _ending(response)
+            self.finished = self.finished or update.finish_reason is not None
+            return update
         return _NOTHING
 
     def _update(self, reasoning: str, content: str, logprobs: Any) -> Update:

@@ -54,6 +54,8 @@ class OpenAIBackend(ServedModel):
             steps in a row agree; not certified); ``full`` (never stop). The last two warn.
         concurrency: most requests at a time.
         plugin: ``auto`` lets a vLLM that has this package's plug-in close the thinking by itself; False never does.
+        api: ``chat`` completions, or ``responses``: entropies of thinking that stands in the output text (its reasoning items
+            have no logprobs), and the answer after a stop by a ``turn``.
         request: further settings of every request (``extra_body`` and the like).
     """
 
@@ -172,11 +174,10 @@ class OpenAIBackend(ServedModel):
         """One request's stream; closing this closes the connection, so that the server stops."""
         with failures():
             reader, arguments = self._arguments(request, sampling, k)
-            if request.prefix is None:
-                stream = self._client.chat.completions.create(**arguments)
-            else:
+            if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
-                stream = self._client.completions.create(prompt=prompt_of(rendered, request), **arguments)
+                arguments["prompt"] = prompt_of(rendered, request)
+            stream = self._endpoint(request).create(**arguments)
             try:
                 for chunk in stream:
                     yield reader.feed(chunk)
@@ -299,11 +300,10 @@ class AsyncOpenAIBackend(ServedModel):
     async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
         with failures():
             reader, arguments = self._arguments(request, sampling, k)
-            if request.prefix is None:
-                stream = await self._client.chat.completions.create(**arguments)
-            else:
+            if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
-                stream = await self._client.completions.create(prompt=prompt_of(rendered, request), **arguments)
+                arguments["prompt"] = prompt_of(rendered, request)
+            stream = await self._endpoint(request).create(**arguments)
             try:
                 async for chunk in stream:
                     yield reader.feed(chunk)

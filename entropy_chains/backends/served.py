@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, Update
+from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.servers import Server
@@ -19,8 +19,17 @@ from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, d
 CONTROL = "/chat/completions/control"
 """Where llama.cpp is told to end the thinking of a running stream."""
 
-OWN = {"messages", "prompt", "stream", "n", "logprobs", "top_logprobs", "stream_options", "max_tokens", "max_completion_tokens"}
+OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", "max_tokens",
+       "max_completion_tokens", "max_output_tokens"}  # fmt: skip
 """Request settings that early stopping sets itself."""
+
+LEAST = 16
+"""The fewest output tokens that OpenAI's Responses API takes as a limit."""
+
+LOGPROBS = "message.output_text.logprobs"
+"""What the Responses API is asked to include."""
+
+Reader = ChatReader | CompletionReader | ResponsesReader
 
 
 class ServedModel:
@@ -41,6 +50,7 @@ class ServedModel:
         without_logprobs: str = "error",
         concurrency: int = 8,
         plugin: Literal["auto", False] = "auto",
+        api: Literal["chat", "responses"] = "chat",
         request: Mapping[str, Any] | None = None,
     ):
         if k < 1:
@@ -51,6 +61,10 @@ class ServedModel:
             raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be 'error', 'agreement' or 'full'")
         if plugin not in ("auto", False):
             raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")
+        if api not in ("chat", "responses"):
+            raise SettingsError(f"api is {api!r}; it must be 'chat' or 'responses'")
+        if api == "responses" and continuation not in ("auto", "turn"):
+            raise SettingsError(f"continuation is {continuation!r}; the Responses API has 'turn' only: leave it out, or api='chat'")
         taken = OWN & set(request or {})
         if taken:
             raise SettingsError(f"request sets {', '.join(sorted(taken))}, which early stopping sets itself; use Sampling, k, …")
@@ -59,6 +73,7 @@ class ServedModel:
         self._continuation = continuation
         self._mode, self._without_logprobs = temperature_mode, without_logprobs
         self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
+        self._responses = api == "responses"
         self._server: Server | None = None
 
     @property
@@ -102,7 +117,7 @@ class ServedModel:
     def _ways(self) -> tuple[Continuation, ...]:
         named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
         if named == ["auto"]:
-            named = list(self._server.ways) if self._server else ["turn"]
+            named = list(self._server.ways) if self._server and not self._responses else ["turn"]
         unknown = [n for n in named if n not in (*WAYS, "control")]
         if unknown or not named:
             raise SettingsError(f"continuation is {self._continuation!r}; it must be auto, or some of {', '.join(WAYS)}, control")
@@ -161,8 +176,16 @@ class ServedModel:
             remedy = "an API gives a top-k only: calibrate with top-logprobs, or use the vLLM plug-in or the transformers backend"
             raise SettingsError(f"policy has k null (the full vocabulary): {remedy}")
 
-    def _arguments(self, request: Request, sampling: Sampling, k: int) -> tuple[ChatReader | CompletionReader, dict[str, Any]]:
+    def _endpoint(self, request: Request) -> Any:
+        """The client's resource that the request is made with."""
+        if request.prefix is not None:
+            return self._client.completions
+        return self._client.responses if self._responses else self._client.chat.completions
+
+    def _arguments(self, request: Request, sampling: Sampling, k: int) -> tuple[Reader, dict[str, Any]]:
         """What reads the stream, and keyword arguments of the SDK's call."""
+        if self._responses:
+            return self._response(request, sampling, k)
         chat = request.prefix is None
         given: dict[str, Any] = {**self._request, "model": self._served, "stream": True, "stream_options": {"include_usage": True}}
         wanted = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
@@ -181,6 +204,19 @@ class ServedModel:
         if extra:
             given["extra_body"] = extra
         return ChatReader() if chat else CompletionReader(), given
+
+    def _response(self, request: Request, sampling: Sampling, k: int) -> tuple[ResponsesReader, dict[str, Any]]:
+        """The same for the Responses API."""
+        given: dict[str, Any] = {**self._request, "model": self._served, "stream": True, "input": list(request.messages)}
+        given |= {"max_output_tokens": max(request.max_tokens, LEAST)}
+        given |= {name: value for name in ("temperature", "top_p") if (value := getattr(sampling, name)) is not None}
+        extra = {**(given.pop("extra_body", None) or {}), **request.extra}
+        extra |= {name: value for name in ("seed", "top_k") if (value := getattr(sampling, name)) is not None}
+        if request.logprobs:
+            given |= {"include": [*(given.get("include") or ()), LOGPROBS], "top_logprobs": k}
+        if extra:
+            given["extra_body"] = extra
+        return ResponsesReader(), given
 
     def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
         """The request for the answer after a step of a finished run."""
@@ -218,7 +254,7 @@ def seeded(sampling: Sampling, n: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + n)
 
 
-def ended(reader: ChatReader | CompletionReader) -> Update:
+def ended(reader: Reader) -> Update:
     """What is left when a stream is over. Raises BackendError where it broke off: a part of an answer is none."""
     if not reader.finished:
         how = "broke off: no finish reason came" if reader.begun else "held no chunk of an answer"

@@ -163,6 +163,15 @@ def test_what_only_looks_odd_is_read(run):
     assert (made.answer, made.tokens) == ("The answer is 42", FULL)
 
 
+def test_a_response_that_breaks_off_is_one_clear_error():
+    """The Responses API ends a stream with an event that says so; without it a part of an answer is none."""
+    delta = event({"type": "response.output_text.delta", "delta": "The answer", "logprobs": []})
+    with Hostile(lambda r: [*begin(), delta, Act.CLOSE]) as server, openai.OpenAI(base_url=server.url, api_key=KEY) as client:
+        with pytest.raises(BackendError, match="broke off: no finish reason"):
+            OpenAIBackend(client, "scripted", api="responses").generate([ASKED])
+        assert [r.path for r in server.requests] == ["/v1/responses"]
+
+
 @BOTH
 @pytest.mark.parametrize("first", [429, 500, 503])
 def test_the_clients_own_retries_are_all_there_are(run, first):

@@ -9,6 +9,7 @@ import pytest
 from loopback import Loopback
 
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.errors import NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Segmentation
 
@@ -22,15 +23,15 @@ def server():
         yield running
 
 
-def sync(server, policy=POLICY):
+def sync(server, policy=POLICY, **settings):
     with openai.OpenAI(base_url=server.url, api_key="none") as client:
-        return OpenAIBackend(client, "scripted").generate([ASKED], policy=policy)[0]
+        return OpenAIBackend(client, "scripted", **settings).generate([ASKED], policy=policy)[0]
 
 
-def asynchronous(server, policy=POLICY):
+def asynchronous(server, policy=POLICY, **settings):
     async def run():
         async with openai.AsyncOpenAI(base_url=server.url, api_key="none") as client:
-            return (await AsyncOpenAIBackend(client, "scripted").agenerate([ASKED], policy=policy))[0]
+            return (await AsyncOpenAIBackend(client, "scripted", **settings).agenerate([ASKED], policy=policy))[0]
 
     return asyncio.run(run())
 
@@ -54,3 +55,42 @@ def test_without_a_policy_nothing_is_closed(server, run):
     made = run(server, None)
     assert [c.gone for c in server.calls] == [False]
     assert made.tokens == server.made == server.calls[0].planned
+
+
+@pytest.mark.parametrize("run", [sync, asynchronous])
+def test_the_responses_api_is_stopped_too(run):
+    """Thinking in the output text has logprobs: the stream is closed at the boundary, and a new turn gives the answer."""
+    with Loopback(field_name="") as server:
+        made = run(server, api="responses")
+        reasoned, answered = server.calls
+    assert (made.answer, made.outcome.stopped, made.outcome.step) == ("The answer is 42", True, 3)
+    assert {c.path for c in server.calls} == {"/v1/responses"}
+    assert reasoned.gone
+    assert reasoned.made < reasoned.planned
+    assert (reasoned.body["include"], reasoned.body["top_logprobs"]) == (["message.output_text.logprobs"], 20)
+    assert "final answer now" in answered.body["input"][-1]["content"]
+    assert "include" not in answered.body
+
+
+@pytest.mark.parametrize("run", [sync, asynchronous])
+def test_a_full_run_over_the_responses_api(run):
+    """One request, read to its end; its tokens are the server's count."""
+    with Loopback(field_name="") as server:
+        made = run(server, None, api="responses")
+        assert [c.gone for c in server.calls] == [False]
+    assert (made.answer, made.tokens, made.finish_reason) == ("The answer is 42", server.made, "stop")
+
+
+def test_reasoning_items_of_the_responses_api_have_no_logprobs():
+    """They are refused, not taken for certainty."""
+    with Loopback() as server, pytest.raises(NoLogprobsError):
+        sync(server, api="responses")
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [({"api": "rest"}, "api is 'rest'"), ({"api": "responses", "continuation": "prefill"}, "has 'turn' only")],
+)
+def test_a_bad_api_is_named(server, settings, match):
+    with pytest.raises(SettingsError, match=match):
+        sync(server, **settings)

@@ -80,7 +80,8 @@ def said(text: str, entropy: float | None = SURE) -> list[Tok]:
 
 def is_answer_call(body: dict[str, Any]) -> bool:
     """Whether a request asks for the answer after a stop: closed thinking in it, or a turn that asks for it."""
-    messages = body.get("messages") or [{"content": body.get("prompt", "")}]
+    asked = body.get("messages") or body.get("input")
+    messages = asked if isinstance(asked, list) else [{"content": asked or body.get("prompt", "")}]
     last = str(messages[-1].get("content") or "")
     return "</think>" in last or "final answer now" in last
 
