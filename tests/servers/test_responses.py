@@ -23,7 +23,7 @@ ASKED = [conversation(q) for q in draw_questions(6, 5)]
 
 @pytest.fixture(scope="module")
 def inline():
-    """vLLM without a reasoning parser."""
+    """A vLLM without a reasoning parser."""
     with engines.start("vllm", reasoning_parser=False) as engine:
         yield engine
 
