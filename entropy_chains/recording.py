@@ -95,7 +95,7 @@ def record(
             runs = run_refine(backend, conversations, steps=steps or 4, sampling=seeded)
             for q, run in zip(part, runs, strict=True):
                 done = zip(run.calls, run.records, strict=False)
-                found = [_step(r, c.answer, c.seconds, c.reasoning or c.answer or "", 0) for c, r in done]
+                found = [_step(r, Probe(c.answer, 0), c.seconds, c.reasoning or c.answer or "") for c, r in done]
                 yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()})
             continue
         full = backend.generate(conversations, sampling=seeded, segmentation=segmentation, stop=False)
@@ -116,25 +116,25 @@ def conversation(question: Question, system: str | None = None) -> list[Message]
 def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     """A thinking run's trace steps: one for each probed boundary, and last the rest with the answer."""
     probes = list(probes)
-    found = [_step(s.record, p.answer, s.seconds, s.text, p.tokens) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
+    found = [_step(s.record, p, s.seconds, s.text) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
     end = run.steps[len(probes) - 1].end if probes else 0
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
     answer = answers.extract(run.answer)
     return [*found, Step(answer=answer, entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0)]
 
 
-def _step(record: StepRecord, answer: str | None, seconds: float, text: str, probed: int) -> Step:
+def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
     return Step(
-        answer=answers.extract(answer),
+        answer=answers.extract(probe.answer),
         entropy=record.entropy,
         tokens=record.tokens,
         seconds=seconds,
-        probe_tokens=probed,
+        probe_tokens=probe.tokens,
         mass=record.mass,
         lower=record.lower,
         upper=record.upper,
         text=text,
-        signals=dict(record.signals),
+        signals={**record.signals, **probe.signals},
     )
 
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from entropy_chains.backends import Sampling
+from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.errors import InputError, SettingsError
 from entropy_chains.policy import Policy
-from entropy_chains.recording import conversation, read_questions, record
+from entropy_chains.recording import conversation, read_questions, record, thinking_steps
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
 from entropy_chains.traces import append_traces, read_traces
@@ -95,6 +95,21 @@ def test_a_thinking_trace_by_hand():
         LINES.to_dict(),
         backend().template,
     )
+
+
+def test_what_a_probe_read_stands_among_its_step_s_signals():
+    """Beside the step's own statistics; the last step was not probed and has none."""
+    run = backend().generate([conversation(QUESTIONS[0])], stop=False)[0]
+    probes = [Probe("3", 5, {"eat": 1.5, "trial_confidence": 0.75}), Probe("4", 5), Probe(None, 5, {"eat": 0.5})]
+    steps = thinking_steps(run, probes)
+    assert [{n: s.signals.get(n) for n in ("eat", "trial_confidence")} for s in steps[:3]] == [
+        {"eat": 1.5, "trial_confidence": 0.75},
+        {"eat": None, "trial_confidence": None},
+        {"eat": 0.5, "trial_confidence": None},
+    ]
+    assert all(s.signals["sum_entropy"] >= 0 for s in steps[:3])
+    assert [s.probe_tokens for s in steps] == [5, 5, 5, 0]
+    assert steps[-1].signals == {}
 
 
 def test_a_thinking_trace_adds_up():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from entropy_chains.entropy import EntropyBounds
@@ -94,10 +94,19 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The answer a run would have given after a step, and the tokens that finding out took (closing tag included)."""
+    """The answer a run would have given after a step.
+
+    Attributes:
+        answer: None where there was no room for one, or it is malformed.
+        tokens: what finding out took, closing tag included.
+        signals: what published rules read of it, where the backend can: ``trial_confidence``, the mean probability of the
+            answer's tokens (DEER, arXiv 2504.15895), and ``eat``, the entropy in bits over the whole vocabulary of the token
+            after the closing text (arXiv 2509.26522). Both of the model itself, before temperature.
+    """
 
     answer: str | None
     tokens: int
+    signals: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

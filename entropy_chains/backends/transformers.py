@@ -7,6 +7,7 @@ another. A token takes one path: ``Watch.process`` sees the logits it is drawn f
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -28,7 +29,7 @@ try:
     from entropy_chains.backends.drawing import Numbers, warped
     from entropy_chains.backends.kv_cache import growing_cache, prefilled
     from entropy_chains.backends.local import LocalModel
-    from entropy_chains.backends.watching import Cancelled, Watch
+    from entropy_chains.backends.watching import Cancelled, Trial, Watch
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 
@@ -167,6 +168,7 @@ class TransformersBackend(LocalModel):
         draw: Callable[[], Sequence[float]],
         *,
         watch: Watch | None = None,
+        trial: Trial | None = None,
         cancelled: threading.Event | None = None,
         cache: Any | None = None,
     ) -> torch.Tensor:
@@ -177,7 +179,8 @@ class TransformersBackend(LocalModel):
             raise BackendError(f"a prompt of {width} tokens leaves no room in the model's {room}; shorten the conversation")
         config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
         config.pad_token_id = self._vocabulary.pad
-        hooks: dict[str, Any] = {"logits_processor": [*([watch.processor] if watch else []), *warped(config, draw)]}
+        reader = watch.processor if watch else trial
+        hooks: dict[str, Any] = {"logits_processor": [*([reader] if reader else []), *warped(config, draw)]}
         if watch:
             hooks["stopping_criteria"] = [watch.criterion]
         elif cancelled:
@@ -207,19 +210,24 @@ class TransformersBackend(LocalModel):
         ids = [[*prefixes[n], *[self._vocabulary.pad] * h, *close] for n, h in zip(fitting, hidden, strict=True)]
         masks = [[1] * len(prefixes[n]) + [0] * h + [1] * len(close) for n, h in zip(fitting, hidden, strict=True)]
         prompts = self._padded(ids, masks)
-        numbers, step = Numbers(sampling.seed, fitting, PROBES), count()
+        numbers, step, trial = Numbers(sampling.seed, fitting, PROBES), count(), Trial()
 
         def draw() -> list[float]:
             position = next(step)
             return [numbers.at(n, position) for n in range(len(fitting))]
 
         known, used = (0, growing_cache(self._model)) if cache is None else (cache.get_seq_length(), cache)
-        made = self._run(prompts, sampling, sampling.max_tokens, draw, cancelled=cancelled, cache=used)
+        made = self._run(prompts, sampling, sampling.max_tokens, draw, trial=trial, cancelled=cancelled, cache=used)
         if cache is not None:  # as it was
             cache.crop(known - cache.get_seq_length())
-        for n, row in zip(fitting, made[:, prompts[0].shape[1] :].tolist(), strict=True):
-            end = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row) - 1) + 1
-            probes[n] = Probe(self._vocabulary.answer(row[:end]), len(close) + end)
+        answered = zip(fitting, made[:, prompts[0].shape[1] :].tolist(), trial.chances(made[:, -1:]), trial.entropies.tolist())
+        for n, row, chances, entropy in answered:
+            written = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row))
+            answer, signals = self._vocabulary.answer(row[:written]), {"eat": entropy}
+            if answer is not None:  # of nothing nobody is sure
+                signals["trial_confidence"] = sum(chances[:written]) / written
+            known = {name: value for name, value in signals.items() if math.isfinite(value)}
+            probes[n] = Probe(answer, len(close) + min(written + 1, len(row)), known)
         return probes
 
     def _to_the_end(self, prompts: Sequence[list[int]], watch: Watch, sampling: Sampling, drawn: Numbers) -> None:

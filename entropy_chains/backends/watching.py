@@ -37,6 +37,37 @@ class Cancelled:
         return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
 
 
+class Trial(LogitsProcessor):  # type: ignore[misc]
+    """Reads what published rules read of a forced answer; one softmax a token, of the logits before temperature.
+
+    Attributes:
+        entropies: of each row's first token over the whole vocabulary, bits, [rows].
+    """
+
+    def __init__(self) -> None:
+        self.entropies: Any = None
+        self._scores: torch.Tensor | None = None  # of the token being drawn
+        self._chances: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._drawn(input_ids[:, -1:])
+        if self.entropies is None:
+            self.entropies = logits_entropy(scores, None).entropy
+        self._scores = scores
+        return scores
+
+    def _drawn(self, tokens: torch.Tensor) -> None:
+        if self._scores is not None:
+            scores = self._scores.float()
+            self._chances.append((scores.gather(-1, tokens) - scores.logsumexp(-1, keepdim=True)).exp())
+
+    def chances(self, last: torch.Tensor) -> list[list[float]]:
+        """Probability of every token drawn, [rows, tokens]; ``last``: the tokens drawn last, [rows, 1]."""
+        self._drawn(last)
+        chances: list[list[float]] = torch.cat(self._chances, dim=-1).tolist()
+        return chances
+
+
 class Watch:
     """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 import threading
 import warnings
 from dataclasses import replace
@@ -18,9 +19,10 @@ import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from entropy_chains import answers, demo
-from entropy_chains.backends import Sampling
+from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.drawing import Draw
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.backends.watching import Trial
 from entropy_chains.demo.train import CHAT_TEMPLATE, ID, VOCAB, save
 from entropy_chains.entropy import token_entropy
 from entropy_chains.errors import BackendError, SettingsError
@@ -362,7 +364,7 @@ def test_the_context_is_a_limit(tokenizer):
     run = backend.generate(ASKED[:1], sampling=Sampling(1.0, max_tokens=500, seed=11))[0]
     assert run.prompt_tokens + run.tokens <= 64
     full = replace(run, token_ids=(5,) * (64 - run.prompt_tokens), steps=(replace(run.steps[0], end=64 - run.prompt_tokens - 2),))
-    assert backend.probe([(ASKED[0], full, 1)], sampling=GREEDY)[0].answer is None
+    assert backend.probe([(ASKED[0], full, 1)], sampling=GREEDY)[0] == Probe(None, 0, {})
 
 
 # --- the bundled model
@@ -409,8 +411,55 @@ def test_probes_of_a_run_share_their_prefill(bundled):
     wanted = [(m, run, step) for m, run in zip(asked, runs, strict=True) for step in range(len(run.steps), 0, -1)]
     assert len(wanted) > 6
     together = bundled.probe(wanted, sampling=sampling)
-    assert together == [bundled.probe([one], sampling=sampling)[0] for one in wanted]
+    alone = [bundled.probe([one], sampling=sampling)[0] for one in wanted]
+    assert [(p.answer, p.tokens) for p in together] == [(p.answer, p.tokens) for p in alone]
+    for name in ("eat", "trial_confidence"):
+        assert [p.signals[name] for p in together] == pytest.approx([p.signals[name] for p in alone], abs=1e-5)
     assert len({p.answer for p in together}) >= 3
+
+
+def test_a_trial_by_hand():
+    """Two rows, three tokens: the first token's entropy, and the chance of each drawn token, whatever is drawn from later."""
+    third, half, sure = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, -torch.inf], [-torch.inf, 5.0, -torch.inf]])
+    trial, ids = Trial(), torch.tensor([[7], [7]])
+    assert trial(ids, torch.stack([third, half])) is not None
+    ids = torch.cat([ids, torch.tensor([[0], [1]])], dim=-1)
+    trial(ids, torch.stack([half, sure]))
+    ids = torch.cat([ids, torch.tensor([[1], [1]])], dim=-1)
+    trial(ids, torch.stack([sure, third]))
+    assert trial.entropies.tolist() == pytest.approx([math.log2(3), 1.0])
+    assert torch.tensor(trial.chances(torch.tensor([[1], [2]]))).flatten().tolist() == pytest.approx(
+        [1 / 3, 1 / 2, 1.0, 1 / 2, 1.0, 1 / 3]
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_probe_s_signals_are_the_model_s_own(bundled, temperature):
+    """Both from one plain forward pass over the probed text, with torch's own softmax; temperature changes the draw only."""
+    sampling = Sampling(temperature, max_tokens=500, seed=4)
+    messages = ask("78*96=?")
+    run = bundled.generate([messages], sampling=sampling)[0]
+    for step in range(1, len(run.steps) + 1):
+        probe = bundled.probe([(messages, run, step)], sampling=sampling)[0]
+        closed = [*bundled._vocabulary.prompt(messages)[0], *run.token_ids[: run.steps[step - 1].end], *bundled._close_ids]
+        answer = bundled._vocabulary.encode(probe.answer)
+        assert len(answer) + len(bundled._close_ids) + 1 == probe.tokens
+        with torch.inference_mode():
+            logits = bundled._model(torch.tensor([[*closed, *answer]])).logits[0, len(closed) - 1 : -1]
+        p = logits.softmax(-1)
+        assert probe.signals["eat"] == pytest.approx(float(-(p[0] * p[0].log2()).nansum()), abs=1e-4)
+        confidence = p[torch.arange(len(answer)), torch.tensor(answer)].mean()
+        assert probe.signals["trial_confidence"] == pytest.approx(float(confidence), abs=1e-4)
+
+
+def test_a_probe_without_an_answer_is_sure_of_nothing(small):
+    """A malformed answer has no confidence, whatever its tokens' chances; the entropy after the closing text is there."""
+    vocabulary = small._vocabulary
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(vocabulary), "answer", lambda self, ids: None)
+        run = small.generate([ASKED[0]], sampling=GREEDY, stop=False)[0]
+        probe = small.probe([(ASKED[0], run, 1)], sampling=GREEDY)[0]
+    assert (probe.answer, list(probe.signals)) == (None, ["eat"])
 
 
 def test_a_rows_tokens_do_not_depend_on_what_runs_beside_it(bundled):
