@@ -21,6 +21,7 @@ check: $(VENV)/.dev
 test-servers: $(VENV)/.dev
 	scripts/install_vllm.sh
 	scripts/install_llama_server.sh
+	scripts/install_phoenix.sh
 	CI=1 $(BIN)/python -m pytest -m servers
 
 test-slow: $(VENV)/.dev
