@@ -220,8 +220,8 @@ class TransformersBackend(LocalModel):
         made = self._run(prompts, sampling, sampling.max_tokens, draw, trial=trial, cancelled=cancelled, cache=used)
         if cache is not None:  # as it was
             cache.crop(known - cache.get_seq_length())
-        answered = zip(fitting, made[:, prompts[0].shape[1] :].tolist(), trial.chances(made[:, -1:]), trial.entropies.tolist())
-        for n, row, chances, entropy in answered:
+        rows, read = made[:, prompts[0].shape[1] :].tolist(), (trial.chances(made[:, -1:]), trial.entropies.tolist())
+        for n, row, chances, entropy in zip(fitting, rows, *read, strict=True):
             written = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row))
             answer, signals = self._vocabulary.answer(row[:written]), {"eat": entropy}
             if answer is not None:  # of nothing nobody is sure
