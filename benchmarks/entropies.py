@@ -47,7 +47,33 @@ def position(quick: bool) -> list[Row]:
     return [
         Row("position", "token_entropy of 20 alternatives", each[len(each) // 2], "µs", each[0], each[-1], **given),
         paired.row("position", "against numpy, renormalised entropy only", per=len(tokens), scale="µs"),
+        _against_uqlm([[a.logprob for a in token.alternatives] for token in tokens], 5 if quick else 41),
     ]
+
+
+def _against_uqlm(positions: list[list[float]], rounds: int) -> Row:
+    """Both from an API's entries, as they are in its JSON; the entropies must agree."""
+    from uqlm_entropy import VERSION, scorer
+
+    from entropy_chains import token_entropy
+
+    figure, goal = f"from an API's entries: times as fast as UQLM {VERSION}", {"goal": 10.0, "least": True}
+    try:
+        theirs = scorer()
+    except OSError as error:
+        return Row("position", figure, None, "×", note=f"not run: {error}", **goal)
+    entries = [{"top_logprobs": [{"logprob": x, "token": "word"} for x in position]} for position in positions]
+
+    def ours() -> list[float]:
+        return [token_entropy([e["logprob"] for e in d["top_logprobs"]], k=K).entropy for d in entries]
+
+    def uqlm() -> Any:
+        return theirs._compute_token_entropies(entries)
+
+    if abs(uqlm() / math.log(2.0) - ours()).max() > 1e-9:
+        raise AssertionError("UQLM's entropies are not ours: they cannot be compared")
+    given = {"per": len(entries), "scale": "µs", "over": " a token"}
+    return compare(ours, uqlm, rounds).flipped.row("position", figure, **given, **goal)
 
 
 def logits(quick: bool) -> list[Row]:
