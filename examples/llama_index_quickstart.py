@@ -7,9 +7,9 @@ from pathlib import Path
 from llama_index.core import Settings, SummaryIndex
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.schema import TextNode
-from llama_index.llms.entropy_chains import TransformersLLM
+from llama_index.llms.entropy_chains import TransformersLLM, attach
 
-from entropy_chains import Policy, answers
+from entropy_chains import answers
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.demo.quickstarts import compared, show_quickstarts
@@ -39,7 +39,7 @@ def ask_engine() -> list[tuple[bool, int]]:
 
 
 before = ask_engine()
-llm.policy = Policy.load(args.policy)  # the one added line
+attach(engine, args.policy)  # the one added line
 after = ask_engine()
 
 found = {"LlamaIndex query engine": compared(before, after)}

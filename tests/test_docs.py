@@ -2,8 +2,8 @@
 
 ``<!-- parsed only -->`` before a block means that it is slow, or needs what a test has not: it is compiled, or its options looked
 up. The blocks of a page run in order, in one namespace and one empty folder that holds ``questions.jsonl``, ``traces.jsonl`` and
-``policy.json``; a scripted server answers at ``OPENAI_BASE_URL``. A ``text`` block right after a Python block is what that
-block prints.
+``policy.json``, the latter as ``demo/policy.json`` too; a scripted server answers at ``OPENAI_BASE_URL``. A ``text`` block right
+after a Python block is what that block prints.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -172,13 +173,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     append_traces(folder / "traces.jsonl", traces)
     (folder / "questions.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions[:2]))
     calibrate(traces).save(folder / "policy.json")
+    (folder / "demo").mkdir()
+    calibrate(traces).save(folder / "demo" / "policy.json")  # where `make demo` leaves it
     return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_the_blocks_run(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for file in prepared.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     namespace: dict[str, object] = {"__name__": "docs"}

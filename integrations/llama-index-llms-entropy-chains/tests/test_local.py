@@ -16,7 +16,8 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChatStartEvent
 from llama_index.core.schema import TextNode
-from llama_index.llms.entropy_chains import TransformersLLM
+from llama_index.llms.entropy_chains import TransformersLLM, attach
+from llama_index.llms.entropy_chains.attachment import detach
 from llama_index.llms.entropy_chains.local import conversation
 
 from entropy_chains import Policy, SettingsError
@@ -282,3 +283,23 @@ def test_leaving_a_stream_ends_the_work(llm):
     next(stream)
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("entropy-chains")]
+
+
+def test_attach_gives_an_engine_a_local_model_that_stops(backend, policy):
+    """One line on an existing engine: a copy of the model stops and answers; the model given is unchanged, and detach brings it back."""
+    plain = TransformersLLM(backend=backend, temperature=0, max_tokens=600)
+    engine = SummaryIndex([TextNode(text="the price list")]).as_query_engine(llm=plain)
+    full = str(engine.query(ASKED))
+    stopped = attach(engine, policy, early_stop=True)._response_synthesizer._llm
+    assert str(engine.query(ASKED)) == full == "238"
+    assert stopped.chat([ChatMessage(content=ASKED)]).additional_kwargs["early_stop_stopped"]
+    assert plain.policy is None
+    with pytest.raises(SettingsError, match="no LLM was found"):
+        attach(engine, policy)
+    assert detach(engine)._response_synthesizer._llm is plain
+
+
+def test_attach_names_a_setting_that_a_local_model_has_not(backend, policy):
+    engine = SummaryIndex([TextNode(text="x")]).as_query_engine(llm=TransformersLLM(backend=backend))
+    with pytest.raises(SettingsError, match="TransformersLLM has no continuation"):
+        attach(engine, policy, continuation="turn")

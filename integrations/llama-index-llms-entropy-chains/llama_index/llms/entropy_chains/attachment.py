@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.llms.base import BaseLLM
@@ -18,11 +18,10 @@ from llama_index.core.storage.docstore.types import BaseDocumentStore
 from llama_index.core.storage.storage_context import StorageContext
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from llama_index.llms.entropy_chains.base import EarlyStopLLM
+from llama_index.llms.entropy_chains.local import TransformersLLM
 
 from entropy_chains.errors import SettingsError
-
-if TYPE_CHECKING:
-    from entropy_chains.policy import Policy
+from entropy_chains.policy import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,9 @@ class Place(NamedTuple):
 
 
 def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = (), **settings: Any) -> T:
-    """Swap every LLM of an engine, agent or workflow for an :class:`EarlyStopLLM` around it; returns the same object.
+    """Swap every LLM of an engine, agent or workflow for one that stops early; returns the same object.
+
+    That is an :class:`EarlyStopLLM` around it, or a copy of a :class:`TransformersLLM` that has the policy.
 
     Do it before the first use. How many LLMs were swapped, and where, is logged (INFO). Judges, selectors and extractors are better
     left alone: their replies are short, and no policy was calibrated on them.
@@ -60,17 +61,18 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
         target: a query engine, chat engine, agent, workflow, tool, or ``Settings``.
         policy: a Policy or its file; None only measures.
         exclude: types of objects, or names of attributes, whose LLMs stay as they are.
-        settings: as in :class:`EarlyStopLLM`.
+        settings: as in :class:`EarlyStopLLM`, of a local model those of :class:`TransformersLLM`.
 
     Raises:
         SettingsError: there is no LLM in it. NoLogprobsError: one cannot be stopped; exclude it. Nothing is swapped then.
     """
-    places = list(_places(target, exclude, lambda llm: not isinstance(llm, EarlyStopLLM | StructuredLLM)))
+    policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+    places = list(_places(target, exclude, lambda llm: not isinstance(llm, StructuredLLM) and _before(llm) is None))
     if not places:
         remedy = "give the LLM itself: EarlyStopLLM(llm=…, policy=…), as llm= of the engine or as Settings.llm"
         raise SettingsError(f"no LLM was found in {type(target).__name__}: {remedy}")
     inner = {id(place.llm): place.llm for place in places}
-    around = {name: EarlyStopLLM(llm, policy, **settings) for name, llm in inner.items()}  # all are made before one is swapped
+    around = {name: _stopping(llm, policy, settings) for name, llm in inner.items()}  # all are made before one is swapped
     for place in places:
         place.holder[place.key] = around[id(place.llm)]
     logger.info("early stopping attached to %d LLM(s): %s", len(places), ", ".join(p.path for p in places))
@@ -79,9 +81,26 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
 
 def detach(target: T) -> T:
     """Undo :func:`attach`: every LLM stands where it stood. Returns the same object."""
-    for place in list(_places(target, (), lambda llm: isinstance(llm, EarlyStopLLM))):
-        place.holder[place.key] = place.llm.llm
+    for place in list(_places(target, (), lambda llm: _before(llm) is not None)):
+        place.holder[place.key] = _before(place.llm)
     return target
+
+
+def _stopping(llm: Any, policy: Policy | None, settings: Mapping[str, Any]) -> LLM:
+    """What takes an LLM's place."""
+    if not isinstance(llm, TransformersLLM):
+        return EarlyStopLLM(llm, policy, **settings)
+    unknown = sorted(set(settings) - set(TransformersLLM.model_fields))
+    if unknown:
+        raise SettingsError(f"TransformersLLM has no {', '.join(unknown)}: set it on the model, or exclude=TransformersLLM")
+    copy = llm.model_copy(update={"policy": policy, **settings})
+    copy._before = llm
+    return copy
+
+
+def _before(llm: Any) -> LLM | None:
+    """The LLM that stood in this one's place before; None where nothing was swapped."""
+    return llm.llm if isinstance(llm, EarlyStopLLM) else getattr(llm, "_before", None)
 
 
 def _places(target: Any, exclude: Exclude, wanted: Callable[[LLM], bool]) -> Iterator[Place]:

@@ -21,7 +21,7 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     ThinkingBlock,
 )
-from llama_index.core.bridge.pydantic import Field
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
@@ -73,6 +73,7 @@ class TransformersLLM(LLM):
     early_stop: bool = True
     on_mismatch: str = "error"
     context_window: int | None = None
+    _before: Any = PrivateAttr(default=None)  # of a copy made by attach(): the model that it took the place of
 
     def __init__(
         self, model: str | Path | None = None, policy: Policy | str | Path | None = None, *, backend: Any = None, **settings: Any
