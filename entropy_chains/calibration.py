@@ -70,7 +70,8 @@ def calibrate(
         signal: ``auto`` tries the mean and, where every run recorded it, ``sum_entropy``; or a name.
         max_loss: largest risk, a fraction of all questions.
         confidence: that the risk is no larger, 0 to 1.
-        per_step: a threshold for every step; ``certified`` then learns their proportions on half of the groups.
+        per_step: a threshold for every step, none where the step's own AUROC shows no signal; ``certified`` then learns their
+            proportions on half of the groups.
         min_steps: first step at which a stop is allowed; None: 1, or 2 for a rule that compares two answers.
         examples: calibrate on this many groups, drawn by ``seed``.
         seed: of every draw.
@@ -175,7 +176,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
         if not takes_part[c]:
             continue
         first = basis.first_step(c.rule)
-        scales = _scales(learning, c.signal, basis.floor) if basis.per_step and c.rule != "fixed-step" else None
+        scales = _scales(learning, c.signal, basis) if basis.per_step and c.rule != "fixed-step" else None
         found = curve(walking, c, tested, min_steps=first, floor=basis.floor, scales=scales)
         at = last_passing(found.losses, found.n, basis.max_loss, level)
         if at is None or found.saved[at] <= most:
@@ -193,7 +194,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
             "grid": GRID,
             "rules_tried": [x.rule if x.signal == main else f"{x.rule} ({x.signal})" for x in candidates],
         }
-        thresholds = (setting,) if scales is None else tuple((setting * scales).tolist())
+        thresholds = (setting,) if scales is None else tuple(None if math.isnan(s) else setting * s for s in scales.tolist())
         first = int(setting) if c.rule == "fixed-step" else first
         best = _Found(c.rule, c.signal, thresholds, first, "certified", needed, certificate)
     return best
@@ -215,7 +216,8 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
     verdict = verdict_of(basis.auroc(signal)[1])
     if verdict != "signal":
         return never._replace(reason=verdict)
-    thresholds = tuple(None if s.mu_correct is None else PLAIN[method](s) for s in classes.values())
+    told = _steps_with_signal(table, values, basis.seed) if basis.per_step else {1}
+    thresholds = tuple(PLAIN[method](s) if step in told else None for step, s in classes.items())
     if all(t is None for t in thresholds):
         return never._replace(reason="no_safe_threshold")
     return never._replace(thresholds=thresholds, reason="uncertified")
@@ -282,14 +284,22 @@ def _halves(table: Table, seed: int) -> tuple[Table, Table]:
     return table.subset(first), table.subset(~first)
 
 
-def _scales(table: Table, signal: str, floor: MassFloor) -> Array:
-    """Median of the signal at each step relative to step 1; 1 where either is missing or 0."""
+def _scales(table: Table, signal: str, basis: _Basis) -> Array:
+    """Median of the signal at each step relative to step 1, 1 where either is missing or 0; NaN = the step has no signal."""
     values = table.values(signal)
     medians = np.zeros(int(table.step.max()))
-    for step, rows in rows_by_step(table.step, eligible_rows(table, values, "entropy", 1, floor)):
+    for step, rows in rows_by_step(table.step, eligible_rows(table, values, "entropy", 1, basis.floor)):
         medians[step - 1] = np.median(values[rows])
     usable = (medians > 0) & (medians[0] > 0)
-    return np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
+    scales = np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
+    told = _steps_with_signal(table, values, basis.seed)
+    return np.where([step in told for step in range(1, len(scales) + 1)], scales, np.nan)
+
+
+def _steps_with_signal(table: Table, values: Array, seed: int) -> set[int]:
+    """Steps whose own AUROC is surely above one half: a threshold of its own for any other would stop without a reason."""
+    by_step = signal_aurocs(table, values, seed, RESAMPLES)[2]
+    return {step for step, (_, interval) in by_step.items() if verdict_of(interval) == "signal"}
 
 
 def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:

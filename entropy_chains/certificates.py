@@ -99,7 +99,7 @@ def curve(
         tested: the runs whose losses count, bool [runs]; savings are over all.
         min_steps: first step at which a stop is allowed.
         floor: least mass; None: the default.
-        scales: threshold at each step relative to the grid's, the last repeated; None: 1.
+        scales: threshold at each step relative to the grid's, the last repeated, NaN = never stop there; None: 1.
     """
     values = table.values(candidate.signal)
     allowed = eligible_rows(table, values, candidate.rule, min_steps, floor or MassFloor())
@@ -114,7 +114,8 @@ def curve(
         cell = np.full(len(values), size)
         for step, at in rows_by_step(table.step, allowed) if scales is not None else [(1, np.flatnonzero(allowed))]:
             factor = 1.0 if scales is None else scales[min(step, len(scales)) - 1]
-            cell[at] = np.searchsorted(settings * factor, values[at])
+            if not np.isnan(factor):
+                cell[at] = np.searchsorted(settings * factor, values[at])
         offset = table.run.astype(np.int64) * (size + 1)  # makes every run's numbers lower than the run's before
         lowest = np.minimum.accumulate(cell - offset)
         before = np.concatenate([[size], lowest[:-1] + offset[1:]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from entropy_chains.certificates import (
     threshold_grid,
     upper_bound,
 )
-from entropy_chains.diagnosis import Separation
+from entropy_chains.diagnosis import Separation, diagnose
 from entropy_chains.errors import InputError
 from entropy_chains.policy import MassFloor, Policy
+from entropy_chains.replaying import replay
 from entropy_chains.rules import Reading
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
@@ -342,6 +344,21 @@ def test_per_step_thresholds_follow_each_step_s_level():
     assert policy.calibration["certificate"]["groups"] == 200
     ratios = np.array(policy.thresholds[1:3]) / np.array(policy.thresholds[:2])
     np.testing.assert_allclose(ratios, 0.5, rtol=0.1)
+
+
+@pytest.mark.parametrize("method", ["certified", "information"])
+def test_a_step_without_a_signal_gets_no_threshold_of_its_own(method):
+    """Step 2's entropies are dealt out anew among the runs: there nothing is stopped, before and after it runs are."""
+    runs = population(600)
+    others = random.Random(3).sample([t.steps[1].entropy for t in runs], len(runs))
+    for t, entropy in zip(runs, others, strict=True):
+        t.steps[1].entropy = entropy
+    verdicts = [s.auroc_interval[0] > 0.5 for s in diagnose(runs).steps[:3]]
+    policy = calibrate(runs, method=method, rule="entropy", signal="mean_entropy", per_step=True)
+    stopped = replay(runs, policy).stops_at_step
+    assert (verdicts, policy.active) == ([True, False, True], True)
+    assert [t is not None for t in policy.thresholds[:3]] == [True, False, True]
+    assert (stopped[0] > 0, stopped[1], stopped[2] > 0) == (True, 0, True)
 
 
 def test_agreement_labels_certify_disagreement():
