@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import langsmith
@@ -17,27 +18,18 @@ from entropy_chains.traces import Step, Trace
 from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE
 
 if TYPE_CHECKING:
-    from langsmith.schemas import Run as LangSmithRun
+    from langsmith.types import Run as LangSmithRun
 
-FIELDS = (
-    "id",
-    "trace_id",
-    "extra",
-    "start_time",
-    "end_time",
-    "prompt_tokens",
-    "inputs",
-    "outputs",
-    "name",
-    "run_type",
-    "session_id",
-)
+FIELDS = ("ID", "TRACE_ID", "METADATA", "START_TIME", "END_TIME", "PROMPT_TOKENS", "INPUTS", "OUTPUTS")
 FOUND = 'eq(metadata_key, "early_stop_tokens")'
 """LangSmith's filter for model runs that early stopping left its table on (EarlyStopTracer writes it)."""
 
+BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
+"""Before any run; without a beginning LangSmith gives those of one day."""
+
 
 def read_runs(project: str, *, since: datetime | None = None, client: langsmith.Client | None = None) -> list[LangSmithRun]:
-    """The project's model runs that have early stopping's table.
+    """The project's model runs that have early stopping's table. Not for use inside a running event loop.
 
     Raises:
         InputError: there is no such project.
@@ -45,20 +37,28 @@ def read_runs(project: str, *, since: datetime | None = None, client: langsmith.
     """
     client = client or langsmith.Client()
     try:
-        return list(client.list_runs(project_name=project, run_type="llm", filter=FOUND, start_time=since, select=list(FIELDS)))
+        return asyncio.run(_read(client, str(client.read_project(project_name=project).id), since or BEGINNING))
     except LangSmithNotFoundError as error:
         raise InputError(f"LangSmith has no project {project!r}; check the name, and LANGSMITH_API_KEY's workspace") from error
-    except LangSmithError as error:
+    except (LangSmithError, langsmith.LangsmithError) as error:  # one of requests, one of the newer part of the SDK
         raise BackendError(
-            f"LangSmith did not answer ({type(error).__name__}); check LANGSMITH_API_KEY and LANGSMITH_ENDPOINT"
+            f"LangSmith did not answer ({type(error).__name__}); check LANGSMITH_API_KEY and LANGSMITH_ENDPOINT "
+            "(a LangSmith of your own must be v0.16 or later)"
         ) from error
+
+
+async def _read(client: langsmith.Client, project_id: str, since: datetime) -> list[LangSmithRun]:
+    found = client.runs.query(
+        project_ids=[project_id], run_type="LLM", filter=FOUND, min_start_time=since, selects=list(FIELDS), page_size=1000
+    )
+    return [run async for run in found]
 
 
 def savings_runs(runs: Iterable[LangSmithRun]) -> list[Run]:
     """The same runs, as :func:`entropy_chains.savings.holdout_saving` takes them: by root, with their assignment."""
     made = []
     for run in runs:
-        found = run.metadata
+        found = run.metadata or {}
         tokens = found.get("early_stop_tokens")
         if not isinstance(tokens, int):
             continue
@@ -76,7 +76,8 @@ def recorded_traces(runs: Iterable[LangSmithRun]) -> list[Trace]:
     A live run has an answer at its end only: every other step's is null. To calibrate, record the same questions anew
     (``entropy-chains record``), which asks for the answer after each step.
     """
-    return [_trace(run, run.metadata) for run in runs if RECORD in run.metadata and not run.metadata.get("early_stop_stopped")]
+    found = [(run, run.metadata or {}) for run in runs]
+    return [_trace(run, told) for run, told in found if RECORD in told and not told.get("early_stop_stopped")]
 
 
 def _trace(run: LangSmithRun, found: Mapping[str, Any]) -> Trace:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -36,20 +37,22 @@ class EarlyStopTracer(LangChainTracer):
 
     Args:
         feedback: also post ``early_stop_tokens_saved`` and ``early_stop_stopped`` as feedback of the root run, which charts can
-            sum; without extending the trace's retention.
+            sum; without extending the trace's retention. A thread of its own posts it; ``wait_for_futures()`` waits for that.
         settings: as in ``LangChainTracer``: project_name, client, tags, metadata, …
     """
 
     def __init__(self, *args: Any, feedback: bool = False, **settings: Any):
         super().__init__(*args, **settings)
-        self._feedback = feedback
+        # LangSmith's SDK posts such feedback at once, and waits for the reply: not in the user's thread or event loop.
+        self._poster = ThreadPoolExecutor(1, "early-stop-feedback") if feedback else None
+        self._projects: dict[str, UUID] = {}  # ids by name
         self._totals: dict[UUID, dict[str, Any]] = {}  # by outermost run
 
     def copy_with_metadata_defaults(self, **settings: Any) -> LangChainTracer:
         """LangChain makes a copy for every call: all of them add to the same totals."""
         made = super().copy_with_metadata_defaults(**settings)
         if isinstance(made, EarlyStopTracer):
-            made._feedback, made._totals = self._feedback, self._totals
+            made._poster, made._projects, made._totals = self._poster, self._projects, self._totals
         return made
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> Run:
@@ -76,9 +79,15 @@ class EarlyStopTracer(LangChainTracer):
             outside = self.run_map.get(str(run.parent_run_id)) if run.parent_run_id else None
             if outside is not None:  # a traceable function, or langsmith.evaluate
                 _add(outside, _sum(outside.extra.get("metadata") or {}, totals))
-            if self._feedback:
-                self._post_feedback(run, totals)
+            if self._poster:
+                self._poster.submit(self._post_feedback, run.id, getattr(run, "session_name", None) or self.project_name, totals)
         super()._end_trace(run)
+
+    def wait_for_futures(self) -> None:
+        """Wait until all runs and all feedback are posted."""
+        if self._poster:
+            self._poster.submit(lambda: None).result()  # the one thread works in order
+        super().wait_for_futures()
 
     def _top(self, run: Run) -> Run:
         """The outermost run that this tracer follows."""
@@ -101,14 +110,19 @@ class EarlyStopTracer(LangChainTracer):
         one = {**found, "early_stop_runs": 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
         self._totals[top.id] = _sum(self._totals.get(top.id, {}), one)
 
-    def _post_feedback(self, run: Run, totals: Mapping[str, Any]) -> None:
+    def _post_feedback(self, run_id: UUID, project: str, totals: Mapping[str, Any]) -> None:
         saved = totals.get("early_stop_tokens_saved_estimate", 0)
         scores = {"early_stop_tokens_saved": saved, "early_stop_stopped": totals["early_stop_stopped_runs"]}
-        for key, score in scores.items():
-            try:
-                self.client.create_feedback(run.id, key, score=score, trace_id=run.trace_id, extend_trace_retention=False)
-            except Exception as error:  # noqa: BLE001 (tracing never breaks the user's run)
-                logger.warning("early stopping: feedback %s was not posted: %s", key, type(error).__name__)
+        try:
+            if project not in self._projects:
+                self.client.flush()  # a project is made when its first run arrives
+                self._projects[project] = self.client.read_project(project_name=project).id
+            for key, score in scores.items():
+                self.client.create_feedback(
+                    run_id, key, score=score, session_id=self._projects[project], extend_trace_retention=False
+                )
+        except Exception as error:  # noqa: BLE001 (tracing never breaks the user's run)
+            logger.warning("early stopping: feedback was not posted: %s", type(error).__name__)
 
 
 def without_logprobs(value: Any) -> Any:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from langchain.agents import create_agent
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_entropy_chains import EarlyStopChatModel
@@ -17,13 +21,14 @@ from langchain_entropy_chains.tracing import EarlyStopTracer
 from langchain_openai import ChatOpenAI
 from loopback import Loopback, sums
 
+from entropy_chains.cli import main
 from entropy_chains.policy import Policy
 from entropy_chains.savings import holdout_saving
 from entropy_chains.steps import Segmentation
-from entropy_chains.traces import Trace
+from entropy_chains.traces import Trace, read_traces
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
-from langsmith_receiver import Receiver
+from langsmith_receiver import PROJECT, Receiver
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
 
@@ -111,12 +116,25 @@ def test_totals_are_sums_over_the_root(server, receiver):
     model = chain(EarlyStopChatModel(inner=chat(server), policy=POLICY))
     three = {"a": model, "b": model, "c": model}
     (ChatPromptTemplate.from_template("{x}") | (lambda _: {"x": "q"}) | three).invoke({"x": "q"}, {"callbacks": [tracer]})
-    tracer.client.flush()
+    tracer.wait_for_futures()
     (root,) = receiver.roots()
     totals = root["extra"]["metadata"]
     assert (totals["early_stop_runs"], totals["early_stop_stopped_runs"], totals["early_stop_tokens"]) == (3, 3, 3 * 124)
     scores = {f["key"]: (f["score"], f["extend_trace_retention"], f["run_id"]) for f in receiver.feedback}
     assert scores["early_stop_tokens_saved"] == (360, False, root["id"])
+    assert {f["session_id"] for f in receiver.feedback} == {PROJECT}
+
+
+def test_feedback_keeps_nobody_waiting(server, receiver, monkeypatch):
+    """LangSmith does not answer for a second, or refuses: the chain is done before, and what failed is only logged."""
+    posted = []
+    slow = lambda *given, **more: (time.sleep(1), posted.append(given), 1 / 0)  # noqa: E731
+    monkeypatch.setattr("langsmith.Client.create_feedback", slow)
+    tracer = EarlyStopTracer(client=receiver.client(), project_name="p", feedback=True)
+    invoke(EarlyStopChatModel(inner=chat(server), policy=POLICY), {"callbacks": [tracer]})
+    assert not posted
+    tracer.wait_for_futures()
+    assert len(posted) == 1
 
 
 def test_logprobs_of_a_plain_model_are_not_posted(server, receiver):
@@ -137,8 +155,11 @@ def test_a_project_is_read_back(server, receiver):
     invoke(EarlyStopChatModel(inner=chat(server), policy=POLICY), {"callbacks": [tracer]})
     invoke(chat(server), {"callbacks": [EntropyCallbackHandler(POLICY, stop=True, holdout=1.0, record=True), tracer]})
     tracer.client.flush()
+    receiver.page = 1  # two pages
     runs = read_runs("p", client=receiver.client())
-    assert receiver.queries[0]["filter"] == 'eq(metadata_key, "early_stop_tokens")'
+    query = receiver.queries[0]
+    assert (query["filter"], query["project_ids"]) == ('eq(metadata_key, "early_stop_tokens")', [PROJECT])
+    assert query["min_start_time"].startswith("2020")  # without one LangSmith gives one day
     saving = holdout_saving(savings_runs(runs))
     assert (saving.runs_holdout, saving.runs_stopping) == (1, 1)
     assert saving.saved.value == pytest.approx(1 - 124 / 244)
@@ -147,3 +168,27 @@ def test_a_project_is_read_back(server, receiver):
     assert Trace.from_dict(trace.to_dict()).steps[2].entropy == pytest.approx(0.05, abs=1e-4)
     assert [s.tokens for s in trace.steps] == [40] * 6 + [4]
     assert (trace.question, trace.steps[-1].answer) == ("q", "The answer is 42")
+
+
+def test_the_command_tells_what_a_project_saved(server, receiver, monkeypatch, tmp_path):
+    """``entropy-chains langsmith``: the table by holdout, the recorded traces in a file; no such project, no key: status 2 or 1."""
+    tracer = EarlyStopTracer(client=receiver.client(), project_name="p")
+    for holdout in (0.0, 1.0):
+        handler = EntropyCallbackHandler(POLICY, stop=True, holdout=holdout, record=True)
+        with suppress(EarlyStopped):
+            invoke(chat(server), {"callbacks": [handler, tracer]})
+    tracer.client.flush()
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", receiver.url)
+    monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2-test-key")
+    out = tmp_path / "live.jsonl"
+    told = CliRunner().invoke(main, ["langsmith", "p", "--json", "--traces", str(out)], catch_exceptions=False)
+    found = json.loads(told.stdout)
+    assert (found["runs"], found["runs_holdout"], found["runs_stopping"], found["traces"]) == (2, 1, 1, 1)
+    assert [t.question for t in read_traces(out)] == ["q"]
+    table = CliRunner().invoke(main, ["langsmith", "p"]).stdout
+    assert "saved" in table
+    nobody = CliRunner().invoke(main, ["langsmith", "nobody"])
+    assert (nobody.exit_code, "no project 'nobody'" in nobody.output) == (2, True)
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:9")
+    silent = CliRunner().invoke(main, ["langsmith", "p"])
+    assert (silent.exit_code, "LANGSMITH_ENDPOINT" in silent.output, "lsv2" in silent.output) == (1, True, False)

@@ -1,6 +1,6 @@
 """A receiver for what the real LangSmith SDK posts, on loopback: multipart, compressed or not, merged into runs.
 
-It also answers the two calls by which runs are read back::
+It knows one project, ``p``, and answers the two calls by which its runs are read back::
 
     with Receiver() as receiver:
         client = receiver.client()
@@ -33,6 +33,7 @@ class Receiver:
         self.queries: list[dict[str, Any]] = []
         self.posted = b""
         self.compressed = False
+        self.page = 1000
         self._lock = threading.Lock()
         receiver = self
 
@@ -49,17 +50,9 @@ class Receiver:
                     limits |= {"scale_up_qsize_trigger": 1000, "scale_up_nthreads_limit": 16, "scale_down_nempty_trigger": 4}
                     self._json({"version": "1", "instance_flags": flags, "batch_ingest_config": limits})
                 else:
-                    self._json(
-                        [
-                            {
-                                "id": PROJECT,
-                                "name": "p",
-                                "tenant_id": PROJECT,
-                                "start_time": "2026-01-01T00:00:00Z",
-                                "reference_dataset_id": None,
-                            }
-                        ]
-                    )
+                    ids = {"id": PROJECT, "tenant_id": PROJECT, "reference_dataset_id": None}
+                    project = {**ids, "name": "p", "start_time": "2026-01-01T00:00:00Z"}
+                    self._json([project] if "name=p&" in self.path + "&" else [])
 
             def do_POST(self) -> None:
                 data = self._body()
@@ -68,7 +61,7 @@ class Receiver:
                     self._json({})
                 elif self.path.endswith("/runs/query"):
                     receiver.queries.append(json.loads(data))
-                    self._json({"runs": receiver.found(json.loads(data)), "cursors": {}})
+                    self._json(receiver.found(json.loads(data)))
                 elif self.path.endswith("/feedback"):
                     receiver.feedback.append(json.loads(data))
                     self._json(receiver.feedback[-1])
@@ -133,13 +126,14 @@ class Receiver:
                 else:
                     self.runs.setdefault(run_id, {}).update({n: v for n, v in value.items() if v is not None})
 
-    def found(self, query: dict[str, Any]) -> list[dict[str, Any]]:
-        """Runs of the type asked for, as the API gives them."""
-        wanted = query.get("run_type")
-        kept = [r for r in self.runs.values() if not wanted or r.get("run_type") == wanted]
-        if query.get("is_root"):
-            kept = [r for r in kept if not r.get("parent_run_id")]
-        return [{"session_id": PROJECT, "inputs": {}, **{n: v for n, v in r.items() if n != "session_name"}} for r in kept]
+    def found(self, query: dict[str, Any]) -> dict[str, Any]:
+        """A page of the runs of the type asked for, with the fields asked for, as ``/api/v2/runs/query`` gives them."""
+        kept = [r for r in self.runs.values() if r.get("run_type") == query["run_type"].lower()]
+        start, size = int(query.get("cursor") or 0), min(query["page_size"], self.page)
+        more = start + size < len(kept)
+        fields = [name.lower() for name in query["selects"]]
+        items = [{n: v for n, v in {**r, "metadata": r["extra"]["metadata"]}.items() if n in fields} for r in kept]
+        return {"items": items[start : start + size], "next_cursor": str(start + size) if more else None}
 
     def llm(self) -> list[dict[str, Any]]:
         """The model runs, in the order they began."""
