@@ -66,7 +66,9 @@ def _rows(url: str, model: str, name: str, rounds: int, settings: dict[str, Any]
                 read.append([chunk.usage for chunk in stream][-1].completion_tokens)
 
         def ours() -> None:
-            read.append(list(backend.stream(ASKED, policy=policy, sampling=Sampling(**settings)))[-1].final.tokens)
+            for chunk in backend.stream(ASKED, policy=policy, sampling=Sampling(**settings)):
+                last = chunk
+            read.append(last.final.tokens)
 
         wall, worked = Paired([], []), Paired([], [])
         for n in range(rounds + 1):

@@ -173,11 +173,11 @@ class OpenAIBackend(ServedModel):
     def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
         with failures():
-            reader, arguments = self._arguments(request, sampling, k)
+            reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
-                arguments["prompt"] = prompt_of(rendered, request)
-            stream = self._endpoint(request).create(**arguments)
+                given["body"]["prompt"] = prompt_of(rendered, request)
+            stream = self._client.post(path, stream_cls=openai.Stream[object], **given)
             try:
                 for chunk in stream:
                     yield reader.feed(chunk)
@@ -299,11 +299,11 @@ class AsyncOpenAIBackend(ServedModel):
 
     async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
         with failures():
-            reader, arguments = self._arguments(request, sampling, k)
+            reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
-                arguments["prompt"] = prompt_of(rendered, request)
-            stream = await self._endpoint(request).create(**arguments)
+                given["body"]["prompt"] = prompt_of(rendered, request)
+            stream = await self._client.post(path, stream_cls=openai.AsyncStream[object], **given)
             try:
                 async for chunk in stream:
                     yield reader.feed(chunk)

@@ -29,6 +29,9 @@ LEAST = 16
 LOGPROBS = "message.output_text.logprobs"
 """What the Responses API is asked to include."""
 
+OPTIONS = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
+"""What ``request`` may say besides the body, and what the SDK's ``post`` calls it."""
+
 Reader = ChatReader | CompletionReader | ResponsesReader
 
 
@@ -176,47 +179,35 @@ class ServedModel:
             remedy = "an API gives a top-k only: calibrate with top-logprobs, or use the vLLM plug-in or the transformers backend"
             raise SettingsError(f"policy has k null (the full vocabulary): {remedy}")
 
-    def _endpoint(self, request: Request) -> Any:
-        """The client's resource that the request is made with."""
-        if request.prefix is not None:
-            return self._client.completions
-        return self._client.responses if self._responses else self._client.chat.completions
+    def _sending(self, request: Request, sampling: Sampling, k: int) -> tuple[Reader, str, dict[str, Any]]:
+        """What reads the stream, where the request goes, and what the client's ``post`` is given besides.
 
-    def _arguments(self, request: Request, sampling: Sampling, k: int) -> tuple[Reader, dict[str, Any]]:
-        """What reads the stream, and keyword arguments of the SDK's call."""
+        ``post`` hands the chunks on as the dicts they are. The SDK's ``create`` would make an object of each of a token's
+        alternatives, which takes longer than everything that is done with them here.
+        """
+        raw = request.prefix is not None
+        body: dict[str, Any] = {**self._request, "model": self._served, "stream": True}
+        options = {theirs: body.pop(ours) for ours, theirs in OPTIONS.items() if body.get(ours) is not None}
+        wanted = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "seed")}
+        body |= {name: value for name, value in wanted.items() if value is not None}
         if self._responses:
-            return self._response(request, sampling, k)
-        chat = request.prefix is None
-        given: dict[str, Any] = {**self._request, "model": self._served, "stream": True, "stream_options": {"include_usage": True}}
-        wanted = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
-        given |= {name: value for name, value in wanted.items() if value is not None}
-        extra = {**(given.pop("extra_body", None) or {}), **request.extra}
-        if sampling.top_k is not None:
-            extra["top_k"] = sampling.top_k
+            body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, LEAST)}
+            logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": k}
+        else:
+            limit = self._server.max_tokens if self._server and not raw else "max_tokens"
+            body |= {"stream_options": {"include_usage": True}, limit: request.max_tokens}
+            body |= {} if raw else {"messages": list(request.messages)}
+            logprobs = {"logprobs": k} if raw else {"logprobs": True, "top_logprobs": k}
         if request.logprobs:
-            given |= {"logprobs": True, "top_logprobs": k} if chat else {"logprobs": k}
+            body |= logprobs
             if self._control_wanted:
                 # The end tag comes right after what the model was writing when it was told to end: give it a line of its own.
-                extra |= {"reasoning_control": True, "reasoning_budget_message": "\n"}
-        if chat:
-            given["messages"] = list(request.messages)
-        given[self._server.max_tokens if chat and self._server else "max_tokens"] = request.max_tokens
-        if extra:
-            given["extra_body"] = extra
-        return ChatReader() if chat else CompletionReader(), given
-
-    def _response(self, request: Request, sampling: Sampling, k: int) -> tuple[ResponsesReader, dict[str, Any]]:
-        """The same for the Responses API."""
-        given: dict[str, Any] = {**self._request, "model": self._served, "stream": True, "input": list(request.messages)}
-        given |= {"max_output_tokens": max(request.max_tokens, LEAST)}
-        given |= {name: value for name in ("temperature", "top_p") if (value := getattr(sampling, name)) is not None}
-        extra = {**(given.pop("extra_body", None) or {}), **request.extra}
-        extra |= {name: value for name in ("seed", "top_k") if (value := getattr(sampling, name)) is not None}
-        if request.logprobs:
-            given |= {"include": [*(given.get("include") or ()), LOGPROBS], "top_logprobs": k}
-        if extra:
-            given["extra_body"] = extra
-        return ResponsesReader(), given
+                body |= {"reasoning_control": True, "reasoning_budget_message": "\n"}
+        body |= {**(body.pop("extra_body", None) or {}), **request.extra}
+        given = {"body": body, "options": options, "cast_to": object, "stream": True}
+        if raw:
+            return CompletionReader(), "/completions", given
+        return (ResponsesReader(), "/responses", given) if self._responses else (ChatReader(), "/chat/completions", given)
 
     def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
         """The request for the answer after a step of a finished run."""

@@ -94,3 +94,16 @@ def test_reasoning_items_of_the_responses_api_have_no_logprobs():
 def test_a_bad_api_is_named(server, settings, match):
     with pytest.raises(SettingsError, match=match):
         sync(server, **settings)
+
+
+@pytest.mark.parametrize("run", [sync, asynchronous])
+def test_what_the_sdk_takes_besides_the_body_arrives(server, run):
+    """Headers, query and body settings of the user's own are sent with every request, as the SDK's ``create`` sends them."""
+    own = {"extra_headers": {"X-Team": "a"}, "extra_query": {"version": "2"}, "extra_body": {"lora": "b"}, "timeout": 30.0}
+    made = run(server, request=own | {"user": "me"})
+    assert made.outcome.stopped
+    for call in server.calls:
+        assert {"x-team": "a"}.items() <= {name.lower(): value for name, value in call.headers.items()}.items()
+        assert call.query == "version=2"
+        assert {"lora": "b", "user": "me"}.items() <= call.body.items()
+        assert not {"extra_headers", "extra_query", "extra_body", "timeout"} & set(call.body)

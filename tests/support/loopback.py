@@ -55,6 +55,7 @@ class Call:
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
+    query: str = ""
     planned: int = 0
     made: int = 0
     gone: bool = False  # the client closed the connection before the end
@@ -132,7 +133,8 @@ class Loopback:
                 if server.rendered is not None and self.path == "/apply-template":
                     self._json(200, {"prompt": server.rendered})
                     return
-                call = Call(self.path, body, dict(self.headers))
+                path, _, query = self.path.partition("?")
+                call = Call(path, body, dict(self.headers), query)
                 server.calls.append(call)
                 reply = server.script(body)
                 call.planned = len(reply.tokens)
