@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -270,3 +272,24 @@ def test_any_changed_byte_gives_an_error_or_valid_traces(tmp_path, at, byte):
         assert Trace.from_dict(json.loads(json.dumps(read.to_dict()))) == read
     if bytes(changed) == good:
         assert [t.id for t in traces] == ["a", "b"]
+
+
+def test_pandas_reads_what_is_written(tmp_path):
+    """One row a step by two pandas calls: every number, text and null of the file, signals as columns; and back again."""
+    path = tmp_path / "t.jsonl"
+    steps = [
+        Step("1", 0.5, 10, probe_tokens=3, mass=0.99, text="a\n", signals={"sum_entropy": 5.0, "eat": 0.1}),
+        Step(None, None, 4, correct=False),
+    ]
+    written = [Trace(f"q{n}", copy.deepcopy(steps), question=f"{n}?", gold="1", k=20) for n in range(3)]
+    append_traces(path, written)
+    runs = pd.read_json(path, lines=True, dtype=False)
+    rows = runs.explode("steps", ignore_index=True)
+    frame = rows.drop(columns="steps").join(pd.json_normalize(rows["steps"].tolist()))
+    assert frame["id"].tolist() == ["q0", "q0", "q1", "q1", "q2", "q2"]
+    assert frame["tokens"].tolist() == [10, 4] * 3
+    assert frame["entropy"].isna().tolist() == [False, True] * 3
+    assert frame.loc[::2, "signals.sum_entropy"].tolist() == [5.0] * 3
+    assert frame.loc[::2, "answer"].tolist() == ["1"] * 3
+    runs.to_json(tmp_path / "back.jsonl", orient="records", lines=True)
+    assert read_traces(tmp_path / "back.jsonl") == written
