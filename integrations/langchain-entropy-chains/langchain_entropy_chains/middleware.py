@@ -11,7 +11,8 @@ try:
     from langchain.agents.middleware import AgentMiddleware, AgentState
     from langchain.agents.middleware.types import ExtendedModelResponse, ModelRequest, ModelResponse, OmitFromInput
 except ImportError as error:
-    raise ImportError("langchain is not installed; it comes with: pip install 'langchain-entropy-chains[agents]'") from error
+    remedy = "pip install 'langchain-entropy-chains[agents]'"
+    raise ImportError(f"agents need langchain 1.2.9 or later ({error}); it comes with: {remedy}") from error
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
