@@ -62,6 +62,6 @@ def _told(error: Exception) -> str:
 
 def _message(error: openai.APIError) -> str:
     """What the server said, without what the SDK adds."""
-    said = fields(error.body).get("message")
+    said = error.body if isinstance(error.body, str) else fields(error.body).get("message")
     text = said if isinstance(said, str) and said else str(error.message)
     return "a web page, no answer of an API" if text.lstrip().startswith("<") else without_secrets(text)[:500]
