@@ -29,7 +29,7 @@ THOUGHT = thinking(UNSURE, UNSURE, SURE, SURE, SURE, SURE, answer="The answer is
 ANSWER = said("The answer is 42")
 FULL, STOP = len(THOUGHT.tokens), 120
 """Tokens of the full run, and up to the boundary at which the policy stops."""
-SHORT, LONG = 0.4, 60.0
+SHORT, LONG = 1.5, 60.0
 """Seconds of the client's timeout, where the server is silent and where it is not."""
 
 
