@@ -293,6 +293,20 @@ def figure_format(path: Path) -> str:
     return form
 
 
+def together(places: Sequence[tuple[float, float]], apart: tuple[float, float]) -> list[tuple[tuple[float, float], list[int]]]:
+    """Places from left to right whose labels have room, each with the indices of those too near to it for one of their own."""
+    kept: list[tuple[tuple[float, float], list[int]]] = []
+    for n in sorted(range(len(places)), key=lambda n: places[n]):
+        x, y = places[n]
+        near = (held for at, held in kept if abs(at[0] - x) < apart[0] and abs(at[1] - y) < apart[1])
+        held = next(near, None)
+        if held is None:
+            kept.append((places[n], [n]))
+        else:
+            held.append(n)
+    return [(at, sorted(held)) for at, held in kept]
+
+
 def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> None:
     """Accuracy change against tokens saved of compared rules, with the Pareto front; ``found``: the object of ``compare --json``.
 
@@ -306,7 +320,6 @@ def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> Non
     def draw(axes: Any) -> None:
         front = sorted({place for place, r in zip(places, rules, strict=True) if r["pareto"]})
         axes.plot(*zip(*front, strict=True), color=MUTED, linestyle="--", linewidth=1.2, zorder=2)
-        numbers: dict[tuple[float, float], list[str]] = {}
         for n, ((x, y), r) in enumerate(zip(places, rules, strict=True), 1):
             shape, colour = HOW[r["method"]]
             for bounds, flat in ((r["tokens_saved_interval"], True), (r["accuracy_change_interval"], False)):
@@ -317,10 +330,11 @@ def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> Non
             label = f"{n}  {r['rule']}" + ("" if r["method"] in ("none", "hindsight") else f" ({r['method']})")
             size = 12 if shape == "*" else 7
             axes.plot([x], [y], shape, color=colour, markerfacecolor=inside, markersize=size, label=label, zorder=4)
-            numbers.setdefault((round(x, 1), round(y, 2)), []).append(str(n))
-        for n, (place, here) in enumerate(sorted(numbers.items())):  # above and below in turn, so that neighbours stay legible
+        apart = (0.02 * np.ptp(axes.get_xlim()), 0.04 * np.ptp(axes.get_ylim()))
+        for n, (place, here) in enumerate(together(places, apart)):  # above and below in turn, so that neighbours stay legible
             at = (5, 6) if n % 2 else (5, -13)
-            axes.annotate(", ".join(here), place, xytext=at, textcoords="offset points", fontsize=9, color=INK, zorder=5)
+            text = ", ".join(str(i + 1) for i in here)
+            axes.annotate(text, place, xytext=at, textcoords="offset points", fontsize=9, color=INK, zorder=5)
         axes.set_xlabel("tokens saved (%), probes paid")
         axes.set_ylabel("change of accuracy (points)" if gold else "runs with another answer (%, negative)")
         limit = f"{100 * found['max_loss']:.3g} %"

@@ -16,7 +16,7 @@ from entropy_chains.cli import main
 from entropy_chains.comparing import Comparison, compare, transfer
 from entropy_chains.contenders import Decided
 from entropy_chains.errors import InputError, PolicyMismatch
-from entropy_chains.plots import figure_format, saved_against_change
+from entropy_chains.plots import figure_format, saved_against_change, together
 from entropy_chains.policy import METHODS
 from entropy_chains.replaying import replay
 from entropy_chains.tables import as_table
@@ -322,6 +322,12 @@ def test_the_plot_is_written(name, start, files):
     assert len(drawn) > 10_000
     if name.endswith("svg"):
         assert b"trial-confidence (published)" in drawn
+
+
+def test_labels_that_have_no_room_share_one():
+    """Three places of which two lie closer than a label is wide and high: two labels, the shared one at the left of the two."""
+    assert together([(5.0, 1.0), (0.0, 0.0), (5.5, 1.2)], (1.0, 0.5)) == [((0.0, 0.0), [1]), ((5.0, 1.0), [0, 2])]
+    assert together([(5.0, 1.0), (5.5, 1.6)], (1.0, 0.5)) == [((5.0, 1.0), [0]), ((5.5, 1.6), [1])]
 
 
 def test_the_plot_takes_agreement_labels(tmp_path):
