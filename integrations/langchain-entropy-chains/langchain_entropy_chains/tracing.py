@@ -91,7 +91,8 @@ class EarlyStopTracer(LangChainTracer):
 
     def _top(self, run: Run) -> Run:
         """The outermost run that this tracer follows."""
-        while run.parent_run_id and str(run.parent_run_id) not in self._external_run_ids:
+        outside = getattr(self, "_external_run_ids", ())  # langchain-core 1.0 has none, and knows no parent outside
+        while run.parent_run_id and str(run.parent_run_id) not in outside:
             parent = self.run_map.get(str(run.parent_run_id))
             if parent is None:
                 break
@@ -101,12 +102,12 @@ class EarlyStopTracer(LangChainTracer):
     def _llm_ended(self, run: Run, top: Run) -> None:
         found = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith("early_stop_")}
         message = _message(run.outputs)
-        told = message.get("response_metadata") or {}
-        if not was_cached(message.get("usage_metadata") or {}):
+        told, usage = message.get("response_metadata") or {}, message.get("usage_metadata") or {}
+        if not was_cached(usage):
             found |= {n: v for n, v in told.items() if n.startswith("early_stop_")}
         if "early_stop_reason" not in found:
             return
-        _add(run, found)
+        _add(run, {**found, **({"usage_metadata": usage} if usage else {})})  # langchain-core 1.0 leaves it in the outputs
         one = {**found, "early_stop_runs": 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
         self._totals[top.id] = _sum(self._totals.get(top.id, {}), one)
 

@@ -15,7 +15,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
-from langchain_core.language_models import GenericFakeChatModel, SimpleChatModel
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel, SimpleChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGenerationChunk
@@ -312,7 +312,7 @@ def test_structured_output_is_never_cut(server, method, run):
     model = stopping(server).with_structured_output(Answer, method=method, include_raw=True)
     with pytest.warns(UserWarning, match="not stopped early") as caught:
         found = run(model, ASKED)
-    assert len(caught) == 1
+    assert sum("not stopped early" in str(w.message) for w in caught) == 1
     assert found["parsed"] == Answer(value=42)
     assert "early_stop_reason" in found["raw"].response_metadata
     assert found["raw"].response_metadata["early_stop_active"] is False
@@ -495,6 +495,7 @@ def test_events_are_streamed(server, version):
     assert len([e for e in events if e["event"] == "on_chat_model_stream"]) > 120
 
 
+@pytest.mark.skipif(not hasattr(BaseChatModel, "stream_events"), reason="langchain-core before 1.4 has no version 3")
 @pytest.mark.filterwarnings("ignore::langchain_core._api.beta_decorator.LangChainBetaWarning")
 def test_the_protocol_of_blocks_is_streamed(server):
     """v3: reasoning and text as blocks, the metadata on the message, usage once; the switch holds here too."""

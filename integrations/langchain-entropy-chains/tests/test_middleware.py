@@ -19,7 +19,6 @@ from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, line, said, 
 from pydantic import BaseModel
 
 from entropy_chains import Policy, SettingsError
-from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.steps import Segmentation
 
@@ -226,6 +225,8 @@ def test_one_policy_for_a_model_that_stops_by_itself(tmp_path):
 @pytest.mark.parametrize("mode", ["invoke", "ainvoke", "updates", "a:messages"])
 def test_an_agent_on_a_local_model(mode):
     """The bundled model in an agent: stopped in place, the answer right, the totals in the state."""
+    from entropy_chains.backends.transformers import TransformersBackend  # torch: not where the oldest LangChain is tested
+
     backend = TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME)
     policy = Policy(MODEL_NAME, thresholds=(0.2,), segmentation=backend.segmentation, template=backend.template)
     llm = ChatTransformers(backend=backend, temperature=0, max_tokens=600)

@@ -1,0 +1,84 @@
+"""The oldest LangChain that installs: this distribution's own tests, run in small environments that have it.
+
+The newest is what ``constraints.txt`` holds, and what every other test runs on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import engines  # tests/servers/conftest.py puts scripts/ on the path
+import pytest
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).parents[2]
+HERE = ROOT / "integrations" / "langchain-entropy-chains"
+COMMON = [
+    "langsmith==0.12.0",
+    "langchain-deepseek==1.0.1",
+    "numpy",
+    "scipy",
+    "click",
+    "rich",
+    "pytest",
+    "pytest-timeout",
+    "pytest-asyncio",
+]
+OLDEST = {
+    "langchain-core-1.0.7": ["langchain-core==1.0.7", "langchain==1.0.8", "langchain-openai==1.0.3", "langchain-tests==1.0.1",
+                             "langgraph==1.0.3", "langgraph-prebuilt==1.0.4", "langgraph-checkpoint==3.0.1"],
+    "langchain-1.2.9": ["langchain-core==1.2.9", "langchain==1.2.9", "langchain-openai==1.1.7", "langchain-tests==1.1.4",
+                        "langgraph==1.0.7", "langgraph-prebuilt==1.0.7", "langgraph-checkpoint==4.0.0"],
+}  # fmt: skip
+"""By what is the oldest: of all, and of what agents need (the ``agents`` extra)."""
+TESTS = {
+    "langchain-core-1.0.7": ["attachment", "callbacks", "chat_models", "tracing"],
+    "langchain-1.2.9": ["middleware", "attachment"],
+}
+
+
+@pytest.fixture(params=OLDEST)
+def oldest(request):
+    """Name and interpreter of an environment; made on the first run, and kept beside the engines."""
+    folder = engines.CACHE / f"{request.param}-tests"
+    done = folder / ".complete"
+    if not done.exists():
+        if not os.environ.get("CI"):
+            pytest.skip("no environment with an old LangChain; `make test-servers` makes them")
+        venv.create(folder, clear=True, with_pip=True)
+        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *OLDEST[request.param], *COMMON]
+        subprocess.run(command, check=True)
+        done.touch()
+    return request.param, folder / "bin" / "python"
+
+
+def test_it_works_with_the_oldest_langchain(oldest):
+    """The same tests pass; only what runs the local model is left out, for these environments have no torch."""
+    name, python = oldest
+    package, _, old = name.rpartition("-")
+    asked = f"from importlib.metadata import version; print(version({package!r}))"
+    found = [subprocess.run([p, "-c", asked], capture_output=True, text=True, check=True).stdout for p in (python, sys.executable)]
+    there, here = ([int(n) for n in text.strip().split(".")] for text in found)
+    assert there == [int(n) for n in old.split(".")] < here
+    tests = [HERE / "tests" / f"test_{t}.py" for t in TESTS[name]] + [HERE / "tests" / "unit_tests"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE))), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [python, "-m", "pytest", "-q", "-k", "not on_a_local_model", *tests]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def test_these_are_the_oldest_that_the_package_names():
+    """What ``pyproject.toml`` asks for at least is what is tested here."""
+    project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    least = dict(p.split(",")[0].split(">=") for p in project["dependencies"] if ">=" in p)
+    least |= dict(p.split(">=") for p in project["optional-dependencies"]["agents"])
+    tested = dict(p.split("==") for p in [*OLDEST["langchain-core-1.0.7"], *COMMON] if "==" in p)
+    tested |= {"langchain": "1.2.9"}
+    assert least == {name: tested[name] for name in least}
