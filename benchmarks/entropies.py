@@ -10,6 +10,7 @@ import math
 import sys
 from typing import Any
 
+from gpu_logits import on_gpu
 from measure import Paired, Row, compare, in_fresh_process, peak_memory
 
 SHAPE = (32, 151_936)
@@ -77,7 +78,7 @@ def _against_uqlm(positions: list[list[float]], rounds: int) -> Row:
 
 
 def logits(quick: bool) -> list[Row]:
-    """Benchmark 3: the logits of a batch, float32 on the CPU; each measured in a fresh process."""
+    """Benchmark 3: the logits of a batch, float32 on the CPU, each measured in a fresh process; and on a GPU where there is one."""
     rows = []
     for backend, threads in (("torch", 1), ("torch", 2), ("numpy", 1)):
         found = in_fresh_process("entropies.py", backend, threads, 3 if quick else 15, threads=threads)
@@ -91,7 +92,7 @@ def logits(quick: bool) -> list[Row]:
                 note = f"{usual / 2**20:.1f} against {ours / 2**20:.1f} MiB; the logits have {math.prod(SHAPE) * 4 / 2**20:.1f}"
                 value = usual / max(ours, 2**16)
                 rows.append(Row("logits", f"{label}: times less extra memory", value, "×", note=note))
-    return rows
+    return rows + on_gpu(SHAPE, K, usual_torch, quick)
 
 
 def usual_torch(x: Any, k: int | None) -> Any:
