@@ -56,15 +56,8 @@ def on_gpu(shape: tuple[int, int], k: int, usual: Callable[[Any, int | None], An
             label = f"{where}, {str(dtype).removeprefix('torch.')}, {what}"
             row = Paired(plain, ours).row("logits", f"{label}: times as fast as the usual formula", per=CALLS, scale="ms")
             shares = [(size / a) / (2 * size / c) for a, c in zip(ours, copied, strict=True)]
-            note = f"{CALLS * size / statistics.median(ours) / 1e9:.0f} of {CALLS * 2 * size / statistics.median(copied) / 1e9:.0f} GB/s"
-            share = Row(
-                "logits",
-                f"{label}: share of a copy's bandwidth",
-                statistics.median(shares),
-                "",
-                min(shares),
-                max(shares),
-                note=note,
-            )
-            rows += [row, share]
+            rates = (CALLS * moved / statistics.median(taken) / 1e9 for moved, taken in ((size, ours), (2 * size, copied)))
+            note = " of ".join(f"{rate:.0f}" for rate in rates) + " GB/s"
+            figure = f"{label}: share of a copy's bandwidth"
+            rows += [row, Row("logits", figure, statistics.median(shares), "", min(shares), max(shares), note=note)]
     return rows
