@@ -101,7 +101,8 @@ class Probe:
         tokens: what finding out took, closing tag included.
         signals: what published rules read of it, where the backend can: ``trial_confidence``, the mean probability of the
             answer's tokens (DEER, arXiv 2504.15895), and ``eat``, the entropy in bits over the whole vocabulary of the token
-            after the closing text (arXiv 2509.26522). Both of the model itself, before temperature.
+            after the closing text (arXiv 2509.26522). Of the model itself, before temperature; from a server, which can tell the
+            first of the two only, as its logprobs are.
     """
 
     answer: str | None

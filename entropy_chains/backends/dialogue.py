@@ -16,6 +16,7 @@ is written once::
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,7 @@ class Reply:
     usage: Usage | None = None
     finish: str | None = None
     text: list[str] = field(default_factory=list)
+    logprobs: list[float | None] = field(default_factory=list)  # of a probe's visible tokens
 
     @property
     def tokens(self) -> int:
@@ -91,13 +93,20 @@ class Reply:
         """A chunk of it; of a probe the text is kept, thinking begun again left out."""
         self.pieces += len(update.pieces)
         if self.purpose == "probe":
-            self.text += [p.text for p in update.pieces if p.phase is not Phase.THINKING]
+            said = [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
+            self.text += [p.text for p in said]
+            self.logprobs += [p.token.logprob for p in said]
         self.usage = update.usage or self.usage
         self.finish = update.finish_reason or self.finish
 
     def probe(self, tags: ThinkTags) -> Probe:
         """A probe's answer and what it took."""
-        return Probe(clean_answer("".join(self.text), tags), self.tokens)
+        text, known = "".join(self.text), [x for x in self.logprobs if x is not None]
+        answer = clean_answer(text, tags)
+        # Only where every token was told and all of them are the answer: a part of it would be another figure.
+        whole = answer is not None and answer == text.strip() and len(known) == len(self.logprobs)
+        confidence = {"trial_confidence": math.fsum(map(math.exp, known)) / len(known)} if whole else {}
+        return Probe(answer, self.tokens, confidence)
 
 
 class _Attempt:

@@ -210,9 +210,9 @@ class ServedModel:
         return (ResponsesReader(), "/responses", given) if self._responses else (ChatReader(), "/chat/completions", given)
 
     def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
-        """The request for the answer after a step of a finished run."""
+        """The request for the answer after a step of a finished run, with its tokens' logprobs."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
-        return self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
+        return replace(self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens), logprobs=True)
 
     @property
     def _control_wanted(self) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 
 import openai
 import pytest
-from loopback import Loopback
+from loopback import Loopback, Reply, Tok, is_answer_call, sums
 
+from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.errors import NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy
@@ -107,3 +108,36 @@ def test_what_the_sdk_takes_besides_the_body_arrives(server, run):
         assert call.query == "version=2"
         assert {"lora": "b", "user": "me"}.items() <= call.body.items()
         assert not {"extra_headers", "extra_query", "extra_body", "timeout"} & set(call.body)
+
+
+def probes(server, n, asynchronous):
+    """The answer after step ``n`` of a full run."""
+    if not asynchronous:
+        with openai.OpenAI(base_url=server.url, api_key="none") as client:
+            backend = OpenAIBackend(client, "scripted")
+            return backend.probe([(ASKED, backend.generate([ASKED])[0], n)], sampling=Sampling())[0]
+
+    async def asked():
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="none") as client:
+            backend = AsyncOpenAIBackend(client, "scripted")
+            return (await backend.aprobe([(ASKED, (await backend.agenerate([ASKED]))[0], n)], sampling=Sampling()))[0]
+
+    return asyncio.run(asked())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([Tok("4", 1.0, False), Tok("2", 2.0, False)], {"trial_confidence": 0.375}),  # probabilities 1/2 and 1/4
+        ([Tok("4", 1.0, False), Tok("2", None, False)], {}),  # a token without a logprob
+        ([Tok(t, 1.0, False) for t in ("<think>", "hm", "</think>", "42")], {}),  # not all of it is the answer
+    ],
+)
+def test_a_recorded_answer_tells_its_confidence(answer, told, asynchronous):
+    """The mean probability of its tokens, where every one of them was told; a server tells no more."""
+    with Loopback(lambda body: Reply(answer) if is_answer_call(body) else sums(body)) as server:
+        probe = probes(server, 3, asynchronous)
+        assert (server.calls[-1].body["logprobs"], server.calls[-1].body["top_logprobs"]) == (True, 1)
+    assert (probe.answer, probe.tokens) == ("42", len(answer))
+    assert probe.signals == pytest.approx(told)
