@@ -43,23 +43,33 @@ def main() -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--questions", type=int, default=1200, metavar="N", help="recorded in full (default: 1200)")
-    parser.add_argument("--live", type=int, default=40, metavar="N", help="fresh ones, run one at a time (default: 40)")
+    parser.add_argument(
+        "--live",
+        type=int,
+        default=40,
+        metavar="N",
+        help="fresh ones, run one at a time (default: 40); 0: keep those figures",
+    )
     parser.add_argument(
         "--traces", type=Path, default=results_page.ROOT / "demo" / "results" / "traces.jsonl", help="where runs are kept"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--write-docs", action="store_true", help="write docs/results.json, docs/results.md and its picture")
     args = parser.parse_args()
-    for name in ("questions", "live"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    for name, least in (("questions", 1), ("live", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is {getattr(args, name)}; it must be at least {least}")
+    if not args.live and not results_page.KEPT.exists():
+        parser.error(f"--live is 0, but {results_page.KEPT} holds no figures to keep; ask for some questions")
     backend = loaded()
     runs = [t.to_dict() for t in read_traces(recorded(backend, args.questions, args.traces))]
     if len(runs) != args.questions:
         parser.error(f"{args.traces} holds {len(runs)} runs, not {args.questions}; name another file, or ask for so many")
     found = figures(runs)
-    policy = Policy.from_dict(found["policy"])
-    found["live"] = live(backend, policy, args.live, [r["id"] for r in runs])
+    if args.live:
+        found["live"] = live(backend, Policy.from_dict(found["policy"]), args.live, [r["id"] for r in runs])
+    else:
+        found["live"] = json.loads(results_page.KEPT.read_text(encoding="utf-8"))["live"]
     print(json.dumps(found, ensure_ascii=False) if args.json else results_page.text(found))
     if args.write_docs:
         results_page.KEPT.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -53,19 +53,24 @@ def live(backend: TransformersBackend, policy: Policy, count: int, known: Sequen
     """Fresh questions one at a time, in full and stopped early turn by turn, so that both meet the same machine."""
     fresh: list[Question] = [q for q in draw_questions(count + 50, LIVE_DRAW) if q["id"] not in set(known)][:count]
     sides: dict[str, list[Any]] = {"full": [], "early": []}
-    joules: dict[str, float | None] = {"full": 0.0, "early": 0.0}
+    joules: dict[str, Any] = {"full": 0.0, "early": 0.0}
     reason = None
     for n, question in enumerate(fresh):
-        if n % 20 == 0:
+        if n % 5 == 0:
             say(f"live, one at a time: {n} of {count} questions ...")
         sampling = Sampling(max_tokens=MAX_TOKENS, seed=n)
         for side, stop in (("full", False), ("early", True)):
             with EnergyMeter() as meter:
                 (run,) = backend.generate([conversation(question)], policy=policy, sampling=sampling, stop=stop)
             sides[side].append(run)
-            spent, reason = joules[side], meter.reason
-            joules[side] = None if spent is None or meter.figure is None else spent + float(meter.figure.value)  # type: ignore[arg-type]
-    found: dict[str, Any] = {"questions": len(fresh), "policy": policy.to_dict(), "energy": joules, "energy_reason": reason}
+            spent, used, reason = joules[side], meter.figure, meter.reason
+            joules[side] = None if spent is None or used is None else spent + used.value
+    found: dict[str, Any] = {
+        "questions": len(fresh),
+        "policy": policy.to_dict(),
+        "energy": joules,
+        "energy_reason": reason,
+    }
     for side, runs in sides.items():
         tokens = sum(g.tokens for g in runs)
         found[side] = {
