@@ -202,6 +202,26 @@ def test_a_tool_call_after_a_stop_passes_through(method, owner):
     assert (call.tool_name, call.tool_kwargs) == ("multiply", {"a": 6})
 
 
+@pytest.mark.parametrize("method", ["chat", "astream_chat"])
+def test_llama_cpp_refuses_logprobs_with_tools_so_the_call_is_whole(method):
+    """Its 400 would break an agent that worked before: no logprobs are asked for, the call runs in full, and says why."""
+
+    def script(body: dict[str, Any]) -> Reply:
+        if body.get("tools") and body.get("logprobs"):
+            return Reply(status=400, message="logprobs is not supported with tools + stream")
+        return with_tool(body)
+
+    with Loopback(script, owned_by="llamacpp") as server:
+        llm = wrapped(server)
+        with pytest.warns(UserWarning, match="no logprobs on reasoning tokens"):
+            response = ask_all(llm, method, tools=[TOOL])[-1]
+        assert [(c.gone, "top_logprobs" in c.body) for c in server.calls] == [(False, False)]
+    assert [c.tool_name for c in llm.get_tool_calls_from_response(response)] == ["multiply"]
+    told = response.additional_kwargs
+    assert (told["early_stop_active"], told["early_stop_stopped"]) == (False, False)
+    assert told["early_stop_reason"].startswith("llama.cpp sends no logprobs on a streamed call with tools")
+
+
 def test_text_before_a_tool_call_after_a_stop_is_kept():
     """Both are in the last response, also where the text is settled only at the stream's end."""
 

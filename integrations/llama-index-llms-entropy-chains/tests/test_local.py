@@ -286,7 +286,7 @@ def test_leaving_a_stream_ends_the_work(llm):
 
 
 def test_attach_gives_an_engine_a_local_model_that_stops(backend, policy):
-    """One line on an existing engine: a copy of the model stops and answers; the model given is unchanged, and detach brings it back."""
+    """One line on an existing engine: a copy of the model stops and answers; the given one is as it was, and detach undoes it."""
     plain = TransformersLLM(backend=backend, temperature=0, max_tokens=600)
     engine = SummaryIndex([TextNode(text="the price list")]).as_query_engine(llm=plain)
     full = str(engine.query(ASKED))

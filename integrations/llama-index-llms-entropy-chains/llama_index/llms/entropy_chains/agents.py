@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAgent, ReActAgent
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.bridge.pydantic import Field, model_validator
-from llama_index.core.workflow import Event
+from llama_index.core.workflow import Context, Event
 from llama_index.llms.entropy_chains.following import reader_of
 from llama_index.llms.entropy_chains.traces import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
@@ -80,8 +80,8 @@ class Measured:
 
     @property
     def is_running(self) -> bool:
-        """As in :class:`AgentContext`."""
-        return self._ctx.is_running
+        """As in :class:`AgentContext`. A workflow's runs while a step does: asked there, it warns."""
+        return isinstance(self._ctx, Context) or self._ctx.is_running
 
     def write_event_to_stream(self, event: Any) -> None:
         """As in :class:`AgentContext`."""

@@ -55,8 +55,8 @@ class Delegate(FunctionCallingLLM):
 
     @field_serializer("llm")
     def _without_secrets(self, llm: LLM) -> dict[str, Any]:
-        """The inner LLM's own ``to_dict`` holds its key."""
-        return llm.to_payload()
+        """The inner LLM's own ``to_dict`` holds its key; what it is stands in its metadata."""
+        return {"class_name": llm.class_name(), **llm.metadata.model_dump()}
 
     # --- tools and structured output: the inner LLM's own ways
 

@@ -45,6 +45,8 @@ LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs", "text")
 """Settings under which what is written must have a form."""
 
+BLIND = "llama.cpp sends no logprobs on a streamed call with tools: run in full; use vLLM"
+
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
 
@@ -133,6 +135,8 @@ class Call(ServedModel):
             return "a tool call is demanded, and is never cut"
         if getattr(self.llm, "track_previous_responses", False):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
+        if self.blind:
+            return BLIND
         if not self.sighted and self._without_logprobs == "full":
             return f"{type(self.llm).__name__} takes no logprobs: run in full"
         return None
@@ -143,12 +147,19 @@ class Call(ServedModel):
         return uses_sdk(self.llm) or self._ask is not None
 
     @property
+    def blind(self) -> bool:
+        """The server refuses a streamed request for logprobs that has tools."""
+        return self.tools and self._server is not None and self._server.kind == "llama.cpp"
+
+    @property
     def first(self) -> Request:
         """The request that every dialogue begins with."""
         return Request("reason", [], self.sampling.max_tokens)
 
     def dialogue(self, policy: Policy | None, stop: bool, holdout: bool, on_mismatch: str) -> Dialogue:
         """What to say. The messages stay here; the dialogue's own turns come after them."""
+        if self.blind:
+            self._without_logprobs = "full"
         return self._dialogue([], policy, self.sampling, None, stop, holdout, on_mismatch)
 
     def step(self, turns: Sequence[Message], sampling: Sampling, segmentation: Segmentation) -> Dialogue:
@@ -223,6 +234,8 @@ class Call(ServedModel):
 
     def _logprobs(self) -> dict[str, Any]:
         """Settings that ask for logprobs."""
+        if self.blind:
+            return {}
         if self._ask is not None:
             return dict(self._ask)
         if self.responses:
