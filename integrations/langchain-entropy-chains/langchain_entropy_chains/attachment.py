@@ -15,6 +15,7 @@ from entropy_chains.errors import SettingsError
 from entropy_chains.policy import Policy
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
+from langchain_entropy_chains.refusals import without_headers
 from langchain_entropy_chains.switches import Switched
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class _Instrumented(Switched):
         return self._early_stop._holdout()
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        return {**super()._get_invocation_params(stop=stop, **kwargs), **self._early_stop._early_stop_params}
+        return {**without_headers(super()._get_invocation_params(stop=stop, **kwargs)), **self._early_stop._early_stop_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         return super()._get_llm_string(stop=stop, **kwargs) + str(sorted(self._early_stop._early_stop_params.items()))

@@ -23,7 +23,7 @@ from entropy_chains.savings import is_holdout
 from entropy_chains.steps import MODES, Segmentation, ThinkTags
 from langchain_entropy_chains.calls import Call, whole
 from langchain_entropy_chains.inner import InnerModel
-from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal
+from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal, without_headers
 from langchain_entropy_chains.roots import watch
 from langchain_entropy_chains.switches import HELD, OFF, Switched, switch_of
 
@@ -146,7 +146,11 @@ class EarlyStopChatModel(Switched):
         return {"early_stop_policy": policy, "early_stop_mode": self.mode, "early_stop_enabled": stopping_enabled()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        return {**self.inner._get_invocation_params(stop=stop, **{**self.bound, **kwargs}), **self._early_stop_params}
+        told = self.inner._get_invocation_params(stop=stop, **{**self.bound, **kwargs})
+        return {**without_headers(told), **self._early_stop_params}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        return super()._get_llm_string(stop=stop, **{**self.bound, **kwargs})  # replies under other headers are other replies
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self.inner._get_ls_params(stop=stop, **{**self.bound, **kwargs})

@@ -14,6 +14,15 @@ FORMATS = ("response_format", "format", "guided_json", "guided_regex", "guided_c
 """Settings that force the form of the reply, on whatever server."""
 
 
+SECRET = ("api_key", "openai_api_key", "headers", "default_headers", "extra_headers", "extra_query", "default_query")
+"""Settings that may hold a key: never told to callbacks."""
+
+
+def without_headers(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a call as traces may have them."""
+    return {name: value for name, value in params.items() if name not in SECRET}
+
+
 def model_name(chat: BaseChatModel, kwargs: Mapping[str, Any] = {}) -> str:
     """What a model calls itself; of one that has no name its class."""
     names = (kwargs.get("model"), getattr(chat, "model_name", None), getattr(chat, "model", None), getattr(chat, "model_id", None))

@@ -16,6 +16,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
 from langchain_entropy_chains.measuring import WOULD_SAVE, was_cached
+from langchain_entropy_chains.refusals import without_headers
 from langchain_entropy_chains.stopped import EarlyStopped
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ ANY = ("early_stop_active", "early_stop_stopped", "early_stop_holdout")
 class EarlyStopTracer(LangChainTracer):
     """LangSmith's tracer, with early stopping as flat metadata, the tag ``early-stopped``, and totals on the root run.
 
-    Logprobs are left out of what is posted: some KB a token, in the run and in every run above it.
+    Logprobs are left out of what is posted: some KB a token, in the run and in every run above it. So are headers and keys, which
+    LangChain posts with the settings of a plain model.
 
     Args:
         feedback: also post ``early_stop_tokens_saved`` and ``early_stop_stopped`` as feedback of the root run, which charts can
@@ -49,8 +51,9 @@ class EarlyStopTracer(LangChainTracer):
         self._totals: dict[UUID, dict[str, Any]] = {}  # by outermost run
 
     def copy_with_metadata_defaults(self, **settings: Any) -> LangChainTracer:
-        """LangChain makes a copy for every call: all of them add to the same totals."""
-        made = super().copy_with_metadata_defaults(**settings)
+        """LangChain makes a copy for every call, with the call's parameters as metadata: all of them add to the same totals."""
+        metadata = without_headers(settings.pop("metadata", None) or {})
+        made = super().copy_with_metadata_defaults(metadata=metadata, **settings)
         if isinstance(made, EarlyStopTracer):
             made._poster, made._projects, made._totals = self._poster, self._projects, self._totals
         return made
@@ -67,6 +70,9 @@ class EarlyStopTracer(LangChainTracer):
 
     def _start_trace(self, run: Run) -> None:
         run.inputs = without_logprobs(run.inputs)
+        for told, name in ((run.serialized, "kwargs"), (run.extra, "invocation_params"), (run.extra, "metadata")):
+            if isinstance(told, dict) and isinstance(told.get(name), dict):
+                told[name] = without_headers(told[name])
         super()._start_trace(run)
 
     def _end_trace(self, run: Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from langchain.agents import create_agent
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_entropy_chains import EarlyStopChatModel
+from langchain_entropy_chains import EarlyStopChatModel, instrument
 from langchain_entropy_chains.callbacks import EarlyStopped, EntropyCallbackHandler
 from langchain_entropy_chains.langsmith_runs import read_runs, recorded_traces, savings_runs
 from langchain_entropy_chains.tracing import EarlyStopTracer
@@ -45,10 +45,9 @@ def receiver():
         yield running
 
 
-def chat(server):
-    return ChatOpenAI(
-        model="scripted", base_url=server.url, api_key="sk-verysecret123", logprobs=True, top_logprobs=20, max_retries=0
-    )
+def chat(server, **settings):
+    given = {"logprobs": True, "top_logprobs": 20, "max_retries": 0} | settings
+    return ChatOpenAI(model="scripted", base_url=server.url, api_key="sk-verysecret123", **given)
 
 
 def chain(model):
@@ -147,6 +146,19 @@ def test_logprobs_of_a_plain_model_are_not_posted(server, receiver):
         assert len(plain.runs) == 3
         assert b'"alt1"' not in plain.posted
         assert not plain.compressed
+
+
+@pytest.mark.parametrize("change", [lambda m: m, lambda m: instrument(m, POLICY)], ids=["plain", "instrumented"])
+def test_headers_are_not_posted(server, receiver, change):
+    """LangChain would: those of the client with the model's settings, those of a call with its parameters."""
+    tracer = EarlyStopTracer(client=receiver.client(), project_name="p")
+    model = change(chat(server, default_headers={"X-Auth": "hidden-header"}))
+    chain(model.bind(extra_headers={"Authorization": "Bearer sk-verysecret123"})).invoke({"x": "q"}, {"callbacks": [tracer]})
+    tracer.client.flush()
+    assert "hidden-header" in str(server.calls[-1].headers)
+    assert len(receiver.runs) == 3
+    assert b"hidden-header" not in receiver.posted
+    assert b"verysecret" not in receiver.posted
 
 
 def test_a_project_is_read_back(server, receiver):
