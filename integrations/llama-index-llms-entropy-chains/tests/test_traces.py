@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from llama_index.core import MockEmbedding, SummaryIndex
@@ -10,15 +13,18 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import TextNode
+from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent
 from llama_index.llms.entropy_chains.handlers import EntropyEventHandler
-from llama_index.llms.entropy_chains.traces import current_span, mark_span
+from llama_index.llms.entropy_chains.traces import LANGSMITH, current_span, mark_span
 from llama_index.llms.openai_like import OpenAILike
 from llama_index.observability.otel import LlamaIndexOpenTelemetry
 from loopback import SURE, Loopback, Reply, line, said
 from openinference.instrumentation import using_tags
 from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -170,7 +176,65 @@ def test_a_span_is_marked_only_while_it_is_open():
         assert mark_span(OUTCOME)  # again: the tag is not doubled
     assert mark_span(OUTCOME, span) is False
     (found,) = exporter.get_finished_spans()
-    assert dict(found.attributes) == OUTCOME.metadata() | {"tag.tags": ("early-stopped",)}
+    table = OUTCOME.metadata()
+    for_langsmith = {f"langsmith.metadata.{name}": value for name, value in table.items()} | {
+        "langsmith.span.tags": "early-stopped"
+    }
+    assert dict(found.attributes) == table | {"tag.tags": ("early-stopped",)} | for_langsmith
+
+
+class Receiver:
+    """Takes what an OTLP exporter posts, as LangSmith's endpoint does; ``got`` holds address, headers and spans."""
+
+    def __enter__(self):
+        self.got = got = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                sent = ExportTraceServiceRequest.FromString(gzip.decompress(body) if self.headers["Content-Encoding"] else body)
+                got.append(
+                    (self.path, dict(self.headers), [s for r in sent.resource_spans for o in r.scope_spans for s in o.spans])
+                )
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/otel/v1/traces"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_langsmith_gets_the_table_as_metadata_over_otlp(server, quiet):
+    """What arrives on the wire at its address, typed, under the names that its own SDK uses; the LLM's key is nowhere in it."""
+    quiet.add_event_handler(EntropyEventHandler(POLICY))
+    instrumentor = LlamaIndexInstrumentor()
+    with Receiver() as langsmith:
+        provider = TracerProvider()
+        exporter = OTLPSpanExporter(langsmith.url, headers={"x-api-key": "ls-key", "Langsmith-Project": "sums"})
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        instrumentor.instrument(tracer_provider=provider)
+        try:
+            answer = EarlyStopLLM(llm_at(server, logprobs=None, top_logprobs=0), POLICY).chat(ASKED)
+        finally:
+            instrumentor.uninstrument()
+    assert {(path, headers["x-api-key"]) for path, headers, _ in langsmith.got} == {("/otel/v1/traces", "ls-key")}
+    spans = [span for _, _, spans in langsmith.got for span in spans]
+    told = [{a.key.removeprefix(LANGSMITH): a.value for a in s.attributes if a.key.startswith(LANGSMITH)} for s in spans]
+    last = next(t for t in told if t and t["early_stop_tokens"].int_value == answer.additional_kwargs["early_stop_tokens"])
+    assert (last["early_stop_stopped"].bool_value, last["early_stop_step"].int_value) == (True, 3)
+    assert last["early_stop_entropy"].double_value == pytest.approx(answer.additional_kwargs["early_stop_entropy"])
+    assert set(last) == {name for name in answer.additional_kwargs if name.startswith("early_stop_")}
+    assert "early-stopped" in [a.value.string_value for s in spans for a in s.attributes if a.key == "langsmith.span.tags"]
+    assert "sk-hidden" not in str(spans)
 
 
 def test_without_opentelemetry_nothing_is_marked(monkeypatch):

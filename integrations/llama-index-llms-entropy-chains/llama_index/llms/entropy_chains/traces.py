@@ -1,4 +1,4 @@
-"""Savings on OpenTelemetry spans: the contract's table as attributes, for Phoenix and whatever else reads spans.
+"""Savings on OpenTelemetry spans: the contract's table as attributes, for Phoenix, LangSmith and whatever else reads spans.
 
 Without ``opentelemetry`` installed nothing is marked. A span that has ended takes no attributes, so the one to mark is looked up
 when the call begins (:func:`current_span`): a stream's chunks are read after LlamaIndex has left the call's context.
@@ -13,6 +13,9 @@ from entropy_chains.monitor import Outcome
 
 TAGS = "tag.tags"
 """OpenInference's attribute for tags."""
+
+LANGSMITH, LANGSMITH_TAGS = "langsmith.metadata.", "langsmith.span.tags"
+"""Where LangSmith's own SDK puts a run's metadata and its tags (one text, with commas) on a span, and its OTLP endpoint looks."""
 
 STOPPED = "early-stopped"
 
@@ -35,8 +38,9 @@ def mark_span(outcome: Outcome | Mapping[str, Any], span: Any = None) -> bool:
     if span is None or not span.is_recording():
         return False
     table = outcome.metadata() if isinstance(outcome, Outcome) else outcome
-    span.set_attributes(table)
+    span.set_attributes({**table, **{LANGSMITH + name: value for name, value in table.items()}})
     if table["early_stop_stopped"]:
         known = (getattr(span, "attributes", None) or {}).get(TAGS) or ()
-        span.set_attribute(TAGS, [*(t for t in known if t != STOPPED), STOPPED])
+        tags = [*(t for t in known if t != STOPPED), STOPPED]
+        span.set_attributes({TAGS: tags, LANGSMITH_TAGS: ", ".join(tags)})
     return True
