@@ -54,7 +54,7 @@ def index():
 
 def inside(engine, **settings):
     given = {"is_chat_model": True, "is_function_calling_model": True, "temperature": 0, "max_tokens": 1000} | settings
-    return OpenAILike(model=engine.name, api_base=engine.base_url, api_key="none", context_window=2048, **given)
+    return OpenAILike(model=engine.name, api_base=engine.base_url, api_key="none", context_window=2048, timeout=300, **given)
 
 
 def stopping(target):

@@ -292,7 +292,7 @@ class Call(ServedModel):
             try:
                 for response in opened.chunks:
                     yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
-                yield replace(self._rest(reader, request), raw=Heard(request.purpose, None))
+                yield replace(self._rest(reader), raw=Heard(request.purpose, None))
             finally:
                 finish(opened.chunks, opened.end)
 
@@ -304,14 +304,13 @@ class Call(ServedModel):
             try:
                 async for response in opened.chunks:
                     yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
-                yield replace(self._rest(reader, request), raw=Heard(request.purpose, None))
+                yield replace(self._rest(reader), raw=Heard(request.purpose, None))
             finally:
                 await afinish(opened.chunks, opened.end)
 
-    def _rest(self, reader: Any, request: Request) -> Update:
-        """What is left when a stream is over. An answer that broke off is an error; the first reply is as the LLM inside has it."""
-        whole = request.purpose == "reason" or self.responses or not uses_sdk(self.llm)
-        return reader.finish() if whole else ended(reader)
+    def _rest(self, reader: Any) -> Update:
+        """What is left when a stream is over. One that broke off is an error, though LlamaIndex takes it for a whole reply."""
+        return reader.finish() if self.responses or not uses_sdk(self.llm) else ended(reader)
 
     def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader:
         if self.responses:
