@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[2]
 HERE = "integrations/llama-index-llms-entropy-chains"
 OLDEST = {"llama-index-core": "0.14.5", "llama-index-llms-openai": "0.7.0", "llama-index-llms-openai-like": "0.8.0"}
 
+TRACES = "tests/test_traces.py"
+"""OpenInference's instrumentor takes LlamaIndex from 0.14.19 on."""
+
 NOT_OURS = [
-    "tests/test_traces.py",  # OpenInference's instrumentor takes LlamaIndex from 0.14.19 on
     # Up to 0.14.22 LlamaIndex fails here on any reply with a ThinkingBlock, without the wrapper as well.
     "tests/test_attachment.py::test_a_chat_engine_stops_and_answers[stream_chat-simple]",
     "tests/test_attachment.py::test_a_chat_engine_stops_and_answers[astream_chat-simple]",
@@ -62,6 +64,6 @@ def test_the_package_works_with_the_oldest(packages):
     version = python("-c", "import llama_index.core as c; print(c.__version__)").stdout.strip()
     assert version == OLDEST["llama-index-core"]
     left_out = [f"--deselect={HERE}/{test}" for test in NOT_OURS]
-    done = python("-m", "pytest", "-q", HERE, *left_out)
+    done = python("-m", "pytest", "-q", HERE, f"--ignore={HERE}/{TRACES}", *left_out)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

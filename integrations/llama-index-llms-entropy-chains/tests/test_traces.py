@@ -16,7 +16,7 @@ from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent
 from llama_index.llms.entropy_chains.handlers import EntropyEventHandler
-from llama_index.llms.entropy_chains.traces import LANGSMITH, current_span, mark_span
+from llama_index.llms.entropy_chains.traces import LANGSMITH, ForLangSmith, current_span, mark_span
 from llama_index.llms.openai_like import OpenAILike
 from llama_index.observability.otel import LlamaIndexOpenTelemetry
 from loopback import SURE, Loopback, Reply, line, said
@@ -176,11 +176,7 @@ def test_a_span_is_marked_only_while_it_is_open():
         assert mark_span(OUTCOME)  # again: the tag is not doubled
     assert mark_span(OUTCOME, span) is False
     (found,) = exporter.get_finished_spans()
-    table = OUTCOME.metadata()
-    for_langsmith = {f"langsmith.metadata.{name}": value for name, value in table.items()} | {
-        "langsmith.span.tags": "early-stopped"
-    }
-    assert dict(found.attributes) == table | {"tag.tags": ("early-stopped",)} | for_langsmith
+    assert dict(found.attributes) == OUTCOME.metadata() | {"tag.tags": ("early-stopped",)}
 
 
 class Receiver:
@@ -220,7 +216,7 @@ def test_langsmith_gets_the_table_as_metadata_over_otlp(server, quiet):
     with Receiver() as langsmith:
         provider = TracerProvider()
         exporter = OTLPSpanExporter(langsmith.url, headers={"x-api-key": "ls-key", "Langsmith-Project": "sums"})
-        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        provider.add_span_processor(SimpleSpanProcessor(ForLangSmith(exporter)))
         instrumentor.instrument(tracer_provider=provider)
         try:
             answer = EarlyStopLLM(llm_at(server, logprobs=None, top_logprobs=0), POLICY).chat(ASKED)
@@ -228,6 +224,8 @@ def test_langsmith_gets_the_table_as_metadata_over_otlp(server, quiet):
             instrumentor.uninstrument()
     assert {(path, headers["x-api-key"]) for path, headers, _ in langsmith.got} == {("/otel/v1/traces", "ls-key")}
     spans = [span for _, _, spans in langsmith.got for span in spans]
+    assert len({s.trace_id for s in spans}) == 1
+    assert sum(not s.parent_span_id for s in spans) == 1
     told = [{a.key.removeprefix(LANGSMITH): a.value for a in s.attributes if a.key.startswith(LANGSMITH)} for s in spans]
     last = next(t for t in told if t and t["early_stop_tokens"].int_value == answer.additional_kwargs["early_stop_tokens"])
     assert (last["early_stop_stopped"].bool_value, last["early_stop_step"].int_value) == (True, 3)
