@@ -154,11 +154,14 @@ class Shown:
         info = {**(raw.generation_info or {}), **own.response_metadata}
         logprobs = info.pop("logprobs", None)
         every = {name: info.pop(name) for name in EVERY_CHUNK if name in info}
+        plain = isinstance(own.content, str) or not own.content
+        if plain:
+            every.pop("output_version", None)  # the content is not of that version yet: LangChain makes it so
         if reasoning and not content:
             every.pop("model_provider", None)  # the provider's own reading of a chunk may know no reasoning in this field
         self.once |= info
         changed: dict[str, Any] = {
-            "content": content if isinstance(own.content, str) else own.content,
+            "content": content if plain else own.content,
             "additional_kwargs": {**{n: v for n, v in own.additional_kwargs.items() if n not in REASONING}, **kept},
             "response_metadata": every,
             "usage_metadata": None,
