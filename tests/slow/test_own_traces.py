@@ -19,7 +19,7 @@ from entropy_chains.diagnosis import diagnose
 from entropy_chains.replaying import replay
 from entropy_chains.tables import Table
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # recording is in the first test
 
 QUESTIONS, DRAWN, REPEATS = 500, 150, 100
 EPSILON, DELTA = 0.05, 0.1
