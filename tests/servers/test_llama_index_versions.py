@@ -55,6 +55,7 @@ def packages():
     return folder
 
 
+@pytest.mark.timeout(1800)  # the whole suite of the distribution
 def test_the_package_works_with_the_oldest(packages):
     """Its tests pass, but for those that fail there without it."""
     environment = os.environ | {"PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}
