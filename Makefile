@@ -17,6 +17,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy -p langchain_entropy_chains
+	$(BIN)/mypy -p llama_index.llms.entropy_chains
 
 test-servers: $(VENV)/.dev
 	scripts/install_vllm.sh

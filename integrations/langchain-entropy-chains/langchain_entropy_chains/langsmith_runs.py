@@ -20,7 +20,7 @@ from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE
 if TYPE_CHECKING:
     from langsmith.types import Run as LangSmithRun
 
-FIELDS = ("ID", "TRACE_ID", "METADATA", "START_TIME", "END_TIME", "PROMPT_TOKENS", "INPUTS", "OUTPUTS")
+FIELDS: list[Any] = ["ID", "TRACE_ID", "METADATA", "START_TIME", "END_TIME", "PROMPT_TOKENS", "INPUTS", "OUTPUTS"]
 FOUND = 'eq(metadata_key, "early_stop_tokens")'
 """LangSmith's filter for model runs that early stopping left its table on (EarlyStopTracer writes it)."""
 
@@ -49,7 +49,7 @@ def read_runs(project: str, *, since: datetime | None = None, client: langsmith.
 
 async def _read(client: langsmith.Client, project_id: str, since: datetime) -> list[LangSmithRun]:
     found = client.runs.query(
-        project_ids=[project_id], run_type="LLM", filter=FOUND, min_start_time=since, selects=list(FIELDS), page_size=1000
+        project_ids=[project_id], run_type="LLM", filter=FOUND, min_start_time=since, selects=FIELDS, page_size=1000
     )
     return [run async for run in found]
 
@@ -64,8 +64,8 @@ def savings_runs(runs: Iterable[LangSmithRun]) -> list[Run]:
             continue
         held = bool(found.get("early_stop_holdout"))
         spared = found.get(WOULD_SAVE)
-        seconds = (run.end_time - run.start_time).total_seconds() if run.end_time else None
-        shadow = tokens - (spared or 0) if held else None
+        seconds = (run.end_time - run.start_time).total_seconds() if run.start_time and run.end_time else None
+        shadow = tokens - (spared if isinstance(spared, int) else 0) if held else None
         made.append(Run(str(run.trace_id), tokens, held, seconds, run.prompt_tokens or 0, shadow))
     return made
 

@@ -86,7 +86,8 @@ class EarlyStopTracer(LangChainTracer):
             if outside is not None:  # a traceable function, or langsmith.evaluate
                 _add(outside, _sum(outside.extra.get("metadata") or {}, totals))
             if self._poster:
-                self._poster.submit(self._post_feedback, run.id, getattr(run, "session_name", None) or self.project_name, totals)
+                project: Any = getattr(run, "session_name", None) or self.project_name
+                self._poster.submit(self._post_feedback, run.id, project, totals)
         super()._end_trace(run)
 
     def wait_for_futures(self) -> None:
