@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from entropy_chains.refine import arun_refine, run_refine
 from entropy_chains.savings import is_holdout
 from entropy_chains.steps import MODES, Segmentation, ThinkTags
 from langchain_entropy_chains.calls import Call, whole
-from langchain_entropy_chains.inner import InnerModel
+from langchain_entropy_chains.inner import BLIND, InnerModel
 from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal, without_headers
 from langchain_entropy_chains.roots import watch
 from langchain_entropy_chains.switches import HELD, OFF, Switched, switch_of
@@ -37,6 +38,8 @@ COPIED = ("cache", "callbacks", "custom_get_token_ids", "disable_streaming", "me
           "rate_limiter", "tags", "verbose")  # fmt: skip
 """What LangChain reads on the model that is called, and would read no more on the inner one."""
 
+
+NOT_STOPPED = "this call is not stopped early: "
 
 INHERITED = ("callbacks", "metadata", "tags")
 """Those of them that a binding's config has too."""
@@ -207,10 +210,18 @@ class EarlyStopChatModel(Switched):
         active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
         refused = refusal(self.inner, given, self.mode)
         if refused and active:
-            warnings.warn(f"this call is not stopped early: {refused}", stacklevel=2)
+            warnings.warn(NOT_STOPPED + refused, stacklevel=2)
         inner = self._inner_model(stop, given, stopping=active)
         settings = {"stop": wanted, "on_mismatch": self.on_mismatch}
         return Call(inner, {"stop": stop, **given}, settings, bool(held), refused)
+
+    def _able(self, call: Call) -> Call:
+        """The same call, or a refused one where its server, now known, cannot serve it."""
+        if not call.inner.blind:
+            return call
+        if self.policy and self.policy.active and call.settings["stop"] and stopping_enabled():
+            warnings.warn(NOT_STOPPED + BLIND, stacklevel=2)
+        return replace(call, refused=BLIND)
 
     def _refused(self, call: Call, usage: Any) -> dict[str, Any]:
         """The metadata of a call that is passed through."""
@@ -280,13 +291,15 @@ class EarlyStopChatModel(Switched):
                 yield chunk
 
     def _talk(self, call: Call, messages: list[BaseMessage]) -> Generator[ChatGenerationChunk, None, None]:
+        if not call.refused:
+            call.inner.connect()
+            call = self._able(call)
         if call.refused:
             streams = can_stream(self.inner)
             passed = self.inner._stream(messages, **call.given) if streams else whole(self.inner._generate(messages, **call.given))
             yield from passed
             yield call.end(self._refused(call, None))
             return
-        call.inner.connect()
         if self.mode == "refine":
             yield call.refined(run_refine(call.inner, [messages], **self._refining(call))[0])  # type: ignore[arg-type,list-item]
             return
@@ -297,6 +310,9 @@ class EarlyStopChatModel(Switched):
         yield call.finished(dialogue.result())
 
     async def _atalk(self, call: Call, messages: list[BaseMessage]) -> AsyncGenerator[ChatGenerationChunk, None]:
+        if not call.refused:
+            await call.inner.aconnect()
+            call = self._able(call)
         if call.refused:
             if can_stream(self.inner):
                 async for chunk in self.inner._astream(messages, **call.given):
@@ -306,7 +322,6 @@ class EarlyStopChatModel(Switched):
                     yield chunk
             yield call.end(self._refused(call, None))
             return
-        await call.inner.aconnect()
         if self.mode == "refine":
             yield call.refined((await arun_refine(call.inner, [messages], **self._refining(call)))[0])  # type: ignore[arg-type,list-item]
             return

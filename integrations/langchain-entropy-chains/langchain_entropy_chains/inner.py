@@ -34,6 +34,8 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 
 NO_LIMIT = 2**31
 
+BLIND = "llama.cpp sends no logprobs on a streamed call with tools; use vLLM"
+
 RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
 """Settings that a raw completion shares with a chat."""
 
@@ -70,6 +72,11 @@ class InnerModel(ServedModel):
         """How the model draws its tokens, as far as it says."""
         given = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
         return Sampling(**given, max_tokens=self._limit[1] if self._limit else NO_LIMIT)
+
+    @property
+    def blind(self) -> bool:
+        """The server refuses a streamed request for logprobs that has tools."""
+        return bool(self._kwargs.get("tools")) and self._server is not None and self._server.kind == "llama.cpp"
 
     @property
     def _control_wanted(self) -> bool:

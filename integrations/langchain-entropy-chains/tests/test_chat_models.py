@@ -342,6 +342,18 @@ def test_what_cannot_be_stopped_says_so(server, case, run):
     assert [c.gone for c in server.calls] == [False]
 
 
+@pytest.mark.parametrize("run", WAYS)
+def test_llama_cpp_is_not_asked_what_it_refuses(run):
+    """It refuses a streamed call with tools that asks for logprobs: such a call runs in full, and says why."""
+    with Loopback(paced, owned_by="llamacpp") as server:
+        with pytest.warns(UserWarning, match="llama.cpp sends no logprobs"):
+            message = run(stopping(server).bind_tools([multiply]), ASKED)
+        assert [bool(call.body.get("logprobs")) for call in server.calls] == [False]
+    assert message.text == "The answer is 42"
+    assert "llama.cpp sends no logprobs" in message.response_metadata["early_stop_reason"]
+    assert not message.response_metadata["early_stop_stopped"]
+
+
 def test_the_responses_api_is_said_to_be_blind(server):
     """LangChain drops its logprobs: no request is changed, and the reason names the setting that helps."""
     model = EarlyStopChatModel(chat(server, use_responses_api=True), POLICY)
