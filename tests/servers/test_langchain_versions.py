@@ -58,6 +58,7 @@ def oldest(request):
     return request.param, folder / "bin" / "python"
 
 
+@pytest.mark.timeout(1800)  # it installs, and runs some hundred tests
 def test_it_works_with_the_oldest_langchain(oldest):
     """The same tests pass; only what runs the local model is left out, for these environments have no torch."""
     name, python = oldest

@@ -52,9 +52,10 @@ class Suite(ChatModelIntegrationTests):
     """Left out: pictures, sound and PDF, which the script does not see, and another model's name, which it does not tell."""
 
     @pytest.fixture(scope="class", autouse=True)
-    def served(self, request):
+    @classmethod
+    def served(cls):
         with Loopback(able) as running:
-            request.cls.url = running.url
+            cls.url = running.url
             yield
 
     @property

@@ -121,10 +121,11 @@ class Receiver:
                 value = json.loads(part.get_payload(decode=True))
                 if kind == "feedback":
                     self.feedback.append(value)
-                elif field:
-                    self.runs.setdefault(run_id, {})[field] = value
                 else:
-                    self.runs.setdefault(run_id, {}).update({n: v for n, v in value.items() if v is not None})
+                    said = {field: value} if field else {n: v for n, v in value.items() if v is not None}
+                    known = self.runs.get(run_id, {})
+                    # Several bodies are under way at once: a run's beginning may come after its end.
+                    self.runs[run_id] = {**said, **known} if kind == "post" else {**known, **said}
 
     def found(self, query: dict[str, Any]) -> dict[str, Any]:
         """A page of the runs of the type asked for, with the fields asked for, as ``/api/v2/runs/query`` gives them."""
