@@ -148,7 +148,6 @@ def record(
         advance = track("recording", len(left))
         for trace in run(
             backend, left, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency, system=system,
-            details=details,
         ):  # fmt: skip
             writer.write(trace)
             advance(1)

@@ -80,7 +80,7 @@ def record(
         segmentation: how the stream is cut; the model's own by default.
         batch: questions run together.
         system: a system prompt for every question.
-        details: trace fields that only the backend knows: k, estimator, temperature, template, …
+        details: further trace fields, or other values than the backend's own details (k, estimator, temperature, template, …).
     """
     if mode not in MODES:
         raise SettingsError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
@@ -90,15 +90,17 @@ def record(
         part = questions[start : start + batch]
         seeded = sampling if sampling.seed is None else _reseeded(sampling, sampling.seed + start)
         conversations = [conversation(q, system) for q in part]
-        common = {"mode": mode, "model": backend.model, "seed": seeded.seed, "batch": len(part), **(details or {})}
+        common = {"mode": mode, "model": backend.model, "seed": seeded.seed, "batch": len(part)}
         if mode == "refine":
             runs = run_refine(backend, conversations, steps=steps or 4, sampling=seeded)
+            common |= {**backend.details(sampling), **(details or {})}
             for q, run in zip(part, runs, strict=True):
                 done = zip(run.calls, run.records, strict=False)
                 found = [_step(r, Probe(c.answer, 0), c.seconds, c.reasoning or c.answer or "") for c, r in done]
                 yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()})
             continue
         full = backend.generate(conversations, sampling=seeded, segmentation=segmentation, stop=False)
+        common |= {**backend.details(sampling, segmentation), **(details or {})}  # a server's are known once it was asked
         boundaries = [(n, step) for n, g in enumerate(full) for step in range(1, len(g.steps[:steps]) + 1)]
         probes = backend.probe([(conversations[n], full[n], step) for n, step in boundaries], sampling=seeded)
         after = dict(zip(boundaries, probes, strict=True))

@@ -43,7 +43,7 @@ def recorded(backend: TransformersBackend, count: int, path: Path) -> Path:
                 continue
             say(f"recording {start + len(part)} of {count} questions ...")
             sampling = Sampling(max_tokens=MAX_TOKENS, seed=1_000_000 + start)
-            for trace in record(backend, part, sampling=sampling, batch=BATCH, details=backend.details(sampling)):
+            for trace in record(backend, part, sampling=sampling, batch=BATCH):
                 if trace.id not in writer.ids:
                     writer.write(trace)
     return path

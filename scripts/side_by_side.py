@@ -136,7 +136,7 @@ def main() -> int:
 def fitted(local: TransformersBackend, questions: Sequence[Any]) -> Policy:
     """A certified policy for greedy runs; the plug-in can follow a rule that reads entropy alone."""
     say(f"recording {len(questions)} questions for the policy ...")
-    return calibrate(list(record(local, questions, sampling=GREEDY, details=local.details(GREEDY))), rule="entropy")
+    return calibrate(list(record(local, questions, sampling=GREEDY)), rule="entropy")
 
 
 def measured(setting: Setting, local: TransformersBackend, policy: Policy, questions: Sequence[Any], only: Sequence[str]) -> Row:

@@ -171,7 +171,7 @@ def test_a_refine_trace():
     """One step a call, with its own answer, no probes, and the segmentation of calls."""
     turns = [Script(answer=[("3", 1.0)]), Script(answer=[("4", 0.5), (" ", 0.1)]), Script(answer=[("5", 0.2)])]
     b = ScriptedBackend({"0?": turns})
-    trace = next(record(b, QUESTIONS[:1], mode="refine", steps=3, details=b.details(Sampling())))
+    trace = next(record(b, QUESTIONS[:1], mode="refine", steps=3))
     assert [(s.answer, s.tokens, s.probe_tokens) for s in trace.steps] == [("3", 1, 0), ("4", 2, 0), ("5", 1, 0)]
     assert [s.entropy for s in trace.steps] == [pytest.approx(e) for e in (1.0, 0.3, 0.2)]
     assert (trace.mode, trace.segmentation) == ("refine", {"boundary": "call", "min_tokens": 1})
@@ -182,3 +182,16 @@ def test_impossible_settings(given, told):
     """The message names the value."""
     with pytest.raises(SettingsError, match=told):
         recorded(**given)
+
+
+def test_a_trace_tells_how_its_entropies_came_about():
+    """Without being told to: a policy calibrated on it is then one for this k, template and temperature; a field given wins."""
+    b = ScriptedBackend({"0?": Script(answer=[("3", 1.0)])})
+    trace = next(record(b, QUESTIONS[:1], sampling=Sampling(temperature=0.7)))
+    assert {"k": trace.k, "estimator": trace.estimator, "temperature": trace.temperature, "template": trace.template} == {
+        "k": 20,
+        "estimator": "renormalised",
+        "temperature": 0.7,
+        "template": b.template,
+    }
+    assert next(record(b, QUESTIONS[:1], details={"k": 5})).k == 5

@@ -53,7 +53,7 @@ def main() -> None:
     backend = TransformersBackend.from_pretrained(args.folder, name="entropy-chains/demo")
     sampling = Sampling(args.temperature, max_tokens=1600, seed=args.seed)
     questions = draw_questions(args.questions, args.seed)
-    runs = list(record(backend, questions, sampling=sampling, batch=64, system=args.system, details=backend.details(sampling)))
+    runs = list(record(backend, questions, sampling=sampling, batch=64, system=args.system))
     levels: dict[str, list[Trace]] = defaultdict(list)
     for run in runs:
         digits = sorted((len(f) for f in run.id.split("x")), reverse=True)

@@ -100,7 +100,7 @@ def _record(
     """Record into a fresh file, so that an interrupted demo leaves whole runs behind."""
     path.unlink(missing_ok=True)
     with TraceWriter(path) as writer:
-        for trace in record(backend, questions, sampling=sampling, batch=BATCH, details=backend.details(sampling)):
+        for trace in record(backend, questions, sampling=sampling, batch=BATCH):
             writer.write(trace)
             advance(1)
     return Table.read(path)
