@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from client import client
 from entropies import logits, position
 from generation import bundled, gpu
+from langchain_path import langchain
+from llama_index_path import llama_index
 from measure import HERE, ROOT, Row, machine
 from monitoring import monitors
 from offline import scaling
@@ -28,6 +30,8 @@ BENCHMARKS = {
     "import": imports,
     "offline": scaling,
     "client": client,
+    "langchain": langchain,
+    "llama_index": llama_index,
     "plugin": plugin,
     "gpu": gpu,
 }
