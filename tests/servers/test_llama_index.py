@@ -7,7 +7,6 @@ against a scripted server; here an agent is offered a tool and answers without i
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 from llama_index.core import MockEmbedding, VectorStoreIndex
@@ -40,10 +39,7 @@ TRIES = 6
 
 @pytest.fixture(params=["vllm", "llama"])
 def engine(request):
-    """An engine that on a busy machine waits for its client rather than the other way round, as engines with larger models do."""
-    running = request.getfixturevalue(request.param)
-    os.setpriority(os.PRIO_PGRP, running.pid, os.getpriority(os.PRIO_PROCESS, 0) + 2)
-    return running
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
