@@ -23,7 +23,7 @@ class Sides:
         from entropy_chains.backends import Sampling
 
         self._backend, self._model, self._tokenizer, self._conversations = backend, model, tokenizer, conversations
-        self._sampling = Sampling(max_tokens=tokens, seed=1)
+        self._sampling = Sampling(temperature=0.0, max_tokens=tokens)  # the backend's rows each draw numbers of their own
         self._tokens = tokens
 
     def ours(self) -> list[tuple[int, ...]]:
@@ -37,11 +37,11 @@ class Sides:
         given = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         ids, mask = given.input_ids.to(model.device), given.attention_mask.to(model.device)
         extra = {"past_key_values": made} if cache and (made := cache(model)) is not None else {}
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.inference_mode():
-            torch.manual_seed(1)
+        with torch.inference_mode():
             out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=self._tokens, pad_token_id=tokenizer.pad_token_id, **extra
-            )
+                input_ids=ids, attention_mask=mask, max_new_tokens=self._tokens, pad_token_id=tokenizer.pad_token_id,
+                do_sample=False, temperature=None, top_p=None, top_k=None, **extra,
+            )  # fmt: skip
         rows = out[:, ids.shape[1] :].tolist()
         tokenizer.batch_decode(rows, skip_special_tokens=True)
         return rows
