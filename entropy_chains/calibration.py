@@ -67,7 +67,8 @@ def calibrate(
         traces: a table, a file, several, or traces in memory.
         method: ``certified``, or a plain formula: ``mean``, ``information``, ``bayes``, ``scale-invariant``.
         rule: ``auto`` tries several (a plain method: ``entropy``); or one of ``entropy``, ``entropy+agreement``, ``fixed-step``.
-        signal: ``auto`` tries the mean and, where every run recorded it, ``sum_entropy``; or a name.
+        signal: ``auto`` tries the mean and, where every run recorded it, ``sum_entropy``; with the rule ``auto`` also
+            ``trial_entropy``, that of the answer asked for after every step, in the place of ``entropy+agreement``; or a name.
         max_loss: largest risk, a fraction of all questions.
         confidence: that the risk is no larger, 0 to 1.
         per_step: a threshold for every step, none where the step's own AUROC shows no signal; ``certified`` then learns their
@@ -150,7 +151,12 @@ def _candidates(table: Table, rule: str, signal: str) -> list[Candidate]:
     if signal == "auto" and main != "sum_entropy" and summed is not None and not np.isnan(summed[~np.isnan(table.entropy)]).any():
         signals.append("sum_entropy")
     listed = [Candidate("entropy", s) for s in signals]
-    listed += [Candidate("fixed-step", main), Candidate("entropy+agreement", main)]
+    # Both ask for the answer after every step: its entropy tells more than whether it came twice, where that is recorded.
+    tried = rule == signal == "auto" and "trial_entropy" in table.signals and table.mode != "refine"
+    listed += [
+        Candidate("fixed-step", main),
+        Candidate("entropy", "trial_entropy") if tried else Candidate("entropy+agreement", main),
+    ]
     return [c for c in listed if rule in ("auto", c.rule)]
 
 
@@ -311,7 +317,7 @@ def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
     quantiles: list[list[float] | None] = [None] * longest
     for step, rows in rows_by_step(table.step, ~np.isnan(values)):
         quantiles[step - 1] = np.quantile(values[rows], QUANTILES).tolist()
-    stop_cost, full = table.costs(every_probe=False)
+    stop_cost, full = table.costs(Candidate(found.rule, found.signal).reads_probes)
     early = ~table.is_last
     saved = np.bincount(table.step[early], (full[table.run] - stop_cost)[early], minlength=longest + 1)[1:]
     counts = np.bincount(table.step[early], minlength=longest + 1)[1:]

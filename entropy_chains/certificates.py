@@ -15,15 +15,15 @@ import numpy as np
 from scipy import stats
 
 from entropy_chains.diagnosis import rows_by_step
-from entropy_chains.policy import MassFloor
-from entropy_chains.tables import PROBE_SIGNALS, Array, Table
+from entropy_chains.policy import PROBE_SIGNALS, MassFloor
+from entropy_chains.tables import Array, Table
 
 SMALLEST = -14
 """The grid's first threshold above 0 is 2^-14 bits: models with very low entropies are resolved too."""
 PER_OCTAVE = 16
 LARGEST_SUM = 14
 """Grid of sums and unknown signals ends at 2^14 bits."""
-MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "eat")
+MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "eat", "trial_entropy")
 """Signals that no model can drive above log2 k."""
 DEFAULT_BITS = 18.0
 """Largest entropy, bits, of a full vocabulary whose size is not recorded."""

@@ -65,9 +65,10 @@ def contenders(table: Table) -> list[Contender]:
         Contender("entropy+agreement", "certified", True, _policy(rule="entropy+agreement", signal=main), _no_entropy),
         Contender("fixed-step", "certified", True, _policy(rule="fixed-step")),
     ]
-    if main != "sum_entropy":
-        decide = _policy(rule="entropy", signal="sum_entropy")
-        rules.append(Contender("entropy (sum)", "certified", True, decide, _no_sum))
+    for short in ("sum", "trial"):
+        if main != (signal := f"{short}_entropy"):
+            decide = _policy(rule="entropy", signal=signal)
+            rules.append(Contender(f"entropy ({short})", "certified", True, decide, partial(_lacks, signal)))
     rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in METHODS if m != "certified"]
     for rule in BASELINES:
         rules.append(Contender(rule.name, "certified", True, partial(_walked, rule), rule.missing))
@@ -81,8 +82,8 @@ def _no_entropy(table: Table) -> str | None:
     return lacking(table, table.signal, table.entropy)
 
 
-def _no_sum(table: Table) -> str | None:
-    return lacking(table, "sum_entropy", table.signals.get("sum_entropy"))
+def _lacks(signal: str, table: Table) -> str | None:
+    return lacking(table, signal, table.signals.get(signal))
 
 
 def _policy(**settings: Any) -> Callable[[Table, Table, Terms], Decided]:

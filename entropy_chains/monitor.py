@@ -6,7 +6,7 @@ all their state to themselves, in constant memory, and decide through the same o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ class Outcome:
 class _Course:
     """One stream's steps and its decision: what the two faces share."""
 
-    __slots__ = ("_holdout", "_policy", "_previous", "_reading", "_rule", "_stop", "decided", "done", "released", "step", "tokens")
+    __slots__ = ("_asked", "_holdout", "_policy", "_previous", "_rule", "_stop", "decided", "done", "released", "step", "tokens")
 
     def __init__(self, policy: Policy | None, *, stop: bool, holdout: bool):
         self._policy = policy
@@ -96,7 +96,7 @@ class _Course:
         self._stop = stop and not holdout and self._rule is not None
         self._holdout = holdout
         self._previous: str | None = None
-        self._reading: Reading | None = None  # waits for an answer
+        self._asked: StepRecord | None = None  # waits for its answer
         self.decided: Reading | None = None  # the reading that stopped, or would have
         self.step = 0
         self.tokens = 0
@@ -110,25 +110,25 @@ class _Course:
         self.step = record.step
         if self._rule is None or self._policy is None or self.decided is not None or self.released:
             return Decision.GO_ON
-        value = record.value(self._policy.signal, self._policy.mass_floor)
-        reading = Reading(record.step, value, answer, self._previous)
         if self._rule.reads_answers and not answered:
             if not self._stop:  # a probe costs tokens: a run that is only watched is judged without one, in replay
                 return Decision.GO_ON
-            self._reading = reading
+            self._asked = record
             return Decision.PROBE
-        return self._judge(reading)
+        return self._judge(record, answer)
 
-    def answer(self, text: str | None) -> Decision:
-        if self._reading is None:
+    def answer(self, text: str | None, signals: Mapping[str, float]) -> Decision:
+        if self._asked is None:
             raise EntropyChainsError("answer() was called, but no probe is open: call it once after feed() returned PROBE")
-        reading, self._reading = replace(self._reading, answer=text), None
-        return self._judge(reading)
+        record, self._asked = self._asked, None
+        return self._judge(replace(record, signals={**record.signals, **signals}), text)
 
-    def _judge(self, reading: Reading) -> Decision:
+    def _judge(self, record: StepRecord, answer: str | None) -> Decision:
         if self._rule is None or self._policy is None:
             return Decision.GO_ON
-        self._previous = reading.answer
+        value = record.value(self._policy.signal, self._policy.mass_floor)
+        reading = Reading(record.step, value, answer, self._previous)
+        self._previous = answer
         if not self._rule.stops(reading):
             return Decision.GO_ON
         self.decided = reading
@@ -157,7 +157,8 @@ class _Course:
         elif policy.rule == "agreement":
             reason = "answers agree"
         else:
-            reason = f"{policy.signal} at or under the threshold" + (", answers agree" if self._rule_reads_answers else "")
+            agree = ", answers agree" if policy.rule == "entropy+agreement" else ""
+            reason = f"{policy.signal} at or under the threshold{agree}"
         by_entropy = policy is not None and policy.rule not in ("fixed-step", "agreement")
         threshold = policy.threshold(decided.step) if policy and decided and by_entropy else None
         return Outcome(
@@ -172,10 +173,6 @@ class _Course:
             holdout=self._holdout,
             policy=policy.fingerprint if policy else None,
         )
-
-    @property
-    def _rule_reads_answers(self) -> bool:
-        return self._rule is not None and self._rule.reads_answers
 
 
 class Monitor:
@@ -306,9 +303,9 @@ class Monitor:
         self.last = replace(record, step=self._course.step + 1)
         return self._course.ended(self.last, answer, answered=True)
 
-    def answer(self, text: str | None) -> Decision:
-        """After ``PROBE``: the answer that reasoning so far gives, None if there was none."""
-        return self._course.answer(text)
+    def answer(self, text: str | None, signals: Mapping[str, float] | None = None) -> Decision:
+        """After ``PROBE``: the answer that reasoning so far gives, None if there was none, and what was read of the probe."""
+        return self._course.answer(text, signals or {})
 
     def judge_by(self, policy: Policy) -> None:
         """From here on steps are judged by this policy; a run that may not be stopped stays so."""

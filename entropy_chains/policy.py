@@ -23,6 +23,10 @@ logger = logging.getLogger("entropy_chains")
 FORMAT, VERSION = "entropy-chains/policy", 1
 CALIBRATED_RULES = ("entropy", "entropy+agreement", "fixed-step")
 RULES = (*CALIBRATED_RULES, "agreement")  # the last for servers without logprobs: it needs no calibration, and has no certificate
+PROBE_SIGNALS = ("trial_entropy", "eat", "trial_confidence")
+"""Signals of the answer that is asked for after a step: reading them after every step pays every step's probe."""
+HIGHER_IS_SURER = ("deepconf", "trial_confidence")
+"""Recorded confidences: "stop at or under a threshold" would stop where the model is least sure."""
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
@@ -86,6 +90,10 @@ class Policy:
         _one_of("scope", self.scope, SCOPES)
         _one_of("estimator", self.estimator, ESTIMATORS)
         _one_of("method", self.method, (*METHODS, BY_HAND))
+        if self.signal in HIGHER_IS_SURER:
+            raise PolicyError(f"signal is {self.signal!r}, of which higher means surer; a threshold needs one of which lower does")
+        if self.signal in PROBE_SIGNALS and self.mode == "refine":
+            raise PolicyError(f"signal is {self.signal!r}, which is read of a probe; in mode 'refine' there is none")
         for name in ("model", "signal", "unit", "temperature_mode", "reason"):
             _check(name, getattr(self, name), _is_text, "a text that is not empty")
         _check("template", self.template, lambda v: v is None or _is_text(v), "a text, or null where it is not known")
@@ -116,7 +124,7 @@ class Policy:
             return AnswersRule(answers.same, max(2, self.min_steps))
         if self.rule == "entropy+agreement":
             return AgreementRule(self.thresholds, answers.same, max(2, self.min_steps))
-        return EntropyRule(self.thresholds, self.min_steps)
+        return EntropyRule(self.thresholds, self.min_steps, reads_answers=self.signal in PROBE_SIGNALS)
 
     @property
     def fingerprint(self) -> str:

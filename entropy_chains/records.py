@@ -58,8 +58,8 @@ class Tally:
 
     __slots__ = ("_floor", "_heap", "_missing", "_peak", "_recent", "_sums", "count")
 
-    def __init__(self, floor: MassFloor):
-        self._floor = floor
+    def __init__(self, floor: MassFloor | None = None):
+        self._floor = floor or MassFloor()
         self.count = self._missing = 0  # reasoning tokens with and without logprobs
         self._sums = [0.0, 0.0, 0.0, 0.0, 0.0]
         self._peak = 0.0
@@ -113,6 +113,11 @@ class Tally:
         if len(self._heap) > TOP:
             self._heap = nlargest(TOP, self._heap)
         self._heap.sort()  # a sorted list is a heap
+
+    def trial(self) -> dict[str, float]:
+        """``trial_entropy`` of an answer's tokens, bits, if it is one to be trusted: as a step's mean."""
+        mean = self.record(1, self.count).value("mean_entropy", self._floor)
+        return {} if mean is None else {"trial_entropy": mean}
 
     def record(self, step: int, tokens: int) -> StepRecord:
         """The step as it is now. ``tokens``: all of it, tags and forced ones included."""

@@ -42,7 +42,10 @@ def threshold_at(thresholds: tuple[float | None, ...], step: int) -> float | Non
 
 @dataclass(frozen=True, slots=True)
 class EntropyRule:
-    """Stop where the step's entropy is at or under its threshold (arXiv 2510.08146, read after every step)."""
+    """Stop where the step's entropy is at or under its threshold (arXiv 2510.08146, read after every step).
+
+    ``reads_answers``: the entropy is that of the answer after the step, so there must be one.
+    """
 
     thresholds: tuple[float | None, ...]
     min_steps: int = 1
@@ -50,7 +53,9 @@ class EntropyRule:
 
     def stops(self, reading: Reading) -> bool:
         threshold = threshold_at(self.thresholds, reading.step)
-        return reading.step >= self.min_steps and threshold is not None and reading.value is not None and reading.value <= threshold
+        if reading.step < self.min_steps or threshold is None or reading.value is None:
+            return False
+        return reading.value <= threshold and (reading.answer is not None or not self.reads_answers)
 
 
 @dataclass(frozen=True, slots=True)

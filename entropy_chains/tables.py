@@ -19,7 +19,7 @@ import numpy as np
 
 from entropy_chains import answers
 from entropy_chains.errors import InputError, TraceError
-from entropy_chains.policy import Policy
+from entropy_chains.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
 from entropy_chains.steps import Segmentation
 from entropy_chains.traces import PathLike, Trace, records, validate
 
@@ -27,12 +27,6 @@ Array = np.ndarray[Any, Any]
 
 MEMO = 16384
 """Distinct answers whose normal form is remembered while a table is built."""
-
-HIGHER_IS_SURER = ("deepconf", "trial_confidence")
-"""Recorded confidences: "stop at or under a threshold" would stop where the model is least sure."""
-
-PROBE_SIGNALS = ("eat", "trial_confidence")
-"""Signals read from a probe: reading them after every step pays every step's probe."""
 
 ONE_PER_FILE = ("model", "estimator", "k", "mode", "signal", "temperature_mode", "segmentation", "template")
 
@@ -274,7 +268,12 @@ class _Builder:
                     self._signals[name] = array("d", bytes(8 * rows))
                     np.frombuffer(self._signals[name])[:] = np.nan
         for name, column in self._signals.items():
-            column.extend([s.get(name, np.nan) for s in recorded])
+            if name in PROBE_SIGNALS:  # of no answer nobody is sure: live it is no reason to stop either
+                column.extend(
+                    [s.get(name, np.nan) if a["answer"] is not None else np.nan for a, s in zip(steps, recorded, strict=True)]
+                )
+            else:
+                column.extend([s.get(name, np.nan) for s in recorded])
 
     def table(self) -> Table:
         if self._header is None or self._labels is None:

@@ -22,6 +22,7 @@ SIGNALS = {
     "top_tenth_entropy": "mean entropy of the step's highest tenth (bits)",
     "tail_entropy": "mean entropy of the step's last tokens (bits)",
     "max_entropy": "highest entropy of the step (bits)",
+    "trial_entropy": "mean entropy of the answer tried after the step (bits)",
     "eat": "entropy after the closing tag (bits)",
 }
 

@@ -96,6 +96,17 @@ class Engine:
         )
         return Counters(generated=int(generated), running=int(running))
 
+    def let_others_first(self) -> None:
+        """Give vLLM's engine process the lowest priority: on few cores it leaves no processor to vLLM's own HTTP server.
+
+        The bundled model is so small that the whole reply is computed before the first half of it is sent: no client could stop it.
+        """
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or there is no /proc
+                if (process / "comm").read_text().startswith("VLLM::") and os.getpgid(int(process.name)) == self.pid:
+                    for thread in (process / "task").iterdir():
+                        os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
+
 
 def installed(kind: Kind) -> Path | None:
     """The folder of a finished install, or None."""

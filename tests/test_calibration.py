@@ -26,7 +26,7 @@ from entropy_chains.certificates import (
 from entropy_chains.diagnosis import Separation, diagnose
 from entropy_chains.errors import InputError
 from entropy_chains.policy import MassFloor, Policy
-from entropy_chains.replaying import replay
+from entropy_chains.replaying import decisions, replay
 from entropy_chains.rules import Reading
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
@@ -278,6 +278,49 @@ def test_agreement_is_chosen_where_answers_tell_more_than_entropy():
             s.answer = RIGHT if s.answer == RIGHT else f"wrong {i}"
     policy = calibrate(runs)
     assert (policy.rule, policy.min_steps) == ("entropy+agreement", 2)
+
+
+def trying(questions, **tells):
+    """Runs of one stream whose steps' entropy tells little, and whose tried answers' entropy tells much, where it is recorded."""
+    runs = population(questions, shift=0.1, wrong=0.2)
+    for t in runs:
+        for s in t.steps[:-1]:
+            s.probe_tokens, s.signals = 1, {"trial_entropy": 0.1 if s.answer == RIGHT else 1.0} if tells else {}
+    return runs
+
+
+def test_the_tried_answer_s_entropy_takes_the_place_of_agreement():
+    """Where it is recorded, by ``auto`` alone: as many rules are tried as without, at the same level; its probes are paid."""
+    policy = calibrate(trying(400, trial=True))
+    certificate = policy.calibration["certificate"]
+    assert (policy.rule, policy.signal, policy.min_steps) == ("entropy", "trial_entropy", 1)
+    assert "entropy (trial_entropy)" in certificate["rules_tried"]
+    assert "entropy+agreement" not in certificate["rules_tried"]
+    assert len(certificate["rules_tried"]) == len(calibrate(trying(400)).calibration["certificate"]["rules_tried"])
+    table = as_table(trying(400, trial=True))
+    stop, full = table.costs(every_probe=True)
+    at = (table.step == 2) & ~table.is_last
+    assert policy.remaining_tokens(2) == round(float((full[table.run] - stop)[at].mean()))
+
+
+@pytest.mark.parametrize("asked", [{"rule": "entropy"}, {"signal": "mean_entropy"}, {"method": "mean"}])
+def test_only_auto_tries_answers_unasked(asked):
+    """Whoever names the rule ``entropy``, a signal or a plain formula gets no rule that asks for answers after every step."""
+    policy = calibrate(trying(400, trial=True), **asked)
+    assert policy.signal != "trial_entropy"
+    rules = (policy.calibration["certificate"] or {}).get("rules_tried", [])
+    assert "entropy (trial_entropy)" not in rules
+
+
+def test_a_tried_answer_s_entropy_may_be_asked_for_by_name():
+    """As any signal, and it is replayed so; of no answer nobody is sure, whatever a file says."""
+    runs = trying(400, trial=True)
+    policy = calibrate(runs, rule="entropy", signal="trial_entropy")
+    assert (policy.reason, policy.signal) == ("certified", "trial_entropy")
+    assert (decisions(as_table(runs), policy) == 1).any()
+    for t in runs:
+        t.steps[0].answer = None
+    assert not (decisions(as_table(runs), policy) == 1).any()
 
 
 def test_fixed_step_by_its_own_name_reads_no_entropy():

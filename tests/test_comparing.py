@@ -23,7 +23,7 @@ from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace, append_traces
 
 RIGHT, WRONG = "1", "0"
-ALL = ("eat", "deepconf", "trial_confidence", "sum_entropy")
+ALL = ("eat", "deepconf", "trial_confidence", "trial_entropy", "sum_entropy")
 
 
 def population(questions=150, steps=5, *, shift=0.5, copies=1, seed=0, record=ALL, gold=RIGHT, **given):
@@ -39,6 +39,7 @@ def population(questions=150, steps=5, *, shift=0.5, copies=1, seed=0, record=AL
                 "eat": unsure,
                 "deepconf": max(0.0, 10 - unsure),
                 "trial_confidence": 1 / (1 + unsure),
+                "trial_entropy": unsure,
                 "sum_entropy": unsure * tokens,
             }
             kept = {name: signals[name] for name in record}
@@ -147,6 +148,7 @@ SETTINGS = {
     ("auto", "certified"): {},
     ("entropy", "certified"): {"rule": "entropy", "signal": "mean_entropy"},
     ("entropy (sum)", "certified"): {"rule": "entropy", "signal": "sum_entropy"},
+    ("entropy (trial)", "certified"): {"rule": "entropy", "signal": "trial_entropy"},
     ("entropy+agreement", "certified"): {"rule": "entropy+agreement", "signal": "mean_entropy"},
     ("fixed-step", "certified"): {"rule": "fixed-step"},
     **{(m, "published"): {"method": m} for m in METHODS if m != "certified"},
@@ -191,7 +193,7 @@ def test_what_the_traces_lack_is_said_and_not_faked():
     """Without its signal a rule has no figures and names what is missing; it stands at the end."""
     found = compare(population(60, record=()), folds=2, resamples=100)
     missing = {r.rule: r for r in found.rules if not r.applicable}
-    assert set(missing) == {"eat", "deepconf", "trial-confidence", "entropy (sum)"}
+    assert set(missing) == {"eat", "deepconf", "trial-confidence", "entropy (sum)", "entropy (trial)"}
     assert "trial_confidence" in missing["trial-confidence"].reason
     assert all(r.tokens_saved is None and r.lost_correct is None and not r.pareto for r in missing.values())
     assert [r.applicable for r in found.rules] == sorted((r.applicable for r in found.rules), reverse=True)

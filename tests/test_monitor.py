@@ -243,6 +243,23 @@ def test_agreement_asks_for_an_answer_after_every_step():
     assert "answers agree" in outcome.reason
 
 
+def test_a_signal_of_the_tried_answer_is_judged_with_it():
+    """The step's own entropy decides nothing; without an answer, a figure, or trust in the step there is no stop."""
+    monitor = Monitor(policy(0.5, signal="trial_entropy"))
+    monitor.feed(Token("<think>"))
+    tried = [("4", 0.6), (None, 0.1), ("4", None), ("4", 0.5)]
+    for answer, entropy in tried[:3]:
+        assert feed(monitor, ("a\n", 0.0)) == [Decision.PROBE]
+        assert monitor.answer(answer, {} if entropy is None else {"trial_entropy": entropy}) is Decision.GO_ON
+    assert monitor.feed(Token("a\n")) is Decision.PROBE  # no logprobs: the step is not to be trusted
+    assert monitor.answer("4", {"trial_entropy": 0.1}) is Decision.GO_ON
+    assert feed(monitor, ("a\n", 3.0)) == [Decision.PROBE]
+    assert monitor.answer("4", {"trial_entropy": 0.5}) is Decision.CLOSE
+    outcome = monitor.finish()
+    assert (outcome.step, outcome.entropy, outcome.threshold) == (5, 0.5, 0.5)
+    assert outcome.reason == "trial_entropy at or under the threshold"
+
+
 def test_an_answer_nobody_asked_for():
     """An error that says when to call it: before any step, after a rule that reads none, twice, and when only watching."""
     monitor = Monitor(policy(4.0, "entropy+agreement", 2))

@@ -71,7 +71,7 @@ class Generation:
         tokens: completion tokens computed: shown, forced, probed, and those of a discarded stop.
         reasoning_tokens: those of them before the answer.
         prompt_tokens: tokens of the prompt.
-        prefill_tokens: tokens computed a second time to go on after a probe.
+        prefill_tokens: tokens computed a second time, for probes and to go on after them.
         rest_tokens: tokens after the last boundary: closing tag and answer.
         seconds: wall time, of the whole batch where it ran in one.
         finish_reason: ``stop``, ``length`` or ``cancelled``.
@@ -99,10 +99,10 @@ class Probe:
     Attributes:
         answer: None where there was no room for one, or it is malformed.
         tokens: what finding out took, closing tag included.
-        signals: what published rules read of it, where the backend can: ``trial_confidence``, the mean probability of the
-            answer's tokens (DEER, arXiv 2504.15895), and ``eat``, the entropy in bits over the whole vocabulary of the token
-            after the closing text (arXiv 2509.26522). Of the model itself, before temperature; from a server, which can tell the
-            first of the two only, as its logprobs are.
+        signals: what rules read of it, where the backend can: ``trial_entropy``, the mean entropy of the answer's tokens in bits,
+            estimated as a step's; ``trial_confidence``, the mean of their probabilities (DEER, arXiv 2504.15895); and ``eat``,
+            the entropy in bits over the whole vocabulary of the token after the closing text (arXiv 2509.26522). Of the model
+            itself, before temperature; from a server, which cannot tell the last, as its logprobs are.
     """
 
     answer: str | None

@@ -30,8 +30,8 @@ from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import BY_HAND, Policy
-from entropy_chains.records import StepRecord
+from entropy_chains.policy import BY_HAND, PROBE_SIGNALS, MassFloor, Policy
+from entropy_chains.records import StepRecord, Tally
 from entropy_chains.steps import Phase, Segmentation, ThinkTags
 
 PATIENCE = 16
@@ -75,8 +75,7 @@ class Reply:
     pieces: int = 0
     usage: Usage | None = None
     finish: str | None = None
-    text: list[str] = field(default_factory=list)
-    logprobs: list[float | None] = field(default_factory=list)  # of a probe's visible tokens
+    said: list[Piece] = field(default_factory=list)  # a probe's visible tokens
 
     @property
     def tokens(self) -> int:
@@ -93,20 +92,23 @@ class Reply:
         """A chunk of it; of a probe the text is kept, thinking begun again left out."""
         self.pieces += len(update.pieces)
         if self.purpose == "probe":
-            said = [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
-            self.text += [p.text for p in said]
-            self.logprobs += [p.token.logprob for p in said]
+            self.said += [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
         self.usage = update.usage or self.usage
         self.finish = update.finish_reason or self.finish
 
-    def probe(self, tags: ThinkTags) -> Probe:
-        """A probe's answer and what it took."""
-        text, known = "".join(self.text), [x for x in self.logprobs if x is not None]
-        answer = clean_answer(text, tags)
+    def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:
+        """A probe's answer, what it took, and what its tokens' logprobs say of it."""
+        text, tokens = "".join(p.text for p in self.said), [p.token for p in self.said]
+        answer, signals = clean_answer(text, tags), dict[str, float]()
+        known = [t.logprob for t in tokens if t.logprob is not None]
         # Only where every token was told and all of them are the answer: a part of it would be another figure.
-        whole = answer is not None and answer == text.strip() and len(known) == len(self.logprobs)
-        confidence = {"trial_confidence": math.fsum(map(math.exp, known)) / len(known)} if whole else {}
-        return Probe(answer, self.tokens, confidence)
+        if answer is not None and answer == text.strip() and len(known) == len(tokens):
+            signals["trial_confidence"] = math.fsum(map(math.exp, known)) / len(known)
+            tally = Tally(floor)
+            for token in tokens:
+                tally.add(token_entropy(token, k=k))
+            signals |= tally.trial()
+        return Probe(answer, self.tokens, signals)
 
 
 class _Attempt:
@@ -267,7 +269,9 @@ class Dialogue:
         if record is not None and record.step > len(now.steps):
             self._step_ended(record)
         if decision is Decision.PROBE:
-            self._probe, self.wants_probe = Reply("probe", before=now.fed), self._way("probe", self._raw())
+            request = self._way("probe", self._raw())
+            reads = self._policy is not None and self._policy.signal in PROBE_SIGNALS
+            self._probe, self.wants_probe = Reply("probe", before=now.fed), replace(request, logprobs=reads)
         elif decision is Decision.CLOSE:
             now.cut = self._raw()
             if plan.engine is not None:  # the server has decided the same, by the same policy
@@ -342,11 +346,11 @@ class Dialogue:
         if probe is None:
             return []
         self._now.probes.append(probe)
-        answer = probe.probe(self._plan.tags).answer
-        if self._now.monitor.answer(answer) is not Decision.CLOSE or answer is None:
+        found = probe.probe(self._plan.tags, self._plan.k, self._policy.mass_floor if self._policy else None)
+        if self._now.monitor.answer(found.answer, found.signals) is not Decision.CLOSE or found.answer is None:
             return []
-        self._probe_answer, self.closing = answer, True
-        return [Chunk(answer, Phase.ANSWER)]
+        self._probe_answer, self.closing = found.answer, True
+        return [Chunk(found.answer, Phase.ANSWER)]
 
     # --- the run
 

@@ -89,3 +89,25 @@ def prefilled(model: Any, rows: Sequence[Sequence[int]]) -> Any | None:
     for n, layer in enumerate(zip(*parts, strict=True)):
         cache.update(*map(torch.cat, zip(*layer, strict=True)), n)
     return cache
+
+
+def taken(cache: Any, parts: Sequence[tuple[int, int, int]], *, at_end: bool) -> Any:
+    """A new cache of some rows, each with a part of its columns only.
+
+    Args:
+        cache: a growing one.
+        parts: row, first column, number of columns of each.
+        at_end: the parts end together, as ``generate()`` wants it; else they begin together, which may then be gone on with as
+            after :func:`prefilled`. Zeros fill up: whoever goes on hides them.
+    """
+    made, width = _growing(), max(length for _, _, length in parts)
+    for n, layer in enumerate(cache.layers):
+        states = []
+        for old in (layer.keys, layer.values):
+            new = old.new_zeros(len(parts), old.shape[1], width, old.shape[3])
+            for m, (row, first, length) in enumerate(parts):
+                to = width - length if at_end else 0
+                new[m, :, to : to + length] = old[row, :, first : first + length]
+            states.append(new)
+        made.update(*states, n)
+    return made

@@ -116,12 +116,12 @@ class OpenAIBackend(ServedModel):
 
         def ask(n: int, over: threading.Event) -> Probe:
             reply = Reply("probe")
-            with closing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), 1)) as updates:
+            with closing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
                 for update in updates:
                     reply.take(update)
                     if over.is_set():
                         break
-            return reply.probe(self.tags)
+            return reply.probe(self.tags, self._k)
 
         return self._together(ask, len(runs))
 
@@ -245,10 +245,10 @@ class AsyncOpenAIBackend(ServedModel):
 
         async def ask(n: int) -> Probe:
             reply = Reply("probe")
-            async with aclosing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), 1)) as updates:
+            async with aclosing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
                 async for update in updates:
                     reply.take(update)
-            return reply.probe(self.tags)
+            return reply.probe(self.tags, self._k)
 
         return await self._together(ask, len(runs))
 

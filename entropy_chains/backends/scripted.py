@@ -24,6 +24,7 @@ from entropy_chains.entropy import token_entropy
 from entropy_chains.errors import BackendError, InputError, SettingsError
 from entropy_chains.monitor import Decision, Monitor
 from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.records import Tally
 from entropy_chains.steps import Phase, Segmentation, ThinkTags, template_hash
 from entropy_chains.tokens import Alternative, Token
 
@@ -164,7 +165,7 @@ class ScriptedBackend:
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`."""
-        return [self._probe(self._script(messages), step, sampling) for messages, _, step in runs]
+        return [self._probe(self._script(messages), step, sampling, self._k) for messages, _, step in runs]
 
     def _check(
         self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
@@ -197,10 +198,14 @@ class ScriptedBackend:
     def _closing(self) -> list[Token]:
         return [Token(text) for text in (self._tags.close, self._tags.after) if text]
 
-    def _probe(self, script: Script, step: int, sampling: Sampling) -> Probe:
+    def _probe(self, script: Script, step: int, sampling: Sampling, k: int | None) -> Probe:
         pieces = script.answer_after(step)[: sampling.max_tokens]
-        answer = clean_answer("".join(_token(p).text for p in pieces), self._tags)
-        return Probe(answer, len(self._closing()) + len(pieces))
+        tokens = [_token(p) for p in pieces]
+        answer = clean_answer("".join(t.text for t in tokens), self._tags)
+        tally = Tally()
+        for token in tokens:
+            tally.add(token_entropy(token, k=k))
+        return Probe(answer, len(self._closing()) + len(pieces), {} if answer is None else tally.trial())
 
     def _tokens(self, script: Script, boundary: str) -> Iterator[tuple[Token, bool]]:
         """The full run's tokens; none of them is forced."""
@@ -247,9 +252,9 @@ class ScriptedBackend:
             if monitor.last is not None and monitor.last.step > len(steps):
                 steps.append(_step(monitor, texts))
             if decision is Decision.PROBE:
-                probe = self._probe(script, monitor.steps, sampling)
+                probe = self._probe(script, monitor.steps, sampling, k)
                 probed += probe.tokens
-                decision = monitor.answer(probe.answer)
+                decision = monitor.answer(probe.answer, probe.signals)
                 if decision is Decision.CLOSE:
                     found, ended = probe.answer, True
                     yield Chunk(found or "", Phase.ANSWER)

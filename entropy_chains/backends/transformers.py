@@ -19,15 +19,16 @@ from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.assembly import MALFORMED, run_instead
 from entropy_chains.entropy import logits_entropy
 from entropy_chains.errors import BackendError, MissingExtraError
-from entropy_chains.monitor import BatchMonitor, Decision
+from entropy_chains.monitor import BatchMonitor
 from entropy_chains.policy import Policy, stopping_enabled
+from entropy_chains.records import Tally
 from entropy_chains.steps import Phase, Segmentation
 
 try:
     import torch
 
     from entropy_chains.backends.drawing import Numbers, warped
-    from entropy_chains.backends.kv_cache import growing_cache, prefilled
+    from entropy_chains.backends.kv_cache import growing_cache, prefilled, taken
     from entropy_chains.backends.local import LocalModel
     from entropy_chains.backends.watching import Cancelled, Trial, Watch
 except ImportError as error:
@@ -195,57 +196,86 @@ class TransformersBackend(LocalModel):
         self,
         prefixes: Sequence[list[int]],
         sampling: Sampling,
+        policy: Policy | None = None,
         cancelled: threading.Event | None = None,
         cache: Any | None = None,
     ) -> list[Probe]:
-        """Close the thinking after each prefix and let the model answer; where there is no room to, there is no answer.
+        """Close the thinking after each prefix, which must leave room to, and let the model answer.
 
-        ``cache``: holds the prefixes' rows, all of which have room, and what comes after them.
+        ``cache``: holds all but the last token of each prefix, from its first column on, and may go on after them, differently for
+        each. It is given back as it was.
         """
-        close, probes = self._close_ids, [Probe(None, 0)] * len(prefixes)
-        fitting = [n for n, prefix in enumerate(prefixes) if self._has_room(len(prefix))]
-        if not fitting:
-            return probes
-        hidden = [cache.get_seq_length() - len(prefixes[n]) if cache is not None else 0 for n in fitting]
-        ids = [[*prefixes[n], *[self._vocabulary.pad] * h, *close] for n, h in zip(fitting, hidden, strict=True)]
-        masks = [[1] * len(prefixes[n]) + [0] * h + [1] * len(close) for n, h in zip(fitting, hidden, strict=True)]
+        if not prefixes:
+            return []
+        close, probes, pad = self._close_ids, list[Probe](), self._vocabulary.pad
+        ids, masks = [], []
+        for prefix in prefixes:
+            held = len(prefix) - 1
+            hidden = cache.get_seq_length() - held if cache is not None else 0
+            ids.append([*prefix[:held], *[pad] * hidden, prefix[held], *close])
+            masks.append([1] * held + [0] * hidden + [1] * (1 + len(close)))
         prompts = self._padded(ids, masks)
-        numbers, step, trial = Numbers(sampling.seed, fitting, PROBES), count(), Trial()
+        numbers, step, trial = (
+            Numbers(sampling.seed, range(len(prefixes)), PROBES),
+            count(),
+            Trial(self._k if policy is None else policy.k),
+        )
 
         def draw() -> list[float]:
             position = next(step)
-            return [numbers.at(n, position) for n in range(len(fitting))]
+            return [numbers.at(n, position) for n in range(len(prefixes))]
 
         known, used = (0, growing_cache(self._model)) if cache is None else (cache.get_seq_length(), cache)
         made = self._run(prompts, sampling, sampling.max_tokens, draw, trial=trial, cancelled=cancelled, cache=used)
         if cache is not None:  # as it was
             cache.crop(known - cache.get_seq_length())
-        rows, read = made[:, prompts[0].shape[1] :].tolist(), (trial.chances(made[:, -1:]), trial.entropies.tolist())
-        for n, row, chances, entropy in zip(fitting, rows, *read, strict=True):
+        rows, read = made[:, prompts[0].shape[1] :].tolist(), (trial.chances(made[:, -1:]), trial.entropies.tolist(), trial.figures)
+        for row, chances, entropy, figures in zip(rows, *read, strict=True):
             written = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row))
             answer, signals = self._vocabulary.answer(row[:written]), {"eat": entropy}
             if answer is not None:  # of nothing nobody is sure
+                tally = Tally(policy.mass_floor if policy else None)
+                tally.add_many(figures[:written])
+                signals |= tally.trial()
                 signals["trial_confidence"] = sum(chances[:written]) / written
             known = {name: value for name, value in signals.items() if math.isfinite(value)}
-            probes[n] = Probe(answer, len(close) + min(written + 1, len(row)), known)
+            probes.append(Probe(answer, len(close) + min(written + 1, len(row)), known))
         return probes
 
-    def _to_the_end(self, prompts: Sequence[list[int]], watch: Watch, sampling: Sampling, drawn: Numbers) -> None:
-        """``generate()`` until every row of ``watch`` has ended or waits for a probe.
+    def _to_the_end(
+        self, prompts: Sequence[list[int]], watch: Watch, sampling: Sampling, drawn: Numbers, policy: Policy | None
+    ) -> None:
+        """``generate()`` until every row of ``watch`` has ended, or was stopped with a probe's answer.
 
-        Where the cache can be taken apart, rows that are over leave the batch on the way, half of it at a time.
+        Where the cache can be taken apart, rows that are over leave the batch on the way, half of it at a time, and rows that wait
+        for a probe are probed on a copy of theirs. Otherwise the batch runs until all are over or wait, and probes are prefilled.
         """
-        cache = growing_cache(self._model)
-        ids, mask = self._padded(prompts)
+        rows, cache = list(range(len(prompts))), growing_cache(self._model)
         watch.thins = cache is not None
-        while True:
-            ids = self._run((ids, mask), sampling, watch.left, lambda: watch.numbers(drawn), watch=watch, cache=cache)
-            going = torch.tensor([n for n, r in enumerate(watch.rows) if not watch.is_over(r)], dtype=torch.long)
-            if cache is None or watch.is_cancelled or not len(going):
+        while rows:
+            watch.begin(rows)
+            begun = [[*prompts[r], *watch.ids[r]] for r in rows]
+            width = max(map(len, begun))
+            self._run(self._padded(begun), sampling, watch.left, lambda: watch.numbers(drawn), watch=watch, cache=cache)
+            if watch.is_cancelled:
                 return
-            cache.batch_select_indices(going)
-            mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)[going]
-            ids, watch.rows = ids[going], [watch.rows[n] for n in going]
+            so_far = {r: [*prompts[r], *watch.ids[r]] for r in rows}
+            # Where each row's tokens stand in the cache, all but its last; what comes after them was computed for nothing.
+            held = {r: (n, width - len(b), len(so_far[r]) - 1) for n, (r, b) in enumerate(zip(rows, begun, strict=True))}
+            waiting = [r for r in rows if watch.paused[r]]
+            asked = [r for r in waiting if self._has_room(len(so_far[r]))]
+            fork = taken(cache, [held[r] for r in asked], at_end=False) if cache is not None and asked else None
+            probes = self._close_and_answer([so_far[r] for r in asked], sampling, policy, watch.cancelled, fork)
+            found = dict(zip(asked, probes, strict=True))
+            for r in waiting:
+                again = 0 if r not in found else len(so_far[r]) if fork is None else 1
+                watch.tried(r, found.get(r, Probe(None, 0)), again)
+            rows = [r for r in rows if not watch.has_ended(r)]
+            if cache is None:
+                for r in rows:
+                    watch.prefill[r] += len(so_far[r])
+            elif rows:
+                cache = taken(cache, [held[r] for r in rows], at_end=True)
 
     def _batch(
         self,
@@ -280,30 +310,12 @@ class TransformersBackend(LocalModel):
         close = self._close_ids if segmentation.boundary != "call" else []
         limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]
         watch = Watch(self._vocabulary, monitor, k, close, limits, put, cancelled, late=late)
-        rows, prefill, probes = list(range(len(prompts))), [0] * len(prompts), [0] * len(prompts)
-        answers: dict[int, str | None] = {}
-        drawn = Numbers(sampling.seed, numbers)
-        while rows:
-            watch.begin(rows)
-            self._to_the_end([list(prompts[r]) + watch.ids[r] for r in rows], watch, sampling, drawn)
-            rows = [r for r in rows if watch.paused[r] and not watch.is_cancelled]
-            found = self._close_and_answer([list(prompts[r]) + watch.ids[r] for r in rows], sampling, cancelled)
-            goes_on = []
-            for r, probe in zip(rows, found, strict=True):
-                probes[r] += probe.tokens
-                if monitor.rows[r].answer(probe.answer) is Decision.CLOSE and probe.answer is not None:
-                    answers[r] = probe.answer
-                    if put:
-                        put(Chunk(probe.answer, Phase.ANSWER))
-                else:
-                    goes_on.append(r)
-                    prefill[r] += len(watch.ids[r])
-            rows = [r for r in goes_on if len(watch.ids[r]) < limits[r]]
-        runs = [watch.finished(r, len(prompts[r]), probes[r], prefill[r], answers) for r in range(len(prompts))]
+        self._to_the_end(prompts, watch, sampling, Numbers(sampling.seed, numbers), policy)
+        runs = [watch.finished(r, len(prompts[r])) for r in range(len(prompts))]
         broken = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not watch.is_cancelled]
         if broken:  # a full answer is always acceptable, a cut one never
-            asked, same = [conversations[r] for r in broken], [numbers[r] for r in broken]
-            redone = self._batch(asked, policy, sampling, segmentation, False, None, same, put, cancelled)
+            again, same = [conversations[r] for r in broken], [numbers[r] for r in broken]
+            redone = self._batch(again, policy, sampling, segmentation, False, None, same, put, cancelled)
             for r, full in zip(broken, redone, strict=True):
                 runs[r] = run_instead(full, runs[r], monitor.rows[r].finish(MALFORMED))
         return runs

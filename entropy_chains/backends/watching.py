@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from entropy_chains.backends import Chunk, Generation, Step
+from entropy_chains.backends import Chunk, Generation, Probe, Step
 from entropy_chains.backends.assembly import clean_reasoning
 from entropy_chains.backends.drawing import Numbers
 from entropy_chains.backends.vocabulary import Vocabulary
@@ -38,21 +38,27 @@ class Cancelled:
 
 
 class Trial(LogitsProcessor):  # type: ignore[misc]
-    """Reads what published rules read of a forced answer; one softmax a token, of the logits before temperature.
+    """Reads what rules read of a forced answer, from the logits before temperature.
+
+    Args:
+        k: alternatives that a token's entropy is computed from; None = the whole vocabulary.
 
     Attributes:
         entropies: of each row's first token over the whole vocabulary, bits, [rows].
     """
 
-    def __init__(self) -> None:
+    def __init__(self, k: int | None) -> None:
         self.entropies: Any = None
+        self._k = k
         self._scores: torch.Tensor | None = None  # of the token being drawn
         self._chances: list[torch.Tensor] = []
+        self._figures: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self._drawn(input_ids[:, -1:])
         if self.entropies is None:
             self.entropies = logits_entropy(scores, None).entropy
+        self._figures.append(logits_entropy(scores, self._k).figures())
         self._scores = scores
         return scores
 
@@ -66,6 +72,12 @@ class Trial(LogitsProcessor):  # type: ignore[misc]
         self._drawn(last)
         chances: list[list[float]] = torch.cat(self._chances, dim=-1).tolist()
         return chances
+
+    @property
+    def figures(self) -> np.ndarray[Any, Any]:
+        """Entropy, mass, lower, upper and confidence of every token drawn, [rows, tokens, 5]."""
+        figures: np.ndarray[Any, Any] = torch.stack(self._figures, dim=1).float().cpu().numpy()
+        return figures
 
 
 class Watch:
@@ -88,10 +100,13 @@ class Watch:
     ):
         count = len(monitor.rows)
         self._vocabulary, self._monitor, self._k, self._close = vocabulary, monitor, k, close
-        self._limits, self._put, self._cancelled = limits, put, cancelled
+        self._limits, self._put, self.cancelled = limits, put, cancelled
         self.rows = list(range(count))  # the monitor's rows that the running generate() holds, in its order
         self.ids: list[list[int]] = [[] for _ in range(count)]
         self.paused = [False] * count
+        self.prefill = [0] * count  # tokens computed a second time
+        self._probed = [0] * count
+        self._answers: dict[int, str] = {}  # of probes that the run was stopped with
         self.thins = False  # end generate() once half of its rows are over
         self._steps: list[list[Step]] = [[] for _ in range(count)]
         self._answer_at: list[int | None] = [None] * count
@@ -119,11 +134,15 @@ class Watch:
 
     @property
     def is_cancelled(self) -> bool:
-        return self._cancelled is not None and self._cancelled.is_set()
+        return self.cancelled is not None and self.cancelled.is_set()
 
     def is_over(self, r: int) -> bool:
         """Whether a row has ended, or waits for its probe."""
-        return self._ended[r] or self.paused[r] or len(self.ids[r]) >= self._limits[r]
+        return self.paused[r] or self.has_ended(r)
+
+    def has_ended(self, r: int) -> bool:
+        """Whether a row has said its last, or may say no more."""
+        return self._ended[r] or r in self._answers or len(self.ids[r]) >= self._limits[r]
 
     def begin(self, rows: list[int]) -> None:
         """These rows go on."""
@@ -224,33 +243,43 @@ class Watch:
         elif decision is Decision.PROBE:
             self.paused[r] = True
 
-    def finished(self, r: int, prompt: int, probed: int, prefill: int, answers: Mapping[int, str | None]) -> Generation:
+    def tried(self, r: int, probe: Probe, again: int) -> None:
+        """A paused row was probed, for which ``again`` tokens were computed a second time; where that stops it, it is answered."""
+        self._probed[r] += probe.tokens
+        self.prefill[r] += again
+        if self._monitor.rows[r].answer(probe.answer, probe.signals) is Decision.CLOSE and probe.answer is not None:
+            self._answers[r] = probe.answer
+            if self._put:
+                self._put(Chunk(probe.answer, Phase.ANSWER))
+
+    def finished(self, r: int, prompt: int) -> Generation:
         """The row's run, once ``generate()`` is over."""
         ids, at, tags = self.ids[r], self._answer_at[r], self._vocabulary.tags
         monitor = self._monitor.rows[r]
         if monitor.segmentation.boundary == "call":
             self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
         thinking = monitor.phase is Phase.THINKING and monitor.segmentation.boundary != "call"
-        if r in answers:
-            answer, finish = answers[r], "stop"
+        answer: str | None
+        if r in self._answers:
+            answer, finish = self._answers[r], "stop"
         else:
             answer = None if thinking else self._vocabulary.answer(ids[at or 0 :])
             finish = "stop" if self._ended[r] else "cancelled" if self.is_cancelled else "length"
-        reasoned = len(ids) if at is None and (thinking or r in answers) else at or 0
+        reasoned = len(ids) if at is None and (thinking or r in self._answers) else at or 0
         reasoning = self._vocabulary.decode([i for i in ids[:reasoned] if i not in self._vocabulary.eos])
         end = self._steps[r][-1].end if self._steps[r] else 0
         return Generation(
             reasoning=clean_reasoning(reasoning, tags),
             answer=answer,
             steps=tuple(self._steps[r]),
-            outcome=monitor.finish(tokens=len(ids) + probed),
-            tokens=len(ids) + probed,
+            outcome=monitor.finish(tokens=len(ids) + self._probed[r]),
+            tokens=len(ids) + self._probed[r],
             reasoning_tokens=reasoned,
             prompt_tokens=prompt,
             rest_tokens=len(ids) - end,
             seconds=self._took[r],
             finish_reason=finish,
-            prefill_tokens=prefill,
+            prefill_tokens=self.prefill[r],
             token_ids=tuple(ids),
         )
 

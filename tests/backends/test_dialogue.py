@@ -211,6 +211,19 @@ def test_a_probe_runs_beside_the_stream():
     assert (shown, made.answer, made.tokens, made.outcome.step) == ("4", "4", 6, 2)
 
 
+def test_a_probe_s_entropy_decides():
+    """Its request asks for logprobs, as no other rule's does; the first answer is not sure enough, the second one is the run's."""
+    dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
+    unsure, sure = updates(piece("4", ANSWER, entropy=1.0)), updates(piece("4", ANSWER, entropy=0.25))
+    requests, shown, made = run(dialogue, [Update((s,)) for s in (*SURE, *SURE, *SURE)], unsure, sure)
+    assert [(r.purpose, r.logprobs) for r in requests] == [("reason", True), ("probe", True), ("probe", True)]
+    assert (shown, made.answer, made.outcome.step) == ("4", "4", 2)
+    assert (made.outcome.entropy, made.outcome.threshold) == (pytest.approx(0.25), 0.5)
+    agreeing = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(rule="entropy+agreement", min_steps=2))
+    asked, _, _ = run(agreeing, [Update((s,)) for s in (*SURE, *SURE, *SURE)], updates(*FOUR), updates(*FOUR))
+    assert [r.logprobs for r in asked] == [True, False, False]
+
+
 def test_nothing_is_cut_once_a_tool_call_or_a_refusal_has_begun():
     """However sure the model is from there on."""
     for begun in (Update(tool_call=True), Update(refusal="I")):

@@ -129,7 +129,10 @@ def probes(server, n, asynchronous):
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ([Tok("4", 1.0, False), Tok("2", 2.0, False)], {"trial_confidence": 0.375}),  # probabilities 1/2 and 1/4
+        (
+            [Tok("4", 1.0, False), Tok("2", 2.0, False)],
+            {"trial_confidence": 0.375, "trial_entropy": 1.5},
+        ),  # probabilities 1/2 and 1/4
         ([Tok("4", 1.0, False), Tok("2", None, False)], {}),  # a token without a logprob
         ([Tok(t, 1.0, False) for t in ("<think>", "hm", "</think>", "42")], {}),  # not all of it is the answer
     ],
@@ -138,6 +141,6 @@ def test_a_recorded_answer_tells_its_confidence(answer, told, asynchronous):
     """The mean probability of its tokens, where every one of them was told; a server tells no more."""
     with Loopback(lambda body: Reply(answer) if is_answer_call(body) else sums(body)) as server:
         probe = probes(server, 3, asynchronous)
-        assert (server.calls[-1].body["logprobs"], server.calls[-1].body["top_logprobs"]) == (True, 1)
+        assert (server.calls[-1].body["logprobs"], server.calls[-1].body["top_logprobs"]) == (True, 20)
     assert (probe.answer, probe.tokens) == ("42", len(answer))
     assert probe.signals == pytest.approx(told)

@@ -226,6 +226,52 @@ def test_a_row_that_waited_for_a_probe_keeps_its_own_limit(small):
     assert len({s.end for g in runs for s in g.steps}) > 2
 
 
+EASY_AND_HARD = [
+    ask(f"{a}*{b}=?") for a, b in ((12, 3), (78, 96), (347, 86), (9, 8), (1234, 567), (55, 44), (7, 6), (98, 765), (31, 3))
+]
+"""Enough rows that some leave the batch while others go on."""
+
+
+def trying(backend, threshold, **given):
+    """A policy that reads the tried answer's entropy."""
+    return always(backend, thresholds=(threshold,), signal="trial_entropy", **given)
+
+
+def essence(run):
+    return run.answer, run.token_ids, run.tokens, run.outcome.step, run.outcome.stopped
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.002])
+def test_probes_in_a_batch_disturb_nobody(bundled, monkeypatch, threshold):
+    """Greedy: alone, in a batch whose cache is taken apart, and in one that prefills for every probe, a run is the same."""
+    sampling, policy = Sampling(0.0, max_tokens=700), trying(bundled, threshold)
+    together = bundled.generate(EASY_AND_HARD, policy=policy, sampling=sampling)
+    alone = [bundled.generate([m], policy=policy, sampling=sampling)[0] for m in EASY_AND_HARD]
+    assert list(map(essence, together)) == list(map(essence, alone))
+    assert any(g.outcome.stopped for g in together) is (threshold > 0)
+    assert {g.outcome.step for g in together} >= ({1, 2} if threshold > 0 else {None})
+    full = bundled.generate(EASY_AND_HARD, sampling=sampling)
+    assert all(g.token_ids == f.token_ids[: len(g.token_ids)] for g, f in zip(together, full, strict=True))
+    monkeypatch.setattr("entropy_chains.backends.transformers.growing_cache", lambda model: None)
+    prefilled = bundled.generate(EASY_AND_HARD, policy=policy, sampling=sampling)
+    assert list(map(essence, prefilled)) == list(map(essence, together))
+    assert all(0 < a.prefill_tokens <= len(a.steps) < b.prefill_tokens for a, b in zip(together, prefilled, strict=True))
+
+
+def test_a_probe_computes_little_twice(bundled):
+    """Forward passes of a run that is probed at each step: its prompt, every token once, and one more for each probe."""
+    passes = []
+    hook = bundled._model.model.register_forward_hook(lambda module, args, out: passes.append(out.last_hidden_state.shape[1]))
+    try:
+        run = bundled.generate([ask("78*96=?")], policy=trying(bundled, 0.0001), sampling=Sampling(0.0, max_tokens=700))[0]
+    finally:
+        hook.remove()
+    assert run.prefill_tokens == len(run.steps) > 1
+    # The last token of a stream and of an answer is drawn and never read again.
+    unread = len(run.steps) + (not run.outcome.stopped)
+    assert sum(passes) == run.prompt_tokens + run.tokens + run.prefill_tokens - unread
+
+
 # --- a stop in place
 
 
@@ -413,7 +459,7 @@ def test_probes_of_a_run_share_their_prefill(bundled):
     together = bundled.probe(wanted, sampling=sampling)
     alone = [bundled.probe([one], sampling=sampling)[0] for one in wanted]
     assert [(p.answer, p.tokens) for p in together] == [(p.answer, p.tokens) for p in alone]
-    for name in ("eat", "trial_confidence"):
+    for name in ("eat", "trial_confidence", "trial_entropy"):
         assert [p.signals[name] for p in together] == pytest.approx([p.signals[name] for p in alone], abs=1e-5)
     assert len({p.answer for p in together}) >= 3
 
@@ -421,7 +467,7 @@ def test_probes_of_a_run_share_their_prefill(bundled):
 def test_a_trial_by_hand():
     """Two rows, three tokens: the first token's entropy, and the chance of each drawn token, whatever is drawn from later."""
     third, half, sure = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, -torch.inf], [-torch.inf, 5.0, -torch.inf]])
-    trial, ids = Trial(), torch.tensor([[7], [7]])
+    trial, ids = Trial(None), torch.tensor([[7], [7]])
     assert trial(ids, torch.stack([third, half])) is not None
     ids = torch.cat([ids, torch.tensor([[0], [1]])], dim=-1)
     trial(ids, torch.stack([half, sure]))
@@ -431,6 +477,8 @@ def test_a_trial_by_hand():
     assert torch.tensor(trial.chances(torch.tensor([[1], [2]]))).flatten().tolist() == pytest.approx(
         [1 / 3, 1 / 2, 1.0, 1 / 2, 1.0, 1 / 3]
     )
+    assert trial.figures.shape == (2, 3, 5)
+    assert trial.figures[..., 0].flatten().tolist() == pytest.approx([math.log2(3), 1.0, 0.0, 1.0, 0.0, math.log2(3)])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
@@ -450,6 +498,10 @@ def test_a_probe_s_signals_are_the_model_s_own(bundled, temperature):
         assert probe.signals["eat"] == pytest.approx(float(-(p[0] * p[0].log2()).nansum()), abs=1e-4)
         confidence = p[torch.arange(len(answer)), torch.tensor(answer)].mean()
         assert probe.signals["trial_confidence"] == pytest.approx(float(confidence), abs=1e-4)
+        top = p.topk(20).values
+        top = top / top.sum(-1, keepdim=True)
+        entropy = -(top * top.log2()).nansum(-1).mean()
+        assert probe.signals["trial_entropy"] == pytest.approx(float(entropy), abs=1e-4)
 
 
 def test_a_probe_without_an_answer_is_sure_of_nothing(small):

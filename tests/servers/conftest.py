@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,20 +21,8 @@ def running(kind: engines.Kind, *, plugin: bool = False) -> Iterator[engines.Eng
     if engines.installed(kind) is None and not os.environ.get("CI"):
         pytest.skip(f"{kind} is not installed; `make test-servers` installs it")
     with engines.start(kind, plugin=plugin) as engine:
-        let_others_first(engine)
+        engine.let_others_first()
         yield engine
-
-
-def let_others_first(engine: engines.Engine) -> None:
-    """Give vLLM's engine the lowest priority: on few cores it leaves no processor to vLLM's own HTTP server.
-
-    The bundled model is so small that the whole reply is computed before the first half of it is sent: no client could stop it.
-    """
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or there is no /proc
-            if (process / "comm").read_text().startswith("VLLM::") and os.getpgid(int(process.name)) == engine.pid:
-                for thread in (process / "task").iterdir():
-                    os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ class EntropyCallbackHandler(RootRuns):
         if stop and (call.get("response_format") or call.get("tool_choice") not in (None, "auto", "none")):
             stop, why = False, "structured output or a forced tool call: never cut"
         if policy is not None and policy.stop_rule.reads_answers:
-            why = f"the rule {policy.rule} reads answers, which a callback has not: see replay"
+            why = f"the rule {policy.rule} on {policy.signal} reads answers, which a callback has not: see replay"
         held = is_holdout(str(root), share=self._holdout, salt=self._salt)
         segmentation = (self._policy.segmentation if self._policy else None) or self._segmentation
         dialogue = Dialogue(asked, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=held)  # type: ignore[arg-type]
@@ -245,7 +245,8 @@ def _check(policy: Policy, stop: bool) -> None:
     if policy.mode != "thinking":
         raise SettingsError(f"policy has mode {policy.mode!r}; a callback sees single runs: use EarlyStopChatModel(mode='refine')")
     if stop and policy.stop_rule.reads_answers:
-        raise SettingsError(f"rule {policy.rule!r} reads answers, which a callback cannot ask for: use EarlyStopChatModel")
+        remedy = "use EarlyStopChatModel, or calibrate with the rule 'entropy'"
+        raise SettingsError(f"rule {policy.rule!r} on {policy.signal} reads answers, which a callback cannot ask for: {remedy}")
     if policy.k is None:
         raise SettingsError("policy has k null (the full vocabulary); an API gives a top-k only: calibrate with top-logprobs")
 

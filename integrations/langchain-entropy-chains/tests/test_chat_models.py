@@ -406,6 +406,23 @@ def test_missing_logprobs_may_be_allowed():
         assert (agreed.content, agreed.response_metadata["early_stop_reason"]) == ("The answer is 42", "answers agree")
 
 
+@pytest.mark.parametrize("make", [chat, deepseek], ids=["openai", "deepseek"])
+@pytest.mark.parametrize("run", [invoke, astream])
+def test_the_entropy_of_a_tried_answer_stops(server, run, make):
+    """The first probe is sure enough: it was asked for with logprobs, its answer is the run's, and the stream is closed."""
+    policy = replace(POLICY, signal="trial_entropy", thresholds=(9.0,))
+    message = run(EarlyStopChatModel(make(server), policy), ASKED)
+    server.settled()
+    assert [is_answer_call(c.body) for c in server.calls] == [False, True]
+    assert (server.calls[1].body["logprobs"], server.calls[1].body["top_logprobs"]) == (True, 20)
+    assert server.calls[0].gone
+    assert message.content == "The answer is 42"
+    told = message.response_metadata
+    assert (told["early_stop_step"], told["early_stop_reason"]) == (1, "trial_entropy at or under the threshold")
+    assert told["early_stop_entropy"] <= 9.0
+    assert "logprobs" not in told
+
+
 def test_logprobs_stay_where_they_were_asked_for(server):
     """``logprobs=True`` on the model or the call keeps them in the message."""
     for message in (

@@ -271,6 +271,21 @@ def test_a_rule_that_reads_answers_probes_beside_the_stream(method, field):
     assert responses[-1].additional_kwargs["early_stop_step"] == 2
 
 
+@pytest.mark.parametrize("method", ["chat", "astream_chat"])
+def test_the_entropy_of_a_tried_answer_stops(method):
+    """The first probe is sure enough: it was asked for with logprobs, its answer is the run's, and the stream is closed."""
+    policy = Policy("scripted", (9.0,), signal="trial_entropy", segmentation=Segmentation("line", 32))
+    with Loopback() as server:
+        response = ask_all(wrapped(server, policy), method)[-1]
+        server.settled()
+        assert [is_answer_call(c.body) for c in server.calls] == [False, True]
+        assert (server.calls[1].body["logprobs"], server.calls[1].body["top_logprobs"]) == (True, 20)
+        assert server.calls[0].gone
+    assert text_of(response) == ANSWER
+    assert (response.additional_kwargs["early_stop_step"], response.additional_kwargs["early_stop_threshold"]) == (1, 9.0)
+    assert response.additional_kwargs["early_stop_entropy"] <= 9.0
+
+
 def test_a_malformed_answer_is_replaced_by_a_full_run():
     """An empty answer after the stop is none: the question is run in full, and both are counted."""
 
