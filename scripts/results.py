@@ -97,7 +97,9 @@ def figures(runs: Runs) -> dict[str, Any]:
             "accuracy_full": float(table.correct[table.last].mean()),
             "probe_tokens": round(float(table.probe_tokens[~table.is_last].mean()), 1),
         },
-        "diagnosis": {name: diagnose(table, signal=name).to_dict() for name in ("mean_entropy", "sum_entropy", "eat")}
+        "diagnosis": {
+            name: diagnose(table, signal=name).to_dict() for name in ("mean_entropy", "sum_entropy", "trial_entropy", "eat")
+        }
         | {"trial_confidence": diagnose(unsure(runs)).to_dict()},
         "home": home,
         "policy": policy.to_dict(),

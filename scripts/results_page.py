@@ -12,9 +12,10 @@ from entropy_chains.wording import interval, less_or_more, number, percent, poin
 
 ROOT = Path(__file__).parent.parent
 PAGE, KEPT, PICTURE = (ROOT / "docs" / name for name in ("results.md", "results.json", "pictures/compare.png"))
-OURS = ("auto", "entropy", "entropy (sum)", "entropy+agreement")
-CARRIED = (("auto", "certified"), ("entropy", "certified"), ("information", "published"), ("trial-confidence", "certified"),
-           ("trial-confidence", "published"), ("token-budget", "certified"), ("fixed-step", "certified"))  # fmt: skip
+OURS = ("auto", "entropy", "entropy (sum)", "entropy (trial)", "entropy+agreement")
+CARRIED = (("auto", "certified"), ("entropy", "certified"), ("entropy (trial)", "certified"), ("information", "published"),
+           ("trial-confidence", "certified"), ("trial-confidence", "published"), ("token-budget", "certified"),
+           ("fixed-step", "certified"))  # fmt: skip
 SHUFFLED = (("auto", "certified"), ("entropy", "certified"), ("information", "published"), ("mean", "published"),
             ("deepconf", "published"), ("trial-confidence", "published"), ("eat", "published"))  # fmt: skip
 
@@ -61,8 +62,13 @@ def facts(f: Figures) -> str:
 
 def signals(f: Figures) -> str:
     """How well each signal tells wrong answers, step by step."""
-    names = {"mean_entropy": "mean entropy", "sum_entropy": "summed entropy", "trial_confidence": "trial confidence (DEER)"}
-    names["eat"] = "entropy after the closing tag (EAT)"
+    names = {
+        "mean_entropy": "mean entropy",
+        "sum_entropy": "summed entropy",
+        "trial_entropy": "entropy of the tried answer",
+        "trial_confidence": "its confidence (DEER)",
+        "eat": "entropy after the closing tag (EAT)",
+    }
     rows = []
     for key, label in names.items():
         d = f["diagnosis"][key]

@@ -77,7 +77,7 @@ def live(backend: TransformersBackend, policy: Policy, count: int, known: Sequen
             "right": sum(answers.same(g.answer, q["gold"]) for g, q in zip(runs, fresh, strict=True)),
             "stopped": sum(g.outcome.stopped for g in runs),
             "tokens": tokens,
-            "flops": flops(backend.parameters, tokens + sum(g.prompt_tokens for g in runs)).value,
+            "flops": flops(backend.parameters, tokens + sum(g.prompt_tokens + g.prefill_tokens for g in runs)).value,
             "latency": latency([g.seconds for g in runs]),
         }
     return found

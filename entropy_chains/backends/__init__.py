@@ -97,7 +97,7 @@ class Probe:
     """The answer a run would have given after a step.
 
     Attributes:
-        answer: None where there was no room for one, or it is malformed.
+        answer: None where there was no room for one, or it is malformed or cut off.
         tokens: what finding out took, closing tag included.
         signals: what rules read of it, where the backend can: ``trial_entropy``, the mean entropy of the answer's tokens in bits,
             estimated as a step's; ``trial_confidence``, the mean of their probabilities (DEER, arXiv 2504.15895); and ``eat``,

@@ -16,22 +16,22 @@ is written once::
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
 from entropy_chains.backends.assembly import MALFORMED, AnswerText, clean_answer, clean_reasoning, run_instead
-from entropy_chains.backends.chunks import Piece, Update, Usage
+from entropy_chains.backends.chunks import Piece, Update
 from entropy_chains.backends.continuations import Continuation, Request, begun
+from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import BY_HAND, PROBE_SIGNALS, MassFloor, Policy
-from entropy_chains.records import StepRecord, Tally
+from entropy_chains.policy import BY_HAND, PROBE_SIGNALS, Policy
+from entropy_chains.records import StepRecord
 from entropy_chains.steps import Phase, Segmentation, ThinkTags
 
 PATIENCE = 16
@@ -64,51 +64,6 @@ class Plan:
     engine: Mapping[str, Any] | None = None
     without_logprobs: str = "error"
     on_mismatch: str = "error"
-
-
-@dataclass(slots=True)
-class Reply:
-    """What came of one request."""
-
-    purpose: str
-    before: int = 0  # tokens of the run before it
-    pieces: int = 0
-    usage: Usage | None = None
-    finish: str | None = None
-    said: list[Piece] = field(default_factory=list)  # a probe's visible tokens
-
-    @property
-    def tokens(self) -> int:
-        """As the server counts them; entries where it does not say, as on a stream that was closed."""
-        counted = self.usage.completion_tokens if self.usage else None
-        return counted if counted is not None else self.pieces
-
-    @property
-    def prompt(self) -> int | None:
-        """Tokens of its prompt, if the server told."""
-        return self.usage.prompt_tokens if self.usage else None
-
-    def take(self, update: Update) -> None:
-        """A chunk of it; of a probe the text is kept, thinking begun again left out."""
-        self.pieces += len(update.pieces)
-        if self.purpose == "probe":
-            self.said += [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
-        self.usage = update.usage or self.usage
-        self.finish = update.finish_reason or self.finish
-
-    def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:
-        """A probe's answer, what it took, and what its tokens' logprobs say of it."""
-        text, tokens = "".join(p.text for p in self.said), [p.token for p in self.said]
-        answer, signals = clean_answer(text, tags), dict[str, float]()
-        known = [t.logprob for t in tokens if t.logprob is not None]
-        # Only where every token was told and all of them are the answer: a part of it would be another figure.
-        if answer is not None and answer == text.strip() and len(known) == len(tokens):
-            signals["trial_confidence"] = math.fsum(map(math.exp, known)) / len(known)
-            tally = Tally(floor)
-            for token in tokens:
-                tally.add(token_entropy(token, k=k))
-            signals |= tally.trial()
-        return Probe(answer, self.tokens, signals)
 
 
 class _Attempt:
@@ -307,6 +262,18 @@ class Dialogue:
         else:
             now.monitor.release(f"{NO_LOGPROBS}: run in full")
 
+    def _look_at(self, probe: Reply, found: Probe) -> None:
+        """The same for a signal of tried answers: each of them costs tokens, and the server may tell none of it."""
+        signal = self._policy.signal if self._policy is not None else ""
+        told = signal != "eat" and any(p.token.alternatives for p in probe.said)
+        if signal not in PROBE_SIGNALS or found.answer is None or told:
+            return
+        what = f"the server does not tell {signal} of an answer"
+        if self._plan.without_logprobs == "error":
+            raise NoLogprobsError(f"{what}: calibrate with rule='entropy', or take full runs with without_logprobs='full'")
+        warnings.warn(f"{what}: running in full", stacklevel=2)
+        self._now.monitor.release(f"{what}: run in full")
+
     def _check_k(self, bounds: EntropyBounds) -> None:
         """A threshold belongs to its k. One fewer is what engines give that list the sampled token in the place of the k-th."""
         policy = self._policy
@@ -347,6 +314,7 @@ class Dialogue:
             return []
         self._now.probes.append(probe)
         found = probe.probe(self._plan.tags, self._plan.k, self._policy.mass_floor if self._policy else None)
+        self._look_at(probe, found)
         if self._now.monitor.answer(found.answer, found.signals) is not Decision.CLOSE or found.answer is None:
             return []
         self._probe_answer, self.closing = found.answer, True

@@ -20,8 +20,9 @@ from typing import Any
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
-from entropy_chains.backends.dialogue import Dialogue, Reply
+from entropy_chains.backends.dialogue import Dialogue
 from entropy_chains.backends.failures import failures
+from entropy_chains.backends.replies import Reply
 from entropy_chains.backends.served import CONTROL, ServedModel, all_of, ended, is_done, only_its_own, prompt_of, seeded
 from entropy_chains.backends.servers import identify
 from entropy_chains.backends.talking import atalk, talk

@@ -199,13 +199,12 @@ class ScriptedBackend:
         return [Token(text) for text in (self._tags.close, self._tags.after) if text]
 
     def _probe(self, script: Script, step: int, sampling: Sampling, k: int | None) -> Probe:
-        pieces = script.answer_after(step)[: sampling.max_tokens]
-        tokens = [_token(p) for p in pieces]
-        answer = clean_answer("".join(t.text for t in tokens), self._tags)
-        tally = Tally()
+        whole = [_token(p) for p in script.answer_after(step)]
+        tokens, tally = whole[: sampling.max_tokens], Tally()
         for token in tokens:
             tally.add(token_entropy(token, k=k))
-        return Probe(answer, len(self._closing()) + len(pieces), {} if answer is None else tally.trial())
+        answer = clean_answer("".join(t.text for t in tokens), self._tags) if tokens == whole else None
+        return Probe(answer, len(self._closing()) + len(tokens), {} if answer is None else tally.trial())
 
     def _tokens(self, script: Script, boundary: str) -> Iterator[tuple[Token, bool]]:
         """The full run's tokens; none of them is forced."""

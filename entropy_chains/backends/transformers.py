@@ -215,11 +215,8 @@ class TransformersBackend(LocalModel):
             ids.append([*prefix[:held], *[pad] * hidden, prefix[held], *close])
             masks.append([1] * held + [0] * hidden + [1] * (1 + len(close)))
         prompts = self._padded(ids, masks)
-        numbers, step, trial = (
-            Numbers(sampling.seed, range(len(prefixes)), PROBES),
-            count(),
-            Trial(self._k if policy is None else policy.k),
-        )
+        numbers, step = Numbers(sampling.seed, range(len(prefixes)), PROBES), count()
+        trial = Trial(self._k if policy is None else policy.k)
 
         def draw() -> list[float]:
             position = next(step)
@@ -233,6 +230,8 @@ class TransformersBackend(LocalModel):
         for row, chances, entropy, figures in zip(rows, *read, strict=True):
             written = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row))
             answer, signals = self._vocabulary.answer(row[:written]), {"eat": entropy}
+            if written == len(row):  # it was cut off
+                answer = None
             if answer is not None:  # of nothing nobody is sure
                 tally = Tally(policy.mass_floor if policy else None)
                 tally.add_many(figures[:written])

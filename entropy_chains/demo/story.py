@@ -26,7 +26,7 @@ from entropy_chains.tables import Table
 from entropy_chains.traces import TraceWriter
 
 BATCH = 150
-LATENCY_QUESTIONS = 8
+LATENCY_QUESTIONS = 24
 MAX_TOKENS = 1600
 
 Track = Callable[[str, int], Callable[[int], None]]
@@ -66,6 +66,7 @@ def run_story(
     result = judge_live(full, stops, np.array([g.tokens for g in early]), right, seed=seed)
 
     prompt = sum(g.prompt_tokens for g in early)
+    again = sum(g.prefill_tokens for g in early)
     slow, fast = _latency(backend, policy, held_out[:: max(1, questions // LATENCY_QUESTIONS)][:LATENCY_QUESTIONS], live, track)
     story = {
         **result.to_dict(),
@@ -73,7 +74,7 @@ def run_story(
         "parameters": backend.parameters,
         "method": policy.method,
         "flops_full": flops(backend.parameters, prompt + result.tokens_full).value,
-        "flops": flops(backend.parameters, prompt + result.tokens).value,
+        "flops": flops(backend.parameters, prompt + again + result.tokens).value,
         "latency_full": latency(slow),
         "latency": latency(fast),
         "latency_questions": len(slow),

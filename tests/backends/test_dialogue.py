@@ -224,6 +224,28 @@ def test_a_probe_s_entropy_decides():
     assert [r.logprobs for r in asked] == [True, False, False]
 
 
+def test_a_probe_that_was_cut_off_is_no_answer():
+    """The server's limit ended it: however sure its beginning is, the run goes on."""
+    dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
+    cut = [*updates(piece("4", ANSWER)), Update(finish_reason="length")]
+    _, shown, made = run(dialogue, [*(Update((s,)) for s in SURE), *updates(*FOUR)], cut)
+    assert (shown, made.outcome.stopped, made.tokens) == ("4", False, 4)
+
+
+@pytest.mark.parametrize(("signal", "entropy"), [("trial_entropy", None), ("eat", 0.1)])
+def test_an_answer_of_which_nothing_is_told_is_no_silent_loss(signal, entropy):
+    """Probes that stop nothing would cost tokens at every step: an error, or by leave a full run with no more of them."""
+    answer = updates(piece("4", ANSWER, entropy=entropy))
+    streams = [Update((s,)) for s in (*SURE, *SURE, *FOUR)], answer
+    with pytest.raises(NoLogprobsError, match=f"does not tell {signal}"):
+        run(Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal=signal)), *streams)
+    dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),), without_logprobs="full"), policy=policy(0.5, signal=signal))
+    with pytest.warns(UserWarning, match="in full"):
+        requests, _, made = run(dialogue, *streams)
+    assert ([r.purpose for r in requests], made.answer, made.outcome.stopped) == (["reason", "probe"], "4", False)
+    assert "does not tell" in made.outcome.reason
+
+
 def test_nothing_is_cut_once_a_tool_call_or_a_refusal_has_begun():
     """However sure the model is from there on."""
     for begun in (Update(tool_call=True), Update(refusal="I")):

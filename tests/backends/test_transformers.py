@@ -504,6 +504,14 @@ def test_a_probe_s_signals_are_the_model_s_own(bundled, temperature):
         assert probe.signals["trial_entropy"] == pytest.approx(float(entropy), abs=1e-4)
 
 
+def test_a_probe_that_is_cut_off_is_no_answer(bundled):
+    """Its tokens are counted, and nobody is sure of it."""
+    sampling, messages = Sampling(0.0, max_tokens=500), ask("78*96=?")
+    run = bundled.generate([messages], sampling=sampling)[0]
+    probe = bundled.probe([(messages, run, 1)], sampling=replace(sampling, max_tokens=3))[0]
+    assert (probe.answer, list(probe.signals), probe.tokens) == (None, ["eat"], len(bundled._close_ids) + 3)
+
+
 def test_a_probe_without_an_answer_is_sure_of_nothing(small):
     """A malformed answer has no confidence, whatever its tokens' chances; the entropy after the closing text is there."""
     vocabulary = small._vocabulary

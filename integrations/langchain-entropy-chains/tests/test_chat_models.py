@@ -634,7 +634,7 @@ def test_a_server_that_is_not_there_is_the_inners_error():
 
 def test_a_consumer_that_leaves_ends_the_servers_work(server):
     """Closing the stream closes the connection."""
-    server.script = lambda body: thinking(*[UNSURE] * 20, pace=0.001)
+    server.script = lambda body: thinking(*[UNSURE] * 60, pace=0.001)
     chunks = stopping(server).stream(ASKED)
     for _ in range(5):
         next(chunks)
@@ -645,7 +645,7 @@ def test_a_consumer_that_leaves_ends_the_servers_work(server):
 
 def test_a_cancelled_task_ends_the_servers_work(server):
     """``task.cancel()`` closes the connection of an ``ainvoke`` that is under way."""
-    server.script = lambda body: thinking(*[UNSURE] * 20, pace=0.003)
+    server.script = lambda body: thinking(*[UNSURE] * 60, pace=0.003)
 
     async def run():
         task = asyncio.create_task(stopping(server).ainvoke(ASKED))
