@@ -59,19 +59,20 @@ class Phoenix:
             return json.load(reply)
 
     def spans(self, project: str, least: int = 1, timeout: float = 30) -> list[dict[str, Any]]:
-        """A project's spans, once there are at least so many; Phoenix stores them some time after they arrive.
+        """A project's spans, once there are at least so many and none lacks its parent; Phoenix stores them after they arrive.
 
         Raises:
-            BackendError: there are fewer when the time is over.
+            BackendError: there are fewer when the time is over, or the trace is not whole.
         """
         deadline, found = time.monotonic() + timeout, list[dict[str, Any]]()
         while time.monotonic() < deadline:
             with suppress(urllib.error.HTTPError):  # no such project yet
                 found = self.get(f"/v1/projects/{urllib.parse.quote(project)}/spans?limit=1000")["data"]
-            if len(found) >= least:
+            known = {None, *(s["context"]["span_id"] for s in found)}
+            if len(found) >= least and all(s["parent_id"] in known for s in found):
                 return found
             time.sleep(0.2)
-        raise BackendError(f"project {project!r} has {len(found)} spans after {timeout:.0f} s; at least {least} were expected")
+        raise BackendError(f"project {project!r} has {len(found)} spans after {timeout:.0f} s; at least {least} with all their parents were expected")
 
 
 @contextmanager

@@ -368,7 +368,9 @@ def test_a_file_that_is_no_policy_is_not_told_from_one_that_is_not_there(tmp_pat
     [
         ({"rule": "entropy+agreement"}, "reads an answer"),
         ({"mode": "refine"}, "mode"),
-        ({"signal": "eat"}, "'eat' is not recorded"),
+        ({"signal": "eat"}, "on eat reads an answer"),
+        ({"signal": "trial_entropy"}, "on trial_entropy reads an answer"),
+        ({"signal": "of_my_own"}, "'of_my_own' is not recorded"),
         ({"model": "another"}, "model 'another'"),
         ({"template": "sha256:0"}, "template 'sha256:0'"),
         ({"temperature_mode": "processed"}, "temperature_mode"),

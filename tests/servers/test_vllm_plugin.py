@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +168,21 @@ def test_a_client_can_ask_whether_the_plugin_is_there(vllm_plugin, backend):
     message = refused(vllm_plugin, vllm_xargs={"entropy_chains_hello": 1})
     assert message.startswith("entropy-chains plug-in ")
     assert backend.template in message
+
+
+def test_the_entry_point_loads_it_into_every_vllm(tmp_path, monkeypatch, backend):
+    """``vllm-entropy-chains`` in vLLM's environment, and no option: the plug-in is there, and stops at the first step."""
+    package = engines.ROOT / "integrations" / "vllm-entropy-chains"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(package)]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{engines.ROOT}")
+    with engines.start("vllm") as engine:
+        assert refused(engine, vllm_xargs={"entropy_chains_hello": 1}).startswith("entropy-chains plug-in ")
+        text = ask(engine, QUESTIONS[0], **xargs(policy_for(backend, 9.0)))["message"]
+        whole = ask(engine, QUESTIONS[0])["message"]
+    assert text["content"]
+    assert whole["reasoning"].startswith(text["reasoning"].rstrip())
+    assert len(text["reasoning"]) < len(whole["reasoning"]) / 2
 
 
 def test_the_log_names_a_closed_request(vllm_plugin):
