@@ -72,7 +72,8 @@ class Phoenix:
             if len(found) >= least and all(s["parent_id"] in known for s in found):
                 return found
             time.sleep(0.2)
-        raise BackendError(f"project {project!r} has {len(found)} spans after {timeout:.0f} s; at least {least} with all their parents were expected")
+        what = f"project {project!r} has {len(found)} spans after {timeout:.0f} s"
+        raise BackendError(f"{what}; at least {least} with all their parents were expected")
 
 
 @contextmanager
