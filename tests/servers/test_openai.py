@@ -65,6 +65,24 @@ def test_the_same_decisions_and_answers_as_in_place(engine, in_place):
     assert sum(g.tokens for g in early) < 0.6 * sum(g.tokens for g in full)
 
 
+def test_the_entropy_of_a_tried_answer_decides_as_in_place(engine):
+    """Greedy: the same entropies of the same answers after the same steps, so the same stops; and recorded, the same figures."""
+    policy = Policy(MODEL_NAME, (0.002,), signal="trial_entropy", segmentation=LINES)
+    local = TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME)
+    theirs = local.generate(ASKED, policy=policy, sampling=GREEDY)
+    ours = backend_of(engine).generate(ASKED, policy=policy, sampling=GREEDY)
+    assert [(g.answer, g.outcome.stopped, g.outcome.step) for g in ours] == [
+        (g.answer, g.outcome.stopped, g.outcome.step) for g in theirs
+    ]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.outcome.entropy == (None if b.outcome.entropy is None else pytest.approx(b.outcome.entropy, abs=2e-4))
+    assert len({g.outcome.step for g in ours}) > 1
+    trace = next(iter(record(backend_of(engine), QUESTIONS[:1], sampling=GREEDY, segmentation=LINES)))
+    told = [s.signals["trial_entropy"] for s in trace.steps[:-1]]
+    alone = next(iter(record(local, QUESTIONS[:1], sampling=GREEDY, segmentation=LINES)))
+    assert told == pytest.approx([s.signals["trial_entropy"] for s in alone.steps[:-1]], abs=2e-4)
+
+
 @pytest.mark.parametrize("continuation", ["auto", "prefill", "completion", "turn"])
 def test_every_way_gives_answers(engine, continuation, in_place):
     """Where the model goes on from its own tokens the answers are those of the stop in place; a way a server lacks falls back."""
