@@ -92,8 +92,6 @@ class Policy:
         _one_of("method", self.method, (*METHODS, BY_HAND))
         if self.signal in HIGHER_IS_SURER:
             raise PolicyError(f"signal is {self.signal!r}, of which higher means surer; a threshold needs one of which lower does")
-        if self.signal in PROBE_SIGNALS and self.mode == "refine":
-            raise PolicyError(f"signal is {self.signal!r}, which is read of a probe; in mode 'refine' there is none")
         for name in ("model", "signal", "unit", "temperature_mode", "reason"):
             _check(name, getattr(self, name), _is_text, "a text that is not empty")
         _check("template", self.template, lambda v: v is None or _is_text(v), "a text, or null where it is not known")
@@ -105,6 +103,8 @@ class Policy:
         for name in ("position", "step"):
             _check(f"mass_floor.{name}", getattr(self.mass_floor, name), lambda v: _is_amount(v) and v <= 1, "between 0 and 1")
         _check("segmentation", self.segmentation, lambda v: isinstance(v, Segmentation), "an object of boundary and min_tokens")
+        if self.signal in PROBE_SIGNALS and (self.mode == "refine" or self.segmentation.boundary == "call"):
+            raise PolicyError(f"signal is {self.signal!r}, which is read of a probe; where a step is a call there is none")
         if not isinstance(self.thresholds, tuple) or not self.thresholds:
             raise PolicyError(f"thresholds is {self.thresholds!r}; it must be a list: one number, one per step, or null for never")
         for value in self.thresholds:

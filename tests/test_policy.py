@@ -100,6 +100,8 @@ BAD = [
     ("mode", "think"),
     ("scope", "everything"),
     ("signal", 3),
+    ("signal", "deepconf"),
+    ("signal", "trial_confidence"),
     ("unit", None),
     ("estimator", "exact"),
     ("k", 0),
@@ -137,6 +139,13 @@ def test_every_bad_value_is_named(name, value):
     parts = [name, *(value if isinstance(value, dict) else ())]
     assert any(part in str(error.value) for part in parts)
     assert "some.json" in str(error.value)
+
+
+@pytest.mark.parametrize("given", [{"mode": "refine"}, {"segmentation": {"boundary": "call"}, "scope": "agent"}])
+def test_a_call_is_not_probed(given):
+    """A signal of tried answers where every step is a call of its own would never stop anything: refused."""
+    with pytest.raises(PolicyError, match=r"trial_entropy.*probe"):
+        Policy.from_dict({**FULL, "rule": "entropy", "signal": "trial_entropy", **given})
 
 
 @pytest.mark.parametrize("name", ["model", "thresholds"])
