@@ -41,11 +41,13 @@ def _growing() -> Any:
 
         keys: Any
         values: Any
+        is_initialized: bool
         _room: tuple[Any, Any] | None = None
 
         def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
+            if not self.is_initialized:  # by hand: what the base class's own takes differs between transformers 4 and 5
+                self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+                self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
             used = self.get_seq_length()
             length = used + key_states.shape[-2]
             if self._room is None or length > self._room[0].shape[-2]:

@@ -89,7 +89,7 @@ class LocalModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
             model = AutoModelForCausalLM.from_pretrained(str(path_or_id), **model_kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, ImportError) as error:  # the last two from transformers 4, without a tokenizer
             first = str(error).strip().splitlines()[0]
             remedy = "give a folder with config.json, weights and tokenizer, or a hub id"
             raise SettingsError(f"model {str(path_or_id)!r} cannot be loaded: {first} ({remedy})") from error

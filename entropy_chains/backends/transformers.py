@@ -26,6 +26,7 @@ from entropy_chains.steps import Phase, Segmentation
 
 try:
     import torch
+    import transformers
 
     from entropy_chains.backends.drawing import Numbers, warped
     from entropy_chains.backends.kv_cache import growing_cache, prefilled, taken
@@ -33,6 +34,9 @@ try:
     from entropy_chains.backends.watching import Cancelled, Trial, Watch
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
+
+OWN_CONFIG = {"use_model_defaults": False} if int(transformers.__version__.partition(".")[0]) < 5 else {}
+"""Transformers 4 takes a setting that equals the global default for none, and puts the model's own in its place."""
 
 PROBES = 1
 """The purpose of numbers that probes are drawn by."""
@@ -181,7 +185,7 @@ class TransformersBackend(LocalModel):
         config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
         config.pad_token_id = self._vocabulary.pad
         reader = watch.processor if watch else trial
-        hooks: dict[str, Any] = {"logits_processor": [*([reader] if reader else []), *warped(config, draw)]}
+        hooks: dict[str, Any] = {"logits_processor": [*([reader] if reader else []), *warped(config, draw)], **OWN_CONFIG}
         if watch:
             hooks["stopping_criteria"] = [watch.criterion]
         elif cancelled:

@@ -280,7 +280,11 @@ def test_a_stop_computes_nothing_in_vain(small):
     passes = []
     hook = small._model.model.register_forward_hook(lambda module, args, out: passes.append(out.last_hidden_state.shape[1]))
     try:
-        run = small.generate([ASKED[1]], policy=always(small), sampling=Sampling(1.0, max_tokens=100, seed=5))[0]
+        for seed in range(5, 15):  # random weights, others in each version of transformers: some answers are malformed
+            passes.clear()
+            run = small.generate([ASKED[1]], policy=always(small), sampling=Sampling(1.0, max_tokens=100, seed=seed))[0]
+            if run.outcome.stopped:
+                break
     finally:
         hook.remove()
     assert run.outcome.stopped
@@ -407,8 +411,9 @@ def test_a_prompt_longer_than_the_context(small):
 def test_the_context_is_a_limit(tokenizer):
     """A run ends where the context does; a probe for which no room is left has no answer instead of an error."""
     backend = TransformersBackend(small_model(context=64), tokenizer, name="small")
-    run = backend.generate(ASKED[:1], sampling=Sampling(1.0, max_tokens=500, seed=11))[0]
-    assert run.prompt_tokens + run.tokens <= 64
+    runs = [backend.generate(ASKED[:1], sampling=Sampling(1.0, max_tokens=500, seed=seed))[0] for seed in range(11, 21)]
+    assert all(run.prompt_tokens + run.tokens <= 64 for run in runs)
+    run = next(run for run in runs if run.steps)
     full = replace(run, token_ids=(5,) * (64 - run.prompt_tokens), steps=(replace(run.steps[0], end=64 - run.prompt_tokens - 2),))
     assert backend.probe([(ASKED[0], full, 1)], sampling=GREEDY)[0] == Probe(None, 0, {})
 
