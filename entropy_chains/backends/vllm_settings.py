@@ -117,7 +117,7 @@ def check(settings: Settings, serving: Serving | None, params: Any = None) -> No
     if policy.mode != "thinking" or policy.segmentation.boundary == "call":
         raise SettingsError(f"policy has mode {policy.mode!r}, but an engine sees one call: use a policy for mode 'thinking'")
     if policy.stop_rule.reads_answers:
-        remedy = "a logits processor cannot ask for one: calibrate with the rule 'entropy', or stop from the client"
+        remedy = "a logits processor cannot ask for one: stop from the client, or calibrate with --rule entropy and no --signal"
         raise SettingsError(f"rule {policy.rule!r} on {policy.signal} reads an answer after every step, and {remedy}")
     if policy.signal not in SIGNALS:
         raise SettingsError(f"signal {policy.signal!r} is not recorded in the engine; it knows {', '.join(SIGNALS)}")

@@ -245,7 +245,7 @@ def _check(policy: Policy, stop: bool) -> None:
     if policy.mode != "thinking":
         raise SettingsError(f"policy has mode {policy.mode!r}; a callback sees single runs: use EarlyStopChatModel(mode='refine')")
     if stop and policy.stop_rule.reads_answers:
-        remedy = "use EarlyStopChatModel, or calibrate with the rule 'entropy'"
+        remedy = "use EarlyStopChatModel, or calibrate with rule='entropy' and no signal by name, which reads the steps alone"
         raise SettingsError(f"rule {policy.rule!r} on {policy.signal} reads answers, which a callback cannot ask for: {remedy}")
     if policy.k is None:
         raise SettingsError("policy has k null (the full vocabulary); an API gives a top-k only: calibrate with top-logprobs")
