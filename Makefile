@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP     = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PARTS  := -e '.[transformers,report]' -e 'integrations/langchain-entropy-chains[agents]' -e integrations/llama-index-llms-entropy-chains
 
-.PHONY: demo test check docs test-servers test-slow bench clean
+.PHONY: demo test check docs test-servers test-slow bench figures clean
 
 demo: $(VENV)/.run
 	$(BIN)/entropy-chains demo
@@ -31,6 +31,13 @@ test-slow: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
+
+# Every figure of README and docs.
+figures: demo $(VENV)/.dev
+	$(BIN)/python scripts/readme.py
+	$(BIN)/python scripts/results.py --write-docs
+	$(BIN)/python scripts/side_by_side.py --questions 50 --write-docs
+	$(BIN)/python benchmarks/run.py --write-docs
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py
