@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -26,3 +29,14 @@ def test_the_bundled_model_is_an_honest_test():
     assert 0.70 <= found["accuracy_full"] <= 0.95
     assert found["accuracy_full"] - found["after_step_1"] >= 0.05
     assert found["steps"] >= 3
+
+
+def test_each_snippet_runs_as_it_stands():
+    """Pasted alone, a block needs no other one: every name that it reads is a builtin or its own."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        names = [n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.Name)]
+        imported = {a.asname or a.name for n in ast.walk(ast.parse(block)) if isinstance(n, ast.ImportFrom) for a in n.names}
+        made = {n.id for n in names if isinstance(n.ctx, ast.Store)} | imported | set(dir(builtins))
+        assert {n.id for n in names if isinstance(n.ctx, ast.Load)} <= made
