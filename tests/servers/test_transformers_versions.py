@@ -46,6 +46,7 @@ def python():
     return folder / "bin" / "python"
 
 
+@pytest.mark.timeout(1800)  # it installs, and runs some ninety tests
 def test_the_backend_works_with_transformers_4(python):
     """The same tests pass with version 4, probes, caches and greedy runs among them; this environment has version 5."""
     asked = [python, "-c", "import transformers; print(transformers.__version__)"]
