@@ -230,6 +230,11 @@ class Monitor:
         return self._course.done
 
     @property
+    def decided(self) -> bool:
+        """A step was sure enough: the run was stopped, or would have been."""
+        return self._course.decided is not None
+
+    @property
     def steps(self) -> int:
         """Steps ended so far."""
         return self._course.step

@@ -239,14 +239,12 @@ class Rows:
             logger.error("entropy-chains failed; the requests concerned run in full. Told once.", exc_info=error)
 
     def _report(self, row: Row, decision: Decision) -> None:
-        if decision is not Decision.CLOSE and row.stops:
+        if not row.monitor.decided or (row.stops and decision is not Decision.CLOSE):
             return
-        outcome = row.monitor.finish()
-        row.told = outcome.step is not None
-        if row.told:
-            said = "closed" if outcome.stopped else "would have been closed"
-            level = logging.INFO if row.settings.id else logging.DEBUG  # told to who asks for it by a name
-            self.say(f"{said} {json.dumps(outcome.metadata())}", row.settings, level=level)
+        outcome, row.told = row.monitor.finish(), True
+        said = "closed" if outcome.stopped else "would have been closed"
+        level = logging.INFO if row.settings.id else logging.DEBUG  # told to who asks for it by a name
+        self.say(f"{said} {json.dumps(outcome.metadata())}", row.settings, level=level)
 
     def _index(self, places: list[int], device: torch.device) -> torch.Tensor:
         """The places as a tensor; kept, for most steps watch the same rows as the one before."""
