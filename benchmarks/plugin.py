@@ -34,7 +34,7 @@ def plugin(quick: bool) -> list[Row]:
     from entropy_chains.demo.questions import draw_questions
 
     questions = [q["question"] for q in draw_questions(REQUESTS, 3)]
-    tokens, rounds = (16, 2) if quick else (200, 19)
+    tokens, rounds = (16, 2) if quick else (200, 7)
     if engines.installed("vllm") is None:
         return [Row("plugin", WATCHING, None, "×", goal=GOAL, least=True, note="vLLM is not installed here")]
     with engines.start("vllm") as plain, engines.start("vllm", plugin=True) as loaded, ThreadPoolExecutor(REQUESTS) as pool:
