@@ -6,7 +6,9 @@ Without an install a test is skipped; with ``CI`` set it fails. ``make test-serv
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,31 @@ def running(kind: engines.Kind, *, plugin: bool = False) -> Iterator[engines.Eng
     with engines.start(kind, plugin=plugin) as engine:
         engine.let_others_first()
         yield engine
+
+
+def interpreter(name: str, *installs: list[str]) -> Path:
+    """The Python of an environment with other versions; made on the first run with ``CI`` set, and kept beside the engines.
+
+    Args:
+        name: of its folder, with the version that it is for.
+        installs: what each call of pip is given.
+    """
+    folder = engines.CACHE / name
+    python, done = folder / "bin" / "python", folder / ".complete"
+    if not done.exists():
+        if not os.environ.get("CI"):
+            pytest.skip(f"no environment {name}; `make test-servers` makes it")
+        venv.create(folder, clear=True, with_pip=True)
+        for wanted in installs:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        done.touch()
+    return python
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """See :func:`interpreter`."""
+    return interpreter
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,8 @@ import os
 import subprocess
 import sys
 import tomllib
-import venv
 from pathlib import Path
 
-import engines  # tests/servers/conftest.py puts scripts/ on the path
 import pytest
 
 pytestmark = pytest.mark.servers
@@ -44,18 +42,9 @@ TESTS = {
 
 
 @pytest.fixture(params=OLDEST)
-def oldest(request):
-    """Name and interpreter of an environment; made on the first run, and kept beside the engines."""
-    folder = engines.CACHE / f"{request.param}-tests"
-    done = folder / ".complete"
-    if not done.exists():
-        if not os.environ.get("CI"):
-            pytest.skip("no environment with an old LangChain; `make test-servers` makes them")
-        venv.create(folder, clear=True, with_pip=True)
-        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *OLDEST[request.param], *COMMON]
-        subprocess.run(command, check=True)
-        done.touch()
-    return request.param, folder / "bin" / "python"
+def oldest(request, environment):
+    """Name and interpreter of an environment."""
+    return request.param, environment(f"{request.param}-tests", [*OLDEST[request.param], *COMMON])
 
 
 @pytest.mark.timeout(1800)  # it installs, and runs some hundred tests

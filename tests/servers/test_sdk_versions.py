@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
-import engines  # tests/servers/conftest.py puts scripts/ on the path
 import pytest
 
 pytestmark = pytest.mark.servers
@@ -18,18 +16,9 @@ NEEDED = ["numpy", "scipy", "click", "rich", "openai==3.*", "pytest", "hypothesi
 TESTS = [f"tests/backends/test_{name}.py" for name in ("openai", "hostile", "chunks")]
 
 
-@pytest.fixture(scope="module")
-def python():
-    """The interpreter of the environment; made on the first run, and kept beside the engines."""
-    folder = engines.CACHE / "openai-3"
-    done = folder / ".complete"
-    if not done.exists():
-        if not os.environ.get("CI"):
-            pytest.skip("no environment with openai 3; `make test-servers` makes one")
-        venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *NEEDED], check=True)
-        done.touch()
-    return folder / "bin" / "python"
+@pytest.fixture
+def python(environment):
+    return environment("openai-3", NEEDED)
 
 
 def test_the_backend_works_with_openai_3(python):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
-import engines  # tests/servers/conftest.py puts scripts/ on the path
 import pytest
 
 pytestmark = pytest.mark.servers
@@ -30,20 +28,10 @@ NEEDED = [
 TESTS = ["tests/backends/test_transformers.py", "tests/test_live_equals_replay.py"]
 
 
-@pytest.fixture(scope="module")
-def python():
-    """The interpreter of the environment; made on the first run, and kept beside the engines."""
-    folder = engines.CACHE / f"transformers-{VERSION}"
-    done = folder / ".complete"
-    if not done.exists():
-        if not os.environ.get("CI"):
-            pytest.skip("no environment with transformers 4; `make test-servers` makes one")
-        venv.create(folder, clear=True, with_pip=True)
-        index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
-        for wanted in (["torch==2.13.0", *index], NEEDED):
-            subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted], check=True)
-        done.touch()
-    return folder / "bin" / "python"
+@pytest.fixture
+def python(environment):
+    index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
+    return environment(f"transformers-{VERSION}", ["torch==2.13.0", *index], NEEDED)
 
 
 @pytest.mark.timeout(1800)  # it installs, and runs some ninety tests
