@@ -277,6 +277,17 @@ class Monitor:
         self._counted += reasoning
         return reasoning
 
+    def quiet(self, text: str) -> bool:
+        """Whether a token with this text decides nothing, whatever came before; see :meth:`skim`."""
+        return self._scanner.quiet(text)
+
+    def skim(self, texts: Sequence[str]) -> None:
+        """As :meth:`advance` for each of these: quiet tokens of the thinking, chosen by the model."""
+        self._scanner.feed("".join(texts))
+        self._course.tokens += len(texts)
+        self._in_step += len(texts)
+        self._counted += len(texts)
+
     @property
     def at_end(self) -> bool:
         """A step ends with the token last fed: a boundary, and long enough."""

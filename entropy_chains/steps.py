@@ -182,6 +182,10 @@ class Scanner:
         if phase is not self.phase and self._boundary != "call":
             self._begin(phase)
 
+    def quiet(self, text: str) -> bool:
+        """Whether no phase and no step can end with this text, whatever came before: several such may be fed as one."""
+        return bool(text) and self._special.isdisjoint(text)
+
     def feed(self, text: str) -> Phase:
         """Take the next token's text; returns the phase after it."""
         if self._depth or self._opened or not self._special.isdisjoint(text):

@@ -17,7 +17,7 @@ from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.assembly import MALFORMED, run_instead
-from entropy_chains.entropy import logits_entropy
+from entropy_chains.entropy import SMALL, logits_entropy
 from entropy_chains.errors import BackendError, MissingExtraError
 from entropy_chains.monitor import BatchMonitor
 from entropy_chains.policy import Policy, stopping_enabled
@@ -40,9 +40,6 @@ OWN_CONFIG = {"use_model_defaults": False} if int(transformers.__version__.parti
 
 PROBES = 1
 """The purpose of numbers that probes are drawn by."""
-
-SMALL = 2**16
-"""Logits of one token of all rows up to which they are kept; 64 tokens of them take 16 MB at most."""
 
 
 class TransformersBackend(LocalModel):

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import entropy_chains
 from entropy_chains.backends.vllm_settings import HELLO, PREFIX, Serving, check, read
+from entropy_chains.entropy import SMALL
 from entropy_chains.errors import MissingExtraError, SettingsError
 
 try:
+    import torch
     from vllm.v1.sample.logits_processor import LogitsProcessor  # type: ignore[import-not-found]
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2  # type: ignore[import-not-found]
 
@@ -27,7 +29,6 @@ except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
 
 if TYPE_CHECKING:
-    import torch
     from vllm.v1.sample.logits_processor import BatchUpdate
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
@@ -56,8 +57,10 @@ class EntropyStop(_Asked, LogitsProcessor):  # type: ignore[misc]
     """For the V1 model runner. Created by vLLM, once a rank."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        kept = max(256, vllm_config.scheduler_config.max_num_seqs)
-        self._seats = Seats(Rows(_serving(vllm_config), quiet=bool(vllm_config.parallel_config.rank)), kept)
+        most = vllm_config.scheduler_config.max_num_seqs
+        late = torch.device(device).type == "cpu" and most * vllm_config.model_config.get_vocab_size() <= SMALL
+        rows = Rows(_serving(vllm_config), late=late, silent=bool(vllm_config.parallel_config.rank))
+        self._seats = Seats(rows, max(256, most))
 
     def is_argmax_invariant(self) -> bool:
         """False: it changes what a greedy request gets."""
@@ -77,7 +80,7 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
     """For Model Runner V2, which runs where Triton does. Its logic is tested, the class itself was never run on a GPU."""
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
-        self._rows = Rows(_serving(vllm_config), quiet=bool(vllm_config.parallel_config.rank))
+        self._rows = Rows(_serving(vllm_config), silent=bool(vllm_config.parallel_config.rank))
         self._states = req_states
         self._slots: dict[int, Row] = {}
         self._new: dict[int, Any] = {}  # came since the last step; their prompts can be read in the next
@@ -114,7 +117,7 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
             self._rows.failed(self._slots.values(), error)
             return logits
         # A prompt read in parts shows fewer tokens than were taken: there is no new one.
-        return self._rows.step(logits, rows, lambda place, row: (max(int(lengths[place]), row.fed), tokens[place]))
+        return self._rows.step(logits, rows, [(max(int(lengths[place]), row.fed), tokens[place]) for place, row in rows])
 
     def _begin(self, slot: int) -> None:
         params, length = self._new.pop(slot), int(self._states.prompt_len.np[slot])

@@ -46,11 +46,12 @@ class Seats:
         self._rows = rows
         self._seats: dict[int, Seat] = {}
         self._left: deque[Seat] = deque(maxlen=kept)
-        self._order: list[tuple[int, Row]] | None = None
+        self._watched: list[tuple[int, Row]] | None = None  # in order, with their outputs beside it; None: not known yet
+        self._outputs: list[list[int]] = []
 
     def update(self, change: Change) -> None:
         """Follow the batch; never raises."""
-        self._order = None
+        self._watched = None
         try:
             for place in change.removed:
                 self._leave(place)
@@ -70,18 +71,14 @@ class Seats:
 
     def step(self, logits: torch.Tensor) -> torch.Tensor:
         """One step of the engine: see :meth:`Rows.step`."""
-        if self._order is None:
-            self._order = [(place, self._seats[place].row) for place in sorted(self._seats)]
-        rows = [(place, row) for place, row in self._order if row.on]
-        return self._rows.step(logits, rows, self._output) if rows else logits
-
-    def _output(self, place: int, row: Row) -> tuple[int, int]:
-        """Tokens so far and the last of them, without the placeholders (-1) for tokens that are not known yet."""
-        output = self._seats[place].output
-        known = len(output)
-        while known and output[known - 1] < 0:
-            known -= 1
-        return known, output[known - 1] if known else -1
+        if self._watched is None or not all(row.on for _, row in self._watched):
+            seats = [(place, seat) for place, seat in sorted(self._seats.items()) if seat.row.on]
+            self._watched = [(place, seat.row) for place, seat in seats]
+            self._outputs = [seat.output for _, seat in seats]
+        if not self._watched:
+            return logits
+        news = [(len(o), o[-1]) if o and o[-1] >= 0 else _known(o) for o in self._outputs]
+        return self._rows.step(logits, self._watched, news)
 
     def _leave(self, place: int) -> None:
         seat = self._seats.pop(place, None)
@@ -104,3 +101,11 @@ class Seats:
         except Exception as error:  # noqa: BLE001 (it would end the server)
             self._rows.failed([], error)
         return None
+
+
+def _known(output: list[int]) -> tuple[int, int]:
+    """Tokens so far and the last of them, without the placeholders (-1) for those that are not known yet."""
+    known = len(output)
+    while known and output[known - 1] < 0:
+        known -= 1
+    return known, output[known - 1] if known else -1

@@ -91,10 +91,10 @@ class Engine:
     The tokens of a step become known before the next one's logits are changed (placeholders stand for them until then).
     """
 
-    def __init__(self, requests, seed, places=5):
+    def __init__(self, requests, seed, places=5, *, late=False):
         self.random, self.places = random.Random(seed), places
         self.waiting, self.batch, self.unknown = list(requests), [], {}
-        self.rows = Rows(SERVING)
+        self.rows = Rows(SERVING, late=late)
         self.seats = Seats(self.rows, kept=64)
         self.steps = self.resumed = self.moves = 0
 
@@ -169,11 +169,12 @@ def many(seed, count=14):
         yield Request(seed * 1000 + n, keys, opened=drawn.random() < 0.5)
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_request_gets_what_it_would_alone(seed):
+def test_every_request_gets_what_it_would_alone(seed, late):
     """However rows move, pause, come back and are read in parts: each is closed exactly where a monitor of its own closes it."""
     requests = list(many(seed))
-    engine = Engine(requests, seed)
+    engine = Engine(requests, seed, late=late)
     engine.run()
     assert engine.resumed
     assert engine.moves
