@@ -276,60 +276,66 @@ def _torch_largest(logits: Any, count: int, on_cpu: bool) -> Any:
 
 
 def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
+    """As :func:`_torch_rows`, in float64 but for the sum over the vocabulary."""
     import numpy as np
 
     rows, vocabulary = logits.shape
-    top = logits.max(-1, keepdims=True).astype(np.result_type(logits, np.float32))  # half precision has no fast exp
-    partition, weighted, total, possible = (np.zeros(rows) for _ in range(4))
     at_once = max(1, BLOCK // vocabulary)
+    blocks = [slice(start, start + at_once) for start in range(0, max(rows, 1), at_once)]
     with np.errstate(invalid="ignore", divide="ignore"):
-        for start in range(0, rows, at_once):
-            some = slice(start, start + at_once)
-            shifted = logits[some] - top[some]
-            e = np.exp(shifted)
-            partition[some] = e.sum(-1)
-            if k is None:
-                total[some], possible[some] = shifted.sum(-1), vocabulary
-                if not np.isfinite(total[some]).all():
-                    known = shifted != -np.inf
-                    np.copyto(shifted, 0.0, where=~known)  # 0·(-inf) counts as 0
-                    total[some], possible[some] = shifted.sum(-1), known.sum(-1)
-                weighted[some] = np.multiply(e, shifted, out=e).sum(-1)
-        log_partition = np.log(partition)
-        finite = np.isfinite(top[:, 0])
         if k is None:
-            exact = np.where(finite, np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
-            return RowEntropies(exact, exact, exact, np.ones_like(exact), log_partition - total / possible)
+            figures = [_numpy_exact(logits[block]) for block in blocks]
+            exact, confidence = figures[0] if len(figures) == 1 else map(np.concatenate, zip(*figures, strict=True))
+            return RowEntropies(exact, exact, exact, np.ones_like(exact), confidence)
         count = min(k, vocabulary)
-        logprobs = _numpy_largest(logits, count).astype(np.float64)
-        logprobs -= top + log_partition[:, None]
-        known = count
-        if not logprobs[:, -1].min() > -np.inf:  # an impossible one, or NaN
+        largest = _numpy_largest(logits, count)
+        top = largest[:, -1:].astype(np.result_type(logits, np.float32), copy=False)  # half precision has no fast exp
+        sums = [np.add.reduce(np.exp(logits[block] - top[block]), -1) for block in blocks]
+        partition = sums[0] if len(sums) == 1 else np.concatenate(sums)
+        logprobs = largest - (top + np.log(partition, dtype=np.float64)[:, None])
+        total, known = np.add.reduce(logprobs, -1), count
+        usual = math.isfinite(np.add.reduce(total))
+        if not usual:  # an impossible token, or NaN
             known = (logprobs > -np.inf).sum(-1)
             np.maximum(logprobs, -1e4, out=logprobs)  # 0·(-inf) counts as 0, and exp(-1e4) is 0
-            confidence = -np.where(logprobs > -1e4, logprobs, 0.0).sum(-1) / known
-        else:
-            confidence = logprobs.sum(-1) / -known
+            total = np.where(logprobs > -1e4, logprobs, 0.0).sum(-1)
         p = np.exp(logprobs)
-        mass = np.minimum(p.sum(-1), 1.0)
-        least = p[:, -1].copy()
-        logprobs *= p
-        spread = logprobs.sum(-1) / -_LN2
+        mass = np.minimum(np.add.reduce(p, -1), 1.0)
+        spread = np.add.reduce(p * logprobs, -1) / -_LN2
         entropy = np.maximum(spread / mass + np.log2(mass), 0.0)
         lower = upper = entropy
         if count < vocabulary:
             rest = 1.0 - mass
             safe = np.maximum(rest, 1e-300)
             upper = np.maximum(spread + rest * np.log2((vocabulary - count) / safe), entropy)
-            least = np.maximum(np.minimum(least, safe), 1e-300)
+            least = np.maximum(np.minimum(p[:, 0], safe), 1e-300)
             lower = np.minimum(np.maximum(spread - rest * np.log2(least), entropy), upper)
-        if not finite.all():
-            entropy = np.where(finite, entropy, np.nan)
-        return RowEntropies(entropy, lower, upper, mass, confidence)
+        if not usual:
+            entropy = np.where(np.isfinite(top[:, 0]), entropy, np.nan)
+        return RowEntropies(entropy, lower, upper, mass, total / -known)
+
+
+def _numpy_exact(part: Any) -> tuple[Any, Any]:
+    """As :func:`_torch_exact`."""
+    import numpy as np
+
+    top = part.max(-1, keepdims=True).astype(np.result_type(part, np.float32), copy=False)  # half precision has no fast exp
+    shifted = part - top
+    e = np.exp(shifted)
+    partition = np.add.reduce(e, -1).astype(np.float64)
+    total, possible = np.add.reduce(shifted, -1).astype(np.float64), part.shape[-1]
+    if not np.isfinite(total).all():
+        known = shifted != -np.inf
+        np.copyto(shifted, 0.0, where=~known)  # 0·(-inf) counts as 0
+        total, possible = shifted.sum(-1).astype(np.float64), known.sum(-1)
+    log_partition = np.log(partition)
+    weighted = np.add.reduce(np.multiply(e, shifted, out=e), -1)
+    exact = np.where(np.isfinite(top[:, 0]), np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
+    return exact, log_partition - total / possible
 
 
 def _numpy_largest(logits: Any, count: int) -> Any:
-    """As :func:`_torch_largest`; a group is every n-th logit here, which numpy is faster at."""
+    """As :func:`_torch_largest`, but ascending; a group is every n-th logit here, which numpy is faster at."""
     import numpy as np
 
     rows, vocabulary = logits.shape
@@ -339,4 +345,4 @@ def _numpy_largest(logits: Any, count: int) -> Any:
         groups = logits[:, :whole].reshape(rows, GROUP, -1)
         chosen = np.argpartition(groups.max(1), -count, axis=-1)[:, None, -count:]
         found = np.concatenate([np.take_along_axis(groups, chosen, 2).reshape(rows, -1), logits[:, whole:]], axis=-1)
-    return np.sort(found, axis=-1)[:, ::-1][:, :count]
+    return np.sort(found, axis=-1)[:, -count:]
