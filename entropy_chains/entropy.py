@@ -37,7 +37,7 @@ BLOCK = 2**18
 """Logits that one processor core works on at a time, whole rows; the copies made of them stay in its cache."""
 
 SMALL = 2**16
-"""Logits of one token of all rows up to which a CPU keeps them until a step ends; 64 tokens of them take 16 MB at most."""
+"""Logits of one token of all rows up to which a CPU keeps them until a step ends; 256 tokens of them take 64 MB at most."""
 
 GROUP = 64
 """Logits whose largest stands for all of them while the k likeliest are sought."""

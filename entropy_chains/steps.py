@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from entropy_chains.errors import InputError
@@ -128,7 +129,7 @@ TOOL_MARKERS = {
 }
 """Opening and closing texts of tool calls; None: it lasts to the end of the stream."""
 
-_SPECIAL = frozenset('\n`~{}[]<>"\\|=')  # with the last character of every marker: a text without them changes nothing
+_SPECIAL = frozenset('`~{}[]<>"\\|=')  # with the last character of every marker: a text without them changes nothing
 _LISTED = re.compile(r"(?:(?:[-*+>]|\d{1,3}[.)])\s+)+")  # what may stand before a fence in a list or a quotation
 
 
@@ -145,13 +146,14 @@ class Scanner:
     """
 
     __slots__ = (
-        "_blank", "_boundary", "_depth", "_escaped", "_fence", "_firm", "_grace", "_line", "_opened", "_quoted",
+        "_blank", "_boundary", "_depth", "_ends", "_escaped", "_fence", "_firm", "_grace", "_line", "_opened", "_quoted",
         "_special", "_tags", "_tail", "_tool", "phase",
     )  # fmt: skip
 
     def __init__(self, tags: ThinkTags | None = None, boundary: str = "blank_line", *, thinking: bool = False):
         self._tags = tags or ThinkTags()
-        self._special = _SPECIAL | {self._tags.open[-1], self._tags.close[-1]}
+        self._ends = frozenset({"\n", self._tags.open[-1], self._tags.close[-1]})
+        self._special = _special(self._ends)
         self._boundary = boundary
         self.phase = Phase.THINKING if thinking else Phase.BEFORE
         self._tail = ""
@@ -184,16 +186,21 @@ class Scanner:
 
     def quiet(self, text: str) -> bool:
         """Whether no phase and no step can end with this text, whatever came before: several such may be fed as one."""
-        return bool(text) and self._special.isdisjoint(text)
+        return bool(text) and self._ends.isdisjoint(text)
 
     def feed(self, text: str) -> Phase:
         """Take the next token's text; returns the phase after it."""
-        if self._depth or self._opened or not self._special.isdisjoint(text):
-            for c in text:
-                self._character(c)
-        elif text:
-            self._tail = (self._tail + text)[-_TAIL:]
-            self._line = (self._line + text).lstrip()[:_TAIL]
+        start = 0
+        while start < len(text):
+            end = start
+            if not (self._depth or self._opened):
+                end = found.start() if (found := self._special.search(text, start)) else len(text)
+            if end > start:
+                self._tail = (self._tail + text[start:end])[-_TAIL:]
+                self._line = (self._line + text[start:end]).lstrip()[:_TAIL]
+            if end < len(text):
+                self._character(text[end])
+            start = end + 1
         return self.phase
 
     def _character(self, c: str) -> None:
@@ -277,6 +284,12 @@ class Scanner:
             self._quoted = not self._quoted
         elif not self._quoted and not latex:
             self._depth += (c in "{[") - (c in "}]")
+
+
+@lru_cache
+def _special(ends: frozenset[str]) -> re.Pattern[str]:
+    """One character that may change anything."""
+    return re.compile("[" + re.escape("".join(sorted(_SPECIAL | ends))) + "]")
 
 
 def _fence_opened(line: str) -> str:

@@ -319,3 +319,9 @@ def test_logits_and_logprobs_are_the_same_thing(row):
     logits = np.array([row])
     logprobs = logits - np.log(np.exp(logits).sum())
     assert logits_entropy(logits).entropy[0] == pytest.approx(token_entropy(logprobs[0].tolist()).entropy, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_no_rows_have_no_figures(k):
+    """An empty batch is no error."""
+    assert logits_entropy(np.zeros((0, 5)), k).figures().shape == (0, 5)

@@ -465,6 +465,33 @@ def test_the_two_faces_decide_alike(rows, p, stop, thinking, holdout, data):
         assert batch.rows[r].finish() == single.finish()
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["a", "12", "=", "{", "x`", "</think", "\n"]), max_size=60), st.booleans())
+def test_quiet_tokens_may_be_told_together(texts, stop):
+    """Kept until the next token that may decide something, their figures summed up at once: the same steps and outcome."""
+    one, other = (Monitor(policy(1.5), thinking=True, stop=stop) for _ in range(2))
+    waiting, figures = [], []
+    rng = np.random.default_rng(len(texts))
+    for text in texts:
+        entropy = float(rng.uniform(0, 3))
+        decision = one.feed(Token(text), EntropyBounds(entropy, entropy, entropy, 1.0, 20, 1.0))
+        figures.append([entropy, 1.0, entropy, entropy, 1.0])
+        if other.quiet(text):
+            assert decision is Decision.GO_ON
+            waiting.append(text)
+            continue
+        other.skim(waiting)
+        waiting.clear()
+        assert other.advance(text)
+        if other.at_end:
+            other.absorb(np.array(figures))
+            figures.clear()
+            assert other.decide() is decision
+        assert (other.tokens, other.tokens_in_step, other.last) == (one.tokens, one.tokens_in_step, one.last)
+    other.skim(waiting)
+    assert other.finish() == one.finish()
+
+
 def test_long_steps_are_the_same_in_both_faces():
     """Steps longer than the batch keeps figures of, with rows of different length: the same records to the last bit."""
     rng = np.random.default_rng(0)

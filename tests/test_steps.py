@@ -273,6 +273,26 @@ def test_the_split_into_tokens_changes_nothing(words, cuts, boundary, thinking):
         assert state(scanner) == expected[at]
 
 
+@settings(max_examples=500, deadline=None)
+@given(st.lists(WORDS, max_size=40), st.text("ab =<|{`1", max_size=20), st.sampled_from(["line", "blank_line"]), st.booleans())
+def test_no_step_and_no_phase_ends_with_a_quiet_text(words, text, boundary, thinking):
+    """Whatever came before: after it the phase is the one before it, and no step may end."""
+    scanner = Scanner(None, boundary, thinking=thinking)
+    for word in words:
+        scanner.feed(word)
+    before = scanner.phase
+    assert scanner.quiet(text) is bool(text)  # the tags of this family end with ">"
+    assert scanner.feed(text) is before
+    assert not (text and scanner.at_boundary)
+
+
+@pytest.mark.parametrize("tags", FAMILIES)
+def test_what_ends_something_is_not_quiet(tags):
+    """A line end and either tag of every family."""
+    for text in ("\n", "a\n", tags.open, tags.close, tags.close[-1], ""):
+        assert not Scanner(tags).quiet(text)
+
+
 TEXT = st.text(st.sampled_from('ab "\\{}[],:\n\t`~<>/é'), max_size=12)
 SCALARS = st.none() | st.booleans() | st.integers(-99, 99) | TEXT
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=10)

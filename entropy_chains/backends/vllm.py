@@ -23,7 +23,8 @@ try:
     from vllm.v1.sample.logits_processor import LogitsProcessor  # type: ignore[import-not-found]
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2  # type: ignore[import-not-found]
 
-    from entropy_chains.backends.vllm_rows import TAIL, Row, Rows
+    from entropy_chains.backends.vllm_ledger import Row
+    from entropy_chains.backends.vllm_rows import TAIL, Rows
     from entropy_chains.backends.vllm_seats import Seats
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
@@ -59,7 +60,7 @@ class EntropyStop(_Asked, LogitsProcessor):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         most = vllm_config.scheduler_config.max_num_seqs
         late = torch.device(device).type == "cpu" and most * vllm_config.model_config.get_vocab_size() <= SMALL
-        rows = Rows(_serving(vllm_config), late=late, silent=bool(vllm_config.parallel_config.rank))
+        rows = Rows(_serving(vllm_config), most, late=late, silent=bool(vllm_config.parallel_config.rank))
         self._seats = Seats(rows, max(256, most))
 
     def is_argmax_invariant(self) -> bool:
@@ -80,7 +81,7 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
     """For Model Runner V2, which runs where Triton does. Its logic is tested, the class itself was never run on a GPU."""
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
-        self._rows = Rows(_serving(vllm_config), silent=bool(vllm_config.parallel_config.rank))
+        self._rows = Rows(_serving(vllm_config), req_states.max_num_reqs, silent=bool(vllm_config.parallel_config.rank))
         self._states = req_states
         self._slots: dict[int, Row] = {}
         self._new: dict[int, Any] = {}  # came since the last step; their prompts can be read in the next
@@ -117,13 +118,15 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
             self._rows.failed(self._slots.values(), error)
             return logits
         # A prompt read in parts shows fewer tokens than were taken: there is no new one.
-        return self._rows.step(logits, rows, [(max(int(lengths[place]), row.fed), tokens[place]) for place, row in rows])
+        known = [max(int(lengths[place]), row.fed) for place, row in rows]
+        return self._rows.step(logits, rows, known, [tokens[place] for place, _ in rows])
 
     def _begin(self, slot: int) -> None:
         params, length = self._new.pop(slot), int(self._states.prompt_len.np[slot])
         prompt = self._states.all_token_ids.gpu[slot, max(0, length - TAIL) : length].tolist()
         if row := self._rows.begin(read(params.extra_args), prompt, params):
             self._slots[slot] = row
+            row.sit(slot)
 
 
 class EntropyStopAny(EntropyStop, EntropyStopV2):

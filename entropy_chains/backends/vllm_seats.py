@@ -11,7 +11,8 @@ from entropy_chains.backends.vllm_settings import read
 if TYPE_CHECKING:
     import torch
 
-    from entropy_chains.backends.vllm_rows import Row, Rows
+    from entropy_chains.backends.vllm_ledger import Row
+    from entropy_chains.backends.vllm_rows import Rows
 
 
 class Change(Protocol):
@@ -57,14 +58,11 @@ class Seats:
                 self._leave(place)
             for place, params, prompt, output in change.added:
                 self._leave(place)
-                if seat := self._taken(params, prompt, output):
-                    self._seats[place] = seat
+                self._sit(self._taken(params, prompt, output), place)
             for here, there, direction in change.moved:
-                mover, other = self._seats.pop(here, None), self._seats.pop(there, None)
-                if mover:
-                    self._seats[there] = mover
-                if other and direction.name == "SWAP":
-                    self._seats[here] = other
+                mover, other = self._rise(here), self._rise(there)
+                self._sit(mover, there)
+                self._sit(other if direction.name == "SWAP" else None, here)
         except Exception as error:  # noqa: BLE001 (it would end the server; and who sits where is no longer known)
             self._rows.failed([seat.row for seat in self._seats.values()], error)
             self._seats.clear()
@@ -77,12 +75,32 @@ class Seats:
             self._outputs = [seat.output for _, seat in seats]
         if not self._watched:
             return logits
-        news = [(len(o), o[-1]) if o and o[-1] >= 0 else _known(o) for o in self._outputs]
-        return self._rows.step(logits, self._watched, news)
+        known = list(map(len, self._outputs))
+        tokens = [output[-1] if output else -1 for output in self._outputs]
+        if -1 in tokens:  # nothing yet, or a placeholder for a token that is not known yet
+            known = [_known(output) for output in self._outputs]
+            tokens = [output[n - 1] if n else -1 for n, output in zip(known, self._outputs, strict=True)]
+        return self._rows.step(logits, self._watched, known, tokens)
+
+    def _sit(self, seat: Seat | None, place: int) -> None:
+        if seat:
+            self._seats[place] = seat
+            seat.row.sit(place)
+
+    def _rise(self, place: int) -> Seat | None:
+        """Empty a place; returns who sat there, if it is still watched."""
+        seat = self._seats.pop(place, None)
+        if seat is None or not seat.row.on:
+            return None
+        try:
+            seat.row.rise()
+        except Exception as error:  # noqa: BLE001 (it would end the server)
+            self._rows.failed([seat.row], error)
+            return None
+        return seat
 
     def _leave(self, place: int) -> None:
-        seat = self._seats.pop(place, None)
-        if seat and seat.row.on:
+        if seat := self._rise(place):
             self._left.append(seat)
 
     def _taken(self, params: Any, prompt: list[int] | None, output: list[int]) -> Seat | None:
@@ -103,9 +121,9 @@ class Seats:
         return None
 
 
-def _known(output: list[int]) -> tuple[int, int]:
-    """Tokens so far and the last of them, without the placeholders (-1) for those that are not known yet."""
+def _known(output: list[int]) -> int:
+    """Tokens so far, without the placeholders (-1)."""
     known = len(output)
     while known and output[known - 1] < 0:
         known -= 1
-    return known, output[known - 1] if known else -1
+    return known

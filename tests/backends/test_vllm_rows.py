@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoTokenizer
 
-from entropy_chains.backends import vllm_rows
+from entropy_chains.backends import vllm_ledger
 from entropy_chains.backends.vllm_rows import Rows
 from entropy_chains.backends.vllm_seats import Seats
 from entropy_chains.backends.vllm_settings import Serving, check, read
@@ -94,7 +94,7 @@ class Engine:
     def __init__(self, requests, seed, places=5, *, late=False):
         self.random, self.places = random.Random(seed), places
         self.waiting, self.batch, self.unknown = list(requests), [], {}
-        self.rows = Rows(SERVING, late=late)
+        self.rows = Rows(SERVING, places, late=late)
         self.seats = Seats(self.rows, kept=64)
         self.steps = self.resumed = self.moves = 0
 
@@ -189,7 +189,7 @@ def test_every_request_gets_what_it_would_alone(seed, late):
 def one(keys, steps=60, *, opened=True, seed=3, spoil=None):
     """One request alone in the batch, with its engine."""
     request = Request(seed, keys, opened=opened)
-    rows = Rows(SERVING)
+    rows = Rows(SERVING, 1)
     seats = Seats(rows, kept=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     for _ in range(steps):
@@ -231,11 +231,29 @@ def test_the_off_switch_holds_in_the_engine(monkeypatch):
 def test_only_thinking_is_measured(monkeypatch):
     """No entropy is computed before the thinking, after it, while it is being closed, or for who did not ask."""
     shapes = []
-    monkeypatch.setattr(vllm_rows, "logits_entropy", lambda part, k: shapes.append(len(part)) or logits_entropy(part, k))
+    monkeypatch.setattr(vllm_ledger, "logits_entropy", lambda part, k: shapes.append(len(part)) or logits_entropy(part, k))
     one({})
     assert not shapes
     request, *_ = one(LOW | {"threshold": 9}, opened=False)
     assert len(shapes) == closed_at(request) - 1  # the opening tag is not measured; every token of the thinking is
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_longer_than_a_seat_keeps_is_summed_up_on_the_way(late):
+    """600 tokens without a line end, then one: the row is closed there, as a monitor of its own closes it."""
+    request = Request(3, LOW | {"threshold": 9}, opened=True)
+    request.length = 610
+    spoil = lambda row, output: row.__setitem__(LINE, 50.0 if len(output) == 600 else -50.0)  # noqa: E731
+    plain = request.logits
+    request.logits = lambda output: (row := plain(output), spoil(row, output))[0]
+    rows = Rows(SERVING, 1, late=late)
+    seats = Seats(rows, kept=1)
+    seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
+    while not request.done(request.output):
+        request.output.append(int(seats.step(request.logits(request.output)[None].clone()).argmax()))
+    assert request.output[600] == LINE
+    assert request.output[601 : 601 + len(CLOSE)] == CLOSE
+    assert request.output == request.alone()[0]
 
 
 def test_the_prompt_tells_that_thinking_has_begun():
@@ -273,7 +291,7 @@ def test_an_error_of_ours_ends_the_watching_of_its_row_only(caplog):
 
 def test_an_error_for_all_rows_at_once_leaves_their_logits(monkeypatch, caplog):
     """The one computation for all rows fails: all run in full."""
-    monkeypatch.setattr(vllm_rows, "logits_entropy", lambda part, k: 1 / 0)
+    monkeypatch.setattr(vllm_ledger, "logits_entropy", lambda part, k: 1 / 0)
     assert one(LOW | {"threshold": 9})[0].output == one({})[0].output
     assert "ZeroDivisionError" in caplog.text
 
@@ -290,7 +308,7 @@ def test_a_row_whose_tokens_do_not_add_up_runs_in_full():
 def test_a_request_that_came_back_unknown_runs_in_full(caplog):
     """It has tokens, but nobody remembers it: its steps could not be counted."""
     caplog.set_level(logging.INFO, "vllm.entropy_chains")
-    seats = Seats(Rows(SERVING), kept=4)
+    seats = Seats(Rows(SERVING, 1), kept=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, asked(threshold=9), [1], [5, 6])], moved=[]))
     assert not seats._seats
     assert "came back" in caplog.text
@@ -412,7 +430,7 @@ def test_a_server_that_cannot_close_thinking_says_so():
     for serving in (Serving.of(("m",), None), Serving(("m",), WORDS, speculative=True)):
         with pytest.raises(SettingsError):
             check(settings, serving)
-        assert Rows(serving).begin(settings, [1]) is None
+        assert Rows(serving, 1).begin(settings, [1]) is None
 
 
 def test_phases_end_the_watching():

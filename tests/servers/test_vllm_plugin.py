@@ -206,16 +206,16 @@ def test_greedy_answers_equal_the_in_place_close_of_the_local_backend(vllm_plugi
 
 
 FAULTY = """
-from entropy_chains.backends import vllm, vllm_rows
+from entropy_chains.backends import vllm, vllm_ledger
 
-feed = vllm_rows.Row.feed
+feed = vllm_ledger.Row.feed
 
 def broken(row, *given, **named):
-    if row.settings.id == "broken" and row.fed == 20:
+    if row.settings.id == "broken" and row.fed >= 20:
         raise RuntimeError("injected")
     return feed(row, *given, **named)
 
-vllm_rows.Row.feed = broken
+vllm_ledger.Row.feed = broken
 
 class Faulty(vllm.EntropyStop):
     pass
