@@ -49,7 +49,7 @@ def plugin(quick: bool) -> list[Row]:
     questions = [q["question"] for q in draw_questions(REQUESTS, 3)]
     tokens, starts = (16, 1) if quick else (200, 3)
     rows = []
-    for where, begin, many in (("engine alone", _in_process, 10), ("through HTTP", _served, 6)):
+    for where, begin, many in (("engine alone", _in_process, 10), ("through HTTP", _served, 10)):
         taken: dict[str, list[float]] = {}
         for start in range(starts):
             with begin(questions, tokens) as sides:

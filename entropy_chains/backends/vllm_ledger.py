@@ -89,7 +89,7 @@ class Ledger:
             self.figures = np.empty((*self.tokens.shape, vocabulary if self.late else FIGURES), np.float32)
 
     def keep(self, seats: Array, known: Array, tokens: Array) -> list[int]:
-        """Write down the quiet tokens.
+        """Write down the quiet tokens; :meth:`measure` follows.
 
         Args:
             seats: of the rows in this step.
@@ -105,11 +105,10 @@ class Ledger:
         left: list[int] = []
         if not easy.all():
             left = np.flatnonzero(~easy).tolist()
-            seats, kept, tokens = seats[easy], kept[easy], tokens[easy]
+            seats, kept, known, tokens = seats[easy], kept[easy], known[easy], tokens[easy]
         self.tokens[seats, kept] = tokens
         self.kept[seats] = kept + 1
-        self.fed[seats] += 1
-        self.pending[seats] = False
+        self.fed[seats] = known
         return left
 
     def measure(self, logits: torch.Tensor, seats: Array, places: Array) -> None:

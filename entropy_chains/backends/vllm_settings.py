@@ -98,7 +98,7 @@ def read(given: Mapping[str, Any] | None) -> Settings | None:
         raise SettingsError(f"{PREFIX}policy and {', '.join(PREFIX + k for k in rule if k != 'policy')} contradict each other")
     if "policy" not in rule and "threshold" not in rule:
         raise SettingsError(f"{', '.join(PREFIX + k for k in own)} says nothing of when; give {PREFIX}policy or {PREFIX}threshold")
-    return Settings(rule["policy"] if "policy" in rule else _made_of(rule), **values)
+    return Settings(rule["policy"] if "policy" in rule else _made_of(**rule), **values)
 
 
 def check(settings: Settings, serving: Serving | None, params: Any = None) -> None:
@@ -149,14 +149,20 @@ def _served(policy: Policy, serving: Serving) -> dict[str, Any]:
     return running
 
 
-def _made_of(rule: Mapping[str, Any]) -> Policy:
-    default, k = Segmentation(), rule.get("k", 20) or None
+@lru_cache(maxsize=256)
+def _made_of(
+    threshold: float,
+    boundary: str = Segmentation().boundary,
+    min_tokens: int = Segmentation().min_tokens,
+    min_steps: int = 1,
+    k: int = 20,
+) -> Policy:
     return Policy(
         BY_REQUEST,
-        thresholds=(rule["threshold"],),
-        segmentation=Segmentation(rule.get("boundary", default.boundary), rule.get("min_tokens", default.min_tokens)),
-        min_steps=rule.get("min_steps", 1),
-        k=k,
+        thresholds=(threshold,),
+        segmentation=Segmentation(boundary, min_tokens),
+        min_steps=min_steps,
+        k=k or None,
         estimator="renormalised" if k else "full",
     )
 
