@@ -47,13 +47,13 @@ def plugin(quick: bool) -> list[Row]:
     if engines.installed("vllm") is None:
         return [Row("plugin", WATCHING, None, "×", goal=GOAL, least=True, note="vLLM is not installed here")]
     questions = [q["question"] for q in draw_questions(REQUESTS, 3)]
-    tokens, starts = (16, 1) if quick else (200, 3)
+    tokens, starts, rounds = (16, 1, 2) if quick else (200, 3, 10)
     rows = []
-    for where, begin, many in (("engine alone", _in_process, 10), ("through HTTP", _served, 10)):
+    for where, begin in (("engine alone", _in_process), ("through HTTP", _served)):
         taken: dict[str, list[float]] = {}
         for start in range(starts):
             with begin(questions, tokens) as sides:
-                _rounds(sides, 2 if quick else many, start, taken)
+                _rounds(sides, rounds, start, taken)
         rows += _compared(where, taken, tokens)
     return rows
 

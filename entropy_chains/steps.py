@@ -129,7 +129,8 @@ TOOL_MARKERS = {
 }
 """Opening and closing texts of tool calls; None: it lasts to the end of the stream."""
 
-_SPECIAL = frozenset('`~{}[]<>"\\|=')  # with the last character of every marker: a text without them changes nothing
+# With the last character of every tool marker. A text without these, a line end and the thinking tags' last changes nothing.
+_SPECIAL = frozenset('`~{}[]<>"\\|=')
 _LISTED = re.compile(r"(?:(?:[-*+>]|\d{1,3}[.)])\s+)+")  # what may stand before a fence in a list or a quotation
 
 

@@ -466,10 +466,11 @@ def test_the_two_faces_decide_alike(rows, p, stop, thinking, holdout, data):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["a", "12", "=", "{", "x`", "</think", "\n"]), max_size=60), st.booleans())
-def test_quiet_tokens_may_be_told_together(texts, stop):
+@given(st.lists(st.sampled_from(["a", "12", "=", "{", "x`", "</think", "\n"]), max_size=60), st.integers(1, 6), st.booleans())
+def test_quiet_tokens_may_be_told_together(texts, min_tokens, stop):
     """Kept until the next token that may decide something, their figures summed up at once: the same steps and outcome."""
-    one, other = (Monitor(policy(1.5), thinking=True, stop=stop) for _ in range(2))
+    judged = policy(1.5, segmentation=Segmentation("line", min_tokens))
+    one, other = (Monitor(judged, thinking=True, stop=stop) for _ in range(2))
     waiting, figures = [], []
     rng = np.random.default_rng(len(texts))
     for text in texts:

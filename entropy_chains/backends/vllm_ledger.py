@@ -77,7 +77,7 @@ class Ledger:
         self.measured, self.pending = (np.zeros(seats, bool) for _ in range(2))
         self.quiet = np.zeros(0, bool)
         self.tokens = np.zeros((seats, KEPT + 1), np.int64)
-        self.figures = np.zeros((0, 0, 0), np.float32)
+        self.figures = np.zeros((seats, KEPT + 1, 0), np.float32)  # until the width is known
         self._coming: list[tuple[Array, Coming]] = []
         self._indices: tuple[Array, torch.Tensor] | None = None
 
@@ -204,7 +204,7 @@ class Row:
         ledger, seat = self._ledger, self.seat
         ledger.arrive()
         kept = int(ledger.kept[seat])
-        figures = ledger.figures[seat, : kept + int(ledger.pending[seat])] if kept or ledger.pending[seat] else self._away.figures
+        figures = ledger.figures[seat, : kept + int(ledger.pending[seat])]
         self._away = Away(int(ledger.fed[seat]), int(ledger.told[seat]), ledger.tokens[seat, :kept].copy(), figures.copy())
         ledger.measured[seat] = ledger.pending[seat] = False
         self.seat = None
