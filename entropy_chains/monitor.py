@@ -269,13 +269,17 @@ class Monitor:
         """The text's half of :meth:`feed`: move on, and tell whether the token's entropy counts. See :class:`BatchMonitor`."""
         scanner = self._scanner
         if phase is not None:
-            scanner.enter(phase)
+            self.enter(phase)
         before = scanner.phase
         reasoning = scanner.feed(text) is Phase.THINKING and before is Phase.THINKING and not forced
         self._course.tokens += 1
         self._in_step += 1
         self._counted += reasoning
         return reasoning
+
+    def enter(self, phase: Phase) -> None:
+        """The text that follows belongs here, as the prompt or the server says; its tags say no more."""
+        self._scanner.enter(phase)
 
     def quiet(self, text: str) -> bool:
         """Whether a token with this text decides nothing, whatever came before; see :meth:`skim`."""

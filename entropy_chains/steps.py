@@ -67,8 +67,9 @@ class ThinkTags:
 
     def __post_init__(self) -> None:
         for name in ("open", "close"):
-            if not 0 < len(getattr(self, name)) <= _TAIL:
-                raise InputError(f"{name} is {getattr(self, name)!r}; a thinking tag has 1 to {_TAIL} characters")
+            tag = getattr(self, name)
+            if not 0 < len(tag) <= _TAIL or tag != tag.strip():
+                raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {_TAIL} characters, without blanks around it")
 
 
 FAMILIES = (
@@ -90,11 +91,39 @@ def detect_tags(chat_template: str | None) -> ThinkTags | None:
 
 
 class Phase(Enum):
-    """Where in its output a model is."""
+    """Where in its output a model is. ``BEFORE``: nothing but blanks and a part of the opening tag so far."""
 
     BEFORE = "before"
     THINKING = "thinking"
     ANSWER = "answer"
+
+
+def phase_at_start(output: str, tags: ThinkTags) -> Phase:
+    """Where an output is that begins with this text, blanks before it left out.
+
+    Thinking can begin at the start of the output only. An opening tag anywhere else is text: of an answer that speaks about tags.
+    """
+    if output.startswith(tags.open):
+        return Phase.THINKING
+    return Phase.BEFORE if tags.open.startswith(output) else Phase.ANSWER
+
+
+def phase_after_prompt(prompt: str, tags: ThinkTags, turns: str | None = None) -> Phase:
+    """Where an output begins, by the end of its prompt: a chat template may open the thinking, or open and close it.
+
+    Args:
+        prompt: the prompt, or its end.
+        tags: the family's thinking tags.
+        turns: the prompt without what asks for the output, if that is known: then a tag counts anywhere after it.
+    """
+    end = prompt.rstrip()
+    if end.endswith(tags.open):
+        return Phase.THINKING
+    if end.endswith((tags.close + tags.after).rstrip()):
+        return Phase.ANSWER
+    begun = prompt.removeprefix(turns) if turns and prompt.startswith(turns) else ""
+    opened, closed = begun.rfind(tags.open), begun.rfind(tags.close)
+    return Phase.BEFORE if opened == closed else Phase.THINKING if opened > closed else Phase.ANSWER
 
 
 def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
@@ -186,13 +215,13 @@ class Scanner:
             self._begin(phase)
 
     def quiet(self, text: str) -> bool:
-        """Whether no phase and no step can end with this text, whatever came before: several such may be fed as one."""
+        """Whether no step and no thinking can end with this text, whatever came before: several such may be fed as one."""
         return bool(text) and self._ends.isdisjoint(text)
 
     def feed(self, text: str) -> Phase:
         """Take the next token's text; returns the phase after it."""
-        start = 0
-        while start < len(text):
+        start = self._first(text) if self.phase is Phase.BEFORE else 0
+        while start < len(text) and self.phase is Phase.THINKING:  # in an answer nothing ends, and no tag counts
             end = start
             if not (self._depth or self._opened):
                 end = found.start() if (found := self._special.search(text, start)) else len(text)
@@ -204,9 +233,20 @@ class Scanner:
             start = end + 1
         return self.phase
 
+    def _first(self, text: str) -> int:
+        """Take the output's first text; returns how much of it is not thinking."""
+        said = (self._tail + text).lstrip()
+        phase = phase_at_start(said, self._tags)
+        if phase is not Phase.BEFORE:
+            self._begin(phase)
+            return len(text) - (len(said) - len(self._tags.open))
+        self._tail = said
+        return len(text)
+
     def _character(self, c: str) -> None:
         self._tail = (self._tail + c)[-_TAIL:]
-        if self._phase_changed():
+        if self._boundary != "call" and self._tail.endswith(self._tags.close):  # every token of a call is reasoning, tags or not
+            self._begin(Phase.ANSWER)
             return
         if self._tool is not None:
             if self._tool and self._tail.endswith(self._tool):
@@ -224,16 +264,6 @@ class Scanner:
             self._line = (self._line + c).lstrip()[:_TAIL]
         if not self._fence:
             self._brackets(c)
-
-    def _phase_changed(self) -> bool:
-        if self._boundary == "call":  # every token of a call is reasoning, tags or not
-            return False
-        closing = self.phase is not Phase.ANSWER and self._tail.endswith(self._tags.close)
-        opening = self.phase is Phase.BEFORE and self._tail.endswith(self._tags.open)
-        if not (closing or opening):
-            return False
-        self._begin(Phase.ANSWER if closing else Phase.THINKING)
-        return True
 
     def _begin(self, phase: Phase) -> None:
         self.phase = phase

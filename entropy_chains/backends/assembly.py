@@ -11,22 +11,13 @@ from entropy_chains.steps import ThinkTags
 MALFORMED = "the answer after the stop was malformed: run in full"
 
 
-def clean_answer(text: str, tags: ThinkTags | None) -> str | None:
-    """The answer without what closing left behind (a second closing tag, the text after it); None where it is malformed.
-
-    Malformed is an answer that is empty, or in which thinking was begun again and never closed.
-    """
-    if tags is not None:
-        text = text.rpartition(tags.close)[2].strip().removeprefix(tags.after.strip())
-        if tags.open in text:
-            return None
-    return text.strip() or None
-
-
 def clean_reasoning(text: str, tags: ThinkTags | None) -> str:
-    """The thinking's text without its tags."""
+    """The thinking's text without the tags around it."""
     if tags is not None:
-        text = text.split(tags.open, 1)[-1].removesuffix(tags.after).removesuffix(tags.close)
+        said = text.lstrip()
+        text = said.removeprefix(tags.open) if said.startswith(tags.open) else text
+        end = text.rstrip().removesuffix(tags.after.strip()).rstrip()
+        text = end.removesuffix(tags.close) if end.endswith(tags.close) else text
     return text.strip("\n")
 
 
@@ -36,29 +27,3 @@ def run_instead(full: Generation, stopped: Generation, outcome: Outcome) -> Gene
     told = replace(outcome, stopped=False, tokens=tokens, tokens_saved=None)
     prefill = full.prefill_tokens + stopped.prefill_tokens
     return replace(full, outcome=told, tokens=tokens, prefill_tokens=prefill, seconds=full.seconds + stopped.seconds)
-
-
-class AnswerText:
-    """An answer's text as it may be shown: a leading closing tag is debris, and thinking begun again is kept back."""
-
-    def __init__(self, tags: ThinkTags):
-        self._tags, self._held, self._shown = tags, "", False
-
-    def take(self, text: str) -> str:
-        """What may be shown with this text."""
-        if self._shown:
-            return text
-        self._held = (self._held + text).lstrip()
-        held, tags = self._held, self._tags
-        if held.startswith(tags.close):
-            self._held = held = held[len(tags.close) :].lstrip()
-        if held.startswith(tags.open):
-            _, ended, self._held = held.partition(tags.close)
-            if not ended:
-                self._held = held
-                return ""
-            self._held = held = self._held.lstrip()
-        if not held or any(tag.startswith(held) for tag in (tags.open, tags.close)):
-            return ""
-        self._shown = True
-        return held

@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
-from entropy_chains.backends.assembly import MALFORMED, AnswerText, clean_answer, clean_reasoning, run_instead
+from entropy_chains.backends.assembly import MALFORMED, clean_reasoning, run_instead
 from entropy_chains.backends.chunks import Piece, Update
 from entropy_chains.backends.continuations import Continuation, Request, begun
+from entropy_chains.backends.markup import AnswerMarkup, Markup, as_chunks, clean_answer, text_in
 from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
@@ -69,8 +70,8 @@ class Plan:
 class _Attempt:
     """The state of one attempt at the reply: with stopping, or in full after a stop whose answer was malformed."""
 
-    def __init__(self, monitor: Monitor):
-        self.monitor = monitor
+    def __init__(self, monitor: Monitor, markup: Markup):
+        self.monitor, self.markup = monitor, markup
         self.steps: list[Step] = []
         self.thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
         self.answer: list[str] = []
@@ -114,7 +115,7 @@ class Dialogue:
         self._probe_answer: str | None = None
         self._undone = False  # the stop had no effect
         self._note = ""  # what the reason says besides
-        self._shown = AnswerText(plan.tags)
+        self._shown = AnswerMarkup(plan.tags)
         self.closing = self.wants_control = False
         self.wants_probe: Request | None = None
         self.id: str | None = None
@@ -129,7 +130,8 @@ class Dialogue:
                 thinking=self._plan.opened,
                 stop=stop,
                 holdout=self._holdout,
-            )
+            ),
+            Markup(self._plan.tags, Phase.THINKING if self._plan.opened else Phase.BEFORE),
         )
 
     @property
@@ -162,7 +164,7 @@ class Dialogue:
 
     def _ask(self) -> Request:
         now = self._now
-        self.closing = False
+        self.closing, self._shown = False, AnswerMarkup(self._plan.tags)
         now.streams.append(Reply("answer", before=now.fed))
         return self._way("answer", now.cut or "")
 
@@ -193,33 +195,46 @@ class Dialogue:
             return [Chunk(self._shown.take(p.text), Phase.ANSWER, p.token) for p in told]
         shown: list[Chunk] = []
         for n, piece in enumerate(update.pieces):
-            shown.append(self._take(piece))
+            shown += self._take(piece)
             if self.closing:
                 now.fed += len(update.pieces) - n - 1  # computed, and not read: the answer is asked for after the boundary
                 break
         return shown
 
-    def _take(self, piece: Piece) -> Chunk:
+    def rest(self) -> list[Chunk]:
+        """The running stream has ended by itself: what a reader sees of the text that was kept back."""
+        if self._now.streams[-1].purpose == "answer":
+            return [Chunk(text, Phase.ANSWER)] if (text := self._shown.rest) else []
+        return [Chunk(text, phase) for phase, text in self._now.markup.rest]
+
+    def _take(self, piece: Piece) -> list[Chunk]:
         now, plan = self._now, self._plan
         before, bounds = now.monitor.phase, None
         if before is not Phase.ANSWER and piece.phase is not Phase.ANSWER and piece.token.alternatives:
             bounds = token_entropy(piece.token, k=plan.k)
         forced = self._is_forced(piece.token.text)
-        decision = now.monitor.feed(piece.token, bounds, forced=forced, phase=piece.phase)
+        began = now.markup.phase
+        spans = now.markup.take(piece.text, piece.phase) if piece.text else now.markup.silent(piece.token.text)
+        token = piece.token
+        if now.markup.phase is Phase.BEFORE and not piece.text:  # a special token, say: the output's text has not begun
+            token = replace(token, text="")
+        decision = now.monitor.feed(token, bounds, forced=forced, phase=piece.phase)
         now.fed += 1
         phase = now.monitor.phase
         late = now.cut is not None and phase is not Phase.ANSWER  # made before the server heard that it is to end the thinking
         if late and plan.engine is not None and not forced:
             self.closing, self._note = True, NOT_CLOSED
-        is_tag = piece.token.text.strip() in (plan.tags.open, plan.tags.close)
-        if piece.phase is Phase.ANSWER or (phase is Phase.ANSWER and before is Phase.ANSWER):
-            now.answer.append(piece.text)
-        else:
+        answer = text_in(spans, Phase.ANSWER)
+        if now.markup.phase is not Phase.ANSWER or (began is Phase.THINKING and piece.phase is not Phase.ANSWER):
             now.reasoned += 1
             if not late:
-                now.thinking.append(piece.token.text or piece.text)
-            if phase is Phase.THINKING and not now.sighted:
-                self._look(bounds)
+                now.thinking.append((piece.token.text or piece.text).removesuffix(answer))
+        elif began is Phase.BEFORE:  # there is no thinking: what looked like the beginning of its tag is answer as well
+            now.thinking.clear()
+            now.reasoned = 0
+        now.answer.append(answer)
+        if phase is Phase.THINKING and not now.sighted:
+            self._look(bounds)
         record = now.monitor.last
         if record is not None and record.step > len(now.steps):
             self._step_ended(record)
@@ -233,7 +248,7 @@ class Dialogue:
                 now.due = plan.tags.close + plan.tags.after
             else:
                 self.wants_control, self.closing = plan.control, not plan.control
-        return Chunk("" if late or is_tag or forced else piece.text, phase, piece.token, bounds, forced)
+        return as_chunks([] if late or forced else spans, now.markup.phase, piece.token, bounds, forced=forced)
 
     def _is_forced(self, text: str) -> bool:
         """Whether a token is of the closing text that the server puts in after its decision."""
@@ -326,9 +341,9 @@ class Dialogue:
         now = self._now
         if self._probe_answer is not None:
             return self._probe_answer
-        if now.monitor.segmentation.boundary == "call" and not any(now.answer):
-            return clean_answer("".join(now.thinking), self._plan.tags)
-        return clean_answer("".join(now.answer), self._plan.tags)
+        answer = "".join(now.answer) + text_in(now.markup.rest, Phase.ANSWER)
+        closed = now.monitor.done and not self._undone
+        return clean_answer(answer, self._plan.tags) if closed else answer.strip() or None
 
     def result(self) -> Generation:
         """The finished run."""

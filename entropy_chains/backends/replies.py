@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from entropy_chains.backends import Probe
-from entropy_chains.backends.assembly import clean_answer
 from entropy_chains.backends.chunks import Piece, Update, Usage
+from entropy_chains.backends.markup import clean_answer
 from entropy_chains.entropy import token_entropy
 from entropy_chains.policy import MassFloor
 from entropy_chains.records import Tally

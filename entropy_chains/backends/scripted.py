@@ -19,7 +19,8 @@ from itertools import chain
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
-from entropy_chains.backends.assembly import MALFORMED, clean_answer, clean_reasoning, run_instead
+from entropy_chains.backends.assembly import MALFORMED, run_instead
+from entropy_chains.backends.markup import Markup, Span, as_chunks, clean_answer, text_in
 from entropy_chains.entropy import token_entropy
 from entropy_chains.errors import BackendError, InputError, SettingsError
 from entropy_chains.monitor import Decision, Monitor
@@ -225,12 +226,13 @@ class ScriptedBackend:
     ) -> Generator[Chunk, None, None]:
         """A chunk for every token, and last the finished run."""
         script, tags = self._script(messages), self._tags
-        monitor = Monitor(policy, segmentation=segmentation, tags=tags, stop=stop, holdout=holdout)
+        monitor, markup = Monitor(policy, segmentation=segmentation, tags=tags, stop=stop, holdout=holdout), Markup(tags)
         k = self._k if policy is None else policy.k
         source = self._tokens(script, segmentation.boundary)
         texts: list[str] = []
         steps: list[Step] = []
-        answer_at: int | None = None
+        spans: list[Span] = []
+        reasoned = 0  # tokens up to the end of the thinking
         probed = prefill = 0
         found: str | None = None  # the answer of a probe that the run was stopped with
         ended = False
@@ -244,10 +246,12 @@ class ScriptedBackend:
             bounds = None if forced else token_entropy(token, k=k)
             decision = monitor.feed(token, bounds, forced=forced)
             texts.append(token.text)
-            if monitor.phase is Phase.ANSWER and answer_at is None:
-                answer_at = len(texts)
-            shown = "" if token.text in (tags.open, tags.close) else token.text
-            yield Chunk(shown, monitor.phase, token, bounds, forced)
+            before = markup.phase
+            found_now = markup.take(token.text)
+            spans += found_now
+            if Phase.THINKING in (before, markup.phase):
+                reasoned = len(texts)
+            yield from as_chunks(found_now, markup.phase, token, bounds, forced=forced)
             if monitor.last is not None and monitor.last.step > len(steps):
                 steps.append(_step(monitor, texts))
             if decision is Decision.PROBE:
@@ -265,12 +269,15 @@ class ScriptedBackend:
         if segmentation.boundary == "call":
             monitor.end_step()
             steps.append(_step(monitor, texts))
-        thinking = monitor.phase is Phase.THINKING and segmentation.boundary != "call"
-        answer = found if found is not None else None if thinking else clean_answer("".join(texts[answer_at or 0 :]), tags)
-        reasoned = answer_at if answer_at is not None else len(texts) if thinking else 0
+        for phase, text in markup.rest:
+            yield Chunk(text, phase)
+        spans += markup.rest
+        answer = text_in(spans, Phase.ANSWER)
+        if found is None:
+            found = clean_answer(answer, tags) if monitor.done else answer.strip() or None
         run = Generation(
-            reasoning=clean_reasoning("".join(texts[:reasoned]), tags),
-            answer=answer,
+            reasoning=text_in(spans, Phase.THINKING).strip("\n"),
+            answer=found,
             steps=tuple(steps),
             outcome=monitor.finish(tokens=len(texts) + probed),
             tokens=len(texts) + probed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.backends.assembly import AnswerText
+from entropy_chains.backends.markup import AnswerMarkup
 from entropy_chains.errors import SettingsError
 from entropy_chains.steps import Phase, ThinkTags
 
@@ -66,15 +66,17 @@ class Shown:
 
     def __init__(self, tags: ThinkTags | None, endings: Iterable[str] = ()):
         self._endings = tuple(endings)
-        self._thinks = tags is not None
-        self._clean = AnswerText(tags) if tags else None
+        self._tags = tags
+        self._forced: AnswerMarkup | None = None  # once the thinking was closed by force
         self._reasoning, self._answer = Growing(), Growing(self._endings)
 
     def take(self, chunk: Chunk) -> tuple[str, str]:
         """What may be shown with this chunk, of the reasoning and of the answer."""
-        if self._thinks and chunk.phase is not Phase.ANSWER:
+        if chunk.forced:
+            self._forced = self._forced or AnswerMarkup(self._tags)
+        if self._tags and chunk.phase is not Phase.ANSWER:
             return self._reasoning.take(chunk.text), ""
-        return "", self._answer.take(self._clean.take(chunk.text) if self._clean else chunk.text)
+        return "", self._answer.take(self._forced.take(chunk.text) if self._forced else chunk.text)
 
     def finish(self, run: Generation) -> tuple[str, str]:
         """What is left to show once the run is over."""
@@ -82,7 +84,7 @@ class Shown:
 
     def reasoning(self, run: Generation) -> str:
         """A finished run's reasoning as shown."""
-        return run.reasoning.strip() if self._thinks else ""
+        return run.reasoning.strip() if self._tags else ""
 
     def answer(self, run: Generation) -> str:
         """A finished run's answer as shown."""

@@ -32,7 +32,8 @@ def talk(
         control: tells the server to end the thinking of the running stream with this id; whether it did.
 
     Yields:
-        Every update of the run and of its answer, with what a reader sees of it; a probe's answer comes with an empty update.
+        Every update of the run and of its answer, with what a reader sees of it. A probe's answer, and text that was kept back
+        until the stream ended, come with an empty update.
     """
     request: Request | None = dialogue.first()
     while request is not None:
@@ -49,6 +50,9 @@ def talk(
                         dialogue.controlled(control is not None and control(dialogue.id))
                     if dialogue.closing:
                         break
+                else:
+                    if kept := dialogue.rest():
+                        yield Update(), kept
             request = dialogue.next()
         except BackendError as error:
             request = dialogue.failed(error)
@@ -75,6 +79,9 @@ async def atalk(
                         dialogue.controlled(control is not None and await control(dialogue.id))
                     if dialogue.closing:
                         break
+                else:
+                    if kept := dialogue.rest():
+                        yield Update(), kept
             request = dialogue.next()
         except BackendError as error:
             request = dialogue.failed(error)

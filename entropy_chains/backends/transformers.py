@@ -292,7 +292,7 @@ class TransformersBackend(LocalModel):
         """``numbers``: the conversations' places in the call, whose draws are their own."""
         if not conversations:
             return []
-        prompts, opened = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
+        prompts, phases = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
         k = self._k if policy is None else policy.k
         # A small model's logits are kept until a step ends: many small computations would cost more than the model itself.
         # Rounded as in a stream, whose figures come as tensors: both must give the same run.
@@ -302,14 +302,13 @@ class TransformersBackend(LocalModel):
             len(prompts),
             segmentation=segmentation,
             tags=self._vocabulary.tags,
-            thinking=all(opened),
             stop=stop,
             holdout=holdout,
             read=(lambda logits: logits_entropy(logits, k).figures().astype("float32")) if late else None,
         )
         close = self._close_ids if segmentation.boundary != "call" else []
         limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]
-        watch = Watch(self._vocabulary, monitor, k, close, limits, put, cancelled, late=late)
+        watch = Watch(self._vocabulary, monitor, k, close, phases, limits, put, cancelled, late=late)
         self._to_the_end(prompts, watch, sampling, Numbers(sampling.seed, numbers), policy)
         runs = [watch.finished(r, len(prompts[r])) for r in range(len(prompts))]
         broken = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not watch.is_cancelled]

@@ -22,12 +22,12 @@ from entropy_chains.backends.vocabulary import Vocabulary
 from entropy_chains.errors import InputError
 from entropy_chains.monitor import Decision, Monitor
 from entropy_chains.policy import stopping_enabled
-from entropy_chains.steps import Phase
+from entropy_chains.steps import Phase, phase_after_prompt
 
 logger = logging.getLogger("vllm.entropy_chains")  # below vLLM's own, so that it is shown where vLLM's is
 
 TAIL = 16
-"""Tokens at a prompt's end among which the tag that opens the thinking stands."""
+"""Tokens at a prompt's end among which a tag that opens the thinking, or closes it, stands."""
 
 
 class Rows:
@@ -68,9 +68,10 @@ class Rows:
             self.say(f"runs in full: {error}", settings)
             return None
         tags = self._vocabulary.tags
-        opened = bool(prompt and tags and self._vocabulary.decode(list(prompt)[-TAIL:]).rstrip().endswith(tags.open))
         stop = settings.stop and stopping_enabled()
-        monitor = Monitor(settings.policy, tags=tags, thinking=opened, stop=stop, holdout=settings.holdout)
+        monitor = Monitor(settings.policy, tags=tags, stop=stop, holdout=settings.holdout)
+        if prompt and tags:
+            monitor.enter(phase_after_prompt(self._vocabulary.decode(list(prompt)[-TAIL:]), tags))
         return Row(self._ledger, settings, monitor, stops=stop and not settings.holdout)
 
     def take(self, row: Row, known: int, token: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from entropy_chains.backends import Message
-from entropy_chains.backends.assembly import clean_answer
+from entropy_chains.backends.markup import AnswerMarkup, Markup, divided, text_in
 from entropy_chains.errors import SettingsError
-from entropy_chains.steps import ThinkTags, detect_tags, template_hash
+from entropy_chains.steps import Phase, ThinkTags, detect_tags, phase_after_prompt, template_hash
 
 
 class Vocabulary:
@@ -23,7 +23,7 @@ class Vocabulary:
         template_kwargs: passed to the chat template.
 
     Attributes:
-        eos: ids that end a reply; pad: the id that fills rows up.
+        eos: ids that end a reply; pad: the id that fills rows up; special: those that show no text in an answer.
         tags: thinking tags, None for a model without.
 
     Raises:
@@ -47,6 +47,7 @@ class Vocabulary:
         self._texts: dict[int, str] = {}
         self.tags = tags or detect_tags(tokenizer.chat_template)
         own = tokenizer.eos_token_id if eos is None else eos
+        self.special = frozenset(tokenizer.all_special_ids)
         self.eos = frozenset(own if isinstance(own, Sequence) else [own])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
 
@@ -80,15 +81,61 @@ class Vocabulary:
         """Ids of a text, nothing added."""
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], bool]:
-        """The prompt's ids, and whether it opens the thinking."""
-        rendered = self._tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False, **self._template_kwargs
-        )
-        opened = self.tags is not None and rendered.rstrip().endswith(self.tags.open)
-        return self.encode(rendered), opened
+    def prompt(self, messages: Sequence[Message]) -> tuple[list[int], Phase]:
+        """The prompt's ids, and where the output begins after it."""
+        rendered = self._rendered(messages, add_generation_prompt=True)
+        phase = phase_after_prompt(rendered, self.tags) if self.tags else Phase.ANSWER
+        if self.tags and phase is Phase.BEFORE and self.tags.open in rendered:  # does it stand in a question, or after them all?
+            phase = phase_after_prompt(rendered, self.tags, self._rendered(messages, add_generation_prompt=False))
+        return self.encode(rendered), phase
 
-    def answer(self, ids: Sequence[int]) -> str | None:
-        """The answer's text without debris; None where it is malformed: empty, or thinking resumed."""
-        text = clean_answer(self.decode([i for i in ids if i not in self.eos]), self.tags)
-        return None if text is None else self.decode(self.encode(text), special=False).strip() or None
+    def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        settings = {**self._template_kwargs, "add_generation_prompt": add_generation_prompt}
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, **settings))
+
+    def thinking(self, ids: Sequence[int], phase: Phase) -> tuple[int, str]:
+        """How many tokens of an output are thinking, tags included, and the thinking's text without them.
+
+        Args:
+            ids: the output's.
+            phase: where it begins.
+        """
+        markup, count = Markup(self.tags, phase), 0
+        while count < len(ids) and markup.phase is not Phase.ANSWER:
+            markup.take(self.text(ids[count]))
+            count += 1
+        if not markup.thought:
+            return 0, ""
+        whole = self.decode([i for i in ids[:count] if i not in self.eos])
+        return count, divided(whole, self.tags, phase)[0].strip("\n")
+
+    def answer(self, ids: Sequence[int], phase: Phase | None = None) -> str | None:
+        """The answer's text without special tokens; None where there is none, or it is malformed.
+
+        Args:
+            ids: those of a whole output; or those after a close by force, of which what the close left behind is no answer.
+            phase: where a whole output begins.
+        """
+        if phase is None:
+            forced = AnswerMarkup(self.tags)
+            return self._shown(ids, forced.take, lambda: forced.rest)
+        markup = Markup(self.tags, phase)
+        return self._shown(ids, lambda text: text_in(markup.take(text), Phase.ANSWER), lambda: text_in(markup.rest, Phase.ANSWER))
+
+    def _shown(self, ids: Sequence[int], take: Callable[[str], str], rest: Callable[[], str]) -> str | None:
+        """The text from the first token on of which anything shows, special tokens left out."""
+        ids = [i for i in ids if i not in self.eos]
+        shown, at = "", len(ids) - 1
+        for n, token in enumerate(ids):
+            shown = take(self.text(token))
+            if shown.strip():
+                at = n
+                break
+        shown = shown if shown.strip() else rest()
+        if not shown.strip():
+            return None
+        text = self.text(ids[at])
+        while len(text) < len(shown):  # tokens that were kept back come out together
+            at -= 1
+            text = self.text(ids[at]) + text
+        return self.decode(ids[at:], special=False)[len(text) - len(shown) :].strip() or None

@@ -12,8 +12,8 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from entropy_chains.backends import Chunk, Generation, Probe, Step
-from entropy_chains.backends.assembly import clean_reasoning
 from entropy_chains.backends.drawing import Numbers
+from entropy_chains.backends.markup import Markup, as_chunks
 from entropy_chains.backends.vocabulary import Vocabulary
 from entropy_chains.entropy import EntropyBounds, logits_entropy
 from entropy_chains.monitor import BatchMonitor, Decision
@@ -83,7 +83,8 @@ class Trial(LogitsProcessor):  # type: ignore[misc]
 class Watch:
     """Reads entropies and tokens of one batch while ``generate()`` runs, and forces the closing tag where a row is stopped.
 
-    ``late``: the monitor reads the entropies itself, from the logits, where a step ends.
+    ``phases``: where each row's output begins. ``late``: the monitor reads the entropies itself, from the logits, where a step
+    ends.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Watch:
         monitor: BatchMonitor,
         k: int | None,
         close: list[int],
+        phases: Sequence[Phase],
         limits: Sequence[int],
         put: Callable[[Chunk], None] | None,
         cancelled: threading.Event | None,
@@ -99,7 +101,9 @@ class Watch:
         late: bool = False,
     ):
         count = len(monitor.rows)
-        self._vocabulary, self._monitor, self._k, self._close = vocabulary, monitor, k, close
+        self._vocabulary, self._monitor, self._k, self._close, self._phases = vocabulary, monitor, k, close, phases
+        for row, phase in zip(monitor.rows, phases, strict=True):
+            row.enter(phase)
         self._limits, self._put, self.cancelled = limits, put, cancelled
         self.rows = list(range(count))  # the monitor's rows that the running generate() holds, in its order
         self.ids: list[list[int]] = [[] for _ in range(count)]
@@ -109,7 +113,6 @@ class Watch:
         self._answers: dict[int, str] = {}  # of probes that the run was stopped with
         self.thins = False  # end generate() once half of its rows are over
         self._steps: list[list[Step]] = [[] for _ in range(count)]
-        self._answer_at: list[int | None] = [None] * count
         self._ended = [False] * count
         self._closing = [-1] * count  # index into the closing tag of the token forced next
         self._figures: torch.Tensor | np.ndarray[Any, Any] | None = None  # of the token being drawn, or its logits
@@ -119,6 +122,7 @@ class Watch:
         self._since = [self._start] * count
         self._took = [0.0] * count
         self._readable = Readable(vocabulary.decode)
+        self._markup = Markup(vocabulary.tags, phases[0])  # of the row that is put
         self._begun: Phase | None = None  # the phase whose text has begun to show
         watch = self
 
@@ -216,20 +220,21 @@ class Watch:
         forced = self._closing[r] >= 0
         if forced:
             self._closing[r] = self._closing[r] + 1 if self._closing[r] + 1 < len(self._close) else -1
-        phase = self._monitor.rows[r].phase
-        if phase is Phase.ANSWER and self._answer_at[r] is None:
-            self._answer_at[r] = len(self.ids[r])
         self._ended[r] = token in self._vocabulary.eos
         if self._put:
-            text = self._vocabulary.text(token)
-            tags = self._vocabulary.tags
-            shown = "" if self._ended[r] or (tags and text.strip() in (tags.open, tags.close)) else self._readable.take(token)
-            if self._begun is not phase:  # neither thinking nor answer begins with the blanks around its tags
-                shown = shown.lstrip()
-                self._begun = phase if shown else self._begun
             missing = forced or figures is None or figures[r, 0] != figures[r, 0]
             bounds = None if missing or figures is None else _bounds(figures[r], self._entries)
-            self._put(Chunk(shown, phase, Token(text, token), bounds, forced))
+            for chunk in self._chunks(r, token, bounds, forced=forced):
+                self._put(chunk)
+
+    def _chunks(self, r: int, token: int, bounds: EntropyBounds | None, *, forced: bool) -> list[Chunk]:
+        markup, hidden = self._markup, self._ended[r] or (self._markup.settled and token in self._vocabulary.special)
+        spans = []
+        for phase, text in markup.take("" if hidden else self._readable.take(token)):
+            shown = text if self._begun is phase else text.lstrip()  # neither thinking nor answer begins with blanks
+            self._begun = phase if shown else self._begun
+            spans.append((phase, shown))
+        return as_chunks(spans, markup.phase, Token(self._vocabulary.text(token), token), bounds, forced=forced)
 
     def _step_ended(self, r: int, decision: Decision, now: float) -> None:
         record, end = self._monitor.rows[r].last, len(self.ids[r])
@@ -254,22 +259,23 @@ class Watch:
 
     def finished(self, r: int, prompt: int) -> Generation:
         """The row's run, once ``generate()`` is over."""
-        ids, at, tags = self.ids[r], self._answer_at[r], self._vocabulary.tags
+        ids, phase = self.ids[r], self._phases[r]
         monitor = self._monitor.rows[r]
         if monitor.segmentation.boundary == "call":
             self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
-        thinking = monitor.phase is Phase.THINKING and monitor.segmentation.boundary != "call"
+        reasoned, reasoning = self._vocabulary.thinking(ids, phase)
         answer: str | None
         if r in self._answers:
             answer, finish = self._answers[r], "stop"
         else:
-            answer = None if thinking else self._vocabulary.answer(ids[at or 0 :])
+            answer = self._vocabulary.answer(ids[reasoned:]) if monitor.done else self._vocabulary.answer(ids, phase)
             finish = "stop" if self._ended[r] else "cancelled" if self.is_cancelled else "length"
-        reasoned = len(ids) if at is None and (thinking or r in self._answers) else at or 0
-        reasoning = self._vocabulary.decode([i for i in ids[:reasoned] if i not in self._vocabulary.eos])
+            if self._put:
+                for chunk in [Chunk(text, where) for where, text in self._markup.rest]:
+                    self._put(chunk)
         end = self._steps[r][-1].end if self._steps[r] else 0
         return Generation(
-            reasoning=clean_reasoning(reasoning, tags),
+            reasoning=reasoning,
             answer=answer,
             steps=tuple(self._steps[r]),
             outcome=monitor.finish(tokens=len(ids) + self._probed[r]),

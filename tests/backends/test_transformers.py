@@ -521,7 +521,7 @@ def test_a_probe_without_an_answer_is_sure_of_nothing(small):
     """A malformed answer has no confidence, whatever its tokens' chances; the entropy after the closing text is there."""
     vocabulary = small._vocabulary
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(type(vocabulary), "answer", lambda self, ids: None)
+        patched.setattr(type(vocabulary), "answer", lambda self, ids, phase=None: None)
         run = small.generate([ASKED[0]], sampling=GREEDY, stop=False)[0]
         probe = small.probe([(ASKED[0], run, 1)], sampling=GREEDY)[0]
     assert (probe.answer, list(probe.signals)) == (None, ["eat"])

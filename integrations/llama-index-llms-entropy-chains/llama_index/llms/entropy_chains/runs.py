@@ -101,7 +101,7 @@ class Steps:
         """As in :class:`entropy_chains.backends.Backend`."""
         (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
         for update, _ in talk(dialogue, self._call.updates):
-            self._last = update.raw.response or self._last
+            self._last = (update.raw and update.raw.response) or self._last
         return [dialogue.result()]
 
     async def agenerate(
@@ -110,7 +110,7 @@ class Steps:
         """As in :class:`entropy_chains.backends.AsyncBackend`."""
         (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
         async for update, _ in atalk(dialogue, self._call.aupdates):
-            self._last = update.raw.response or self._last
+            self._last = (update.raw and update.raw.response) or self._last
         return [dialogue.result()]
 
     def response(self, made: RefineRun) -> ChatResponse:

@@ -41,14 +41,14 @@ class Telling:
     def tell(self, update: Update, chunks: Sequence[Chunk]) -> ChatResponse | None:
         """The response to hand out for what came, if any. It is the LLM's own object, which its last event holds as well."""
         response = None
-        if update.raw is not None:  # a probe's answer has none
+        if update.raw is not None:  # a probe's answer has none, and text that was kept back: it was told as it came
             self._purpose, response = update.raw
             self._heard = response or self._heard
         if update.usage:
             self._usage[self._purpose] = update.usage
         if self._tokens is not None:
             self._tokens += [c.token for c in chunks if c.token]
-        if self._purpose == "reason" and update.raw is not None:
+        if self._purpose == "reason" and (update.raw is not None or not self.dialogue.closing):
             told = self._as_it_is(response)
         else:
             told = self._corrected(response, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))

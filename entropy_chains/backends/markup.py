@@ -1,0 +1,182 @@
+"""A reply's text without its thinking tags: which of it is reasoning, and which is answer. Pure.
+
+What a tag is depends on where it stands. Thinking can begin at the start of the output only, and a closing tag ends it only while
+it goes on: any other tag is text, of an answer that speaks about tags. It is decided on the text, however it is cut into tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from entropy_chains.backends import Chunk
+from entropy_chains.entropy import EntropyBounds
+from entropy_chains.steps import Phase, ThinkTags, phase_at_start
+from entropy_chains.tokens import Token
+
+Span = tuple[Phase, str]
+"""A piece of visible text, and where it belongs: ``THINKING`` or ``ANSWER``."""
+
+
+class Markup:
+    """Follows the text of one output. Text that may still become a tag is kept back until more comes.
+
+    Blanks around tags belong to them; all other text comes out letter for letter.
+
+    Args:
+        tags: the family's thinking tags; None for a model without: all its text is answer.
+        phase: where the output begins.
+
+    Attributes:
+        phase: where the text so far ends.
+        thought: there is thinking in the output.
+    """
+
+    __slots__ = ("_after", "_edge", "_held", "_tags", "phase", "thought")
+
+    def __init__(self, tags: ThinkTags | None, phase: Phase = Phase.BEFORE):
+        self._tags = tags or ThinkTags()
+        self.phase = phase if tags else Phase.ANSWER
+        self.thought = self.phase is Phase.THINKING
+        self._held = ""
+        self._edge = False  # a tag has just ended: blanks that follow belong to it
+        self._after = ""  # what may follow the closing tag before the answer begins
+
+    def take(self, text: str, phase: Phase | None = None) -> list[Span]:
+        """What is known with this text.
+
+        Args:
+            text: the text that comes next.
+            phase: where it belongs, if the server says so by a field of its own: then its tags are text.
+        """
+        if phase is not None:
+            is_tag = phase is Phase.THINKING and text.strip() in (self._tags.open, self._tags.close)  # some leave it in the field
+            return [*self.enter(phase), *_span(phase, "" if is_tag else text)]
+        if self.settled:
+            return _span(Phase.ANSWER, text)
+        self._held += text
+        spans = self._begin() if self.phase is Phase.BEFORE else []
+        if self.phase is Phase.THINKING:
+            spans += self._think()
+        if self.phase is Phase.ANSWER:
+            spans += self._answer()
+        return spans
+
+    def silent(self, text: str) -> list[Span]:
+        """The same for a token that the server shows no text of: it says something only if it is a tag."""
+        tag = text.strip()
+        if self.phase is Phase.BEFORE and tag == self._tags.open:
+            return self.enter(Phase.THINKING)
+        return self.enter(Phase.ANSWER) if self.phase is Phase.THINKING and tag == self._tags.close else []
+
+    def enter(self, phase: Phase) -> list[Span]:
+        """The text that follows belongs here; returns what was kept back."""
+        if phase is self.phase and not self._held:
+            return []
+        spans, self._held, self._edge, self._after = self.rest, "", False, ""
+        self.phase, self.thought = phase, self.thought or phase is Phase.THINKING
+        return spans
+
+    @property
+    def settled(self) -> bool:
+        """All text that follows is answer, letter for letter."""
+        return self.phase is Phase.ANSWER and not (self._held or self._edge)
+
+    @property
+    def rest(self) -> list[Span]:
+        """What is kept back: text like any other, if nothing more comes."""
+        return _span(Phase.THINKING if self.phase is Phase.THINKING else Phase.ANSWER, self._held)
+
+    def _begin(self) -> list[Span]:
+        said = self._held.lstrip()
+        self.phase = phase_at_start(said, self._tags)
+        if self.phase is Phase.THINKING:
+            self._held, self._edge, self.thought = said[len(self._tags.open) :], True, True
+        return []
+
+    def _think(self) -> list[Span]:
+        close = self._tags.close
+        if self._edge:
+            self._held = self._held.lstrip()
+            self._edge = not self._held
+        text, closed, left = self._held.partition(close)
+        if closed:
+            self.phase, self._held, self._edge, self._after = Phase.ANSWER, left, True, self._tags.after.strip()
+            return _span(Phase.THINKING, text)
+        kept = next((n for n in range(min(len(close) - 1, len(text)), 0, -1) if close.startswith(text[-n:])), 0)
+        self._held = text[len(text) - kept :]
+        return _span(Phase.THINKING, text[: len(text) - kept])
+
+    def _answer(self) -> list[Span]:
+        text = self._held.lstrip() if self._edge else self._held
+        if self._edge and self._after:
+            if self._after.startswith(text) and text != self._after:
+                return []  # it may still come
+            text, self._after = text.removeprefix(self._after).lstrip(), ""
+        self._held, self._edge = "", self._edge and not text
+        return _span(Phase.ANSWER, text)
+
+
+class AnswerMarkup:
+    """The same for what a model writes after its thinking was closed by force.
+
+    A second closing tag, the text after it, and blanks are what the close left behind. Thinking begun again is left out.
+    """
+
+    def __init__(self, tags: ThinkTags | None):
+        self._leading = [text for text in (tags.close, tags.after.strip()) if text] if tags else []
+        self._markup = Markup(tags)
+        self._held = ""
+        self._begun = False
+
+    def take(self, text: str) -> str:
+        """What of the answer is known with this text."""
+        self._held += text
+        while self._leading:
+            said = self._held.lstrip()
+            if self._leading[0].startswith(said) and said != self._leading[0]:
+                return ""  # it may still come
+            if said.startswith(self._leading[0]):
+                self._held = said[len(self._leading[0]) :]
+            del self._leading[0]
+        answer, self._held = text_in(self._markup.take(self._held), Phase.ANSWER), ""
+        answer = answer if self._begun else answer.lstrip()
+        self._begun = self._begun or bool(answer)
+        return answer
+
+    @property
+    def rest(self) -> str:
+        """What is kept back: text like any other, if nothing more comes."""
+        return self._held if self._leading else text_in(self._markup.rest, Phase.ANSWER)
+
+
+def text_in(spans: Sequence[Span], phase: Phase) -> str:
+    """The text that belongs to one phase."""
+    return "".join([text for where, text in spans if where is phase])
+
+
+def divided(text: str, tags: ThinkTags | None, phase: Phase = Phase.BEFORE) -> tuple[str, str]:
+    """The reasoning and the answer of a whole output."""
+    markup = Markup(tags, phase)
+    spans = [*markup.take(text), *markup.rest]
+    return text_in(spans, Phase.THINKING), text_in(spans, Phase.ANSWER)
+
+
+def clean_answer(text: str, tags: ThinkTags | None) -> str | None:
+    """The answer after a close by force, without what that left behind; None where it is malformed.
+
+    Malformed is an answer that is empty, or in which thinking was begun again and never closed.
+    """
+    markup = AnswerMarkup(tags)
+    return (markup.take(text) + markup.rest).strip() or None
+
+
+def as_chunks(
+    spans: Sequence[Span], phase: Phase, token: Token, bounds: EntropyBounds | None = None, *, forced: bool = False
+) -> list[Chunk]:
+    """One token's chunk; or two, where the thinking ends within it."""
+    (first, text), *others = spans or [(phase, "")]
+    return [Chunk(text, first, token, bounds, forced), *(Chunk(text, where) for where, text in others)]
+
+
+def _span(phase: Phase, text: str) -> list[Span]:
+    return [(phase, text)] if text else []
