@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entropy_chains import answers
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
 from entropy_chains.errors import InputError, SettingsError
 from entropy_chains.records import StepRecord
@@ -121,13 +120,12 @@ def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     found = [_step(s.record, p, s.seconds, s.text) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
     end = run.steps[len(probes) - 1].end if probes else 0
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
-    answer = answers.extract(run.answer)
-    return [*found, Step(answer=answer, entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0)]
+    return [*found, Step(answer=run.answer, entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0)]
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
     return Step(
-        answer=answers.extract(probe.answer),
+        answer=probe.answer,
         entropy=record.entropy,
         tokens=record.tokens,
         seconds=seconds,

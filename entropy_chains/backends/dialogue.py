@@ -366,14 +366,15 @@ class Dialogue:
             outcome = replace(outcome, stopped=False, tokens_saved=None)
         if self._note:
             outcome = replace(outcome, reason=f"{outcome.reason}; {self._note}")
+        thought = now.markup.phase is not Phase.BEFORE  # else what was kept back is answer
         prefill = sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in again)
         return Generation(
-            reasoning=clean_reasoning("".join(now.thinking), self._plan.tags),
+            reasoning=clean_reasoning("".join(now.thinking), self._plan.tags) if thought else "",
             answer=answer,
             steps=tuple(now.steps),
             outcome=outcome,
             tokens=tokens,
-            reasoning_tokens=now.reasoned,
+            reasoning_tokens=now.reasoned if thought else 0,
             prompt_tokens=asked or 0,
             rest_tokens=max(0, tokens - (now.steps[-1].end if now.steps else 0)),
             seconds=time.perf_counter() - now.start,

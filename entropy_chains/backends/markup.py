@@ -146,7 +146,8 @@ class AnswerMarkup:
     @property
     def rest(self) -> str:
         """What is kept back: text like any other, if nothing more comes."""
-        return self._held if self._leading else text_in(self._markup.rest, Phase.ANSWER)
+        kept = self._held if self._leading else text_in(self._markup.rest, Phase.ANSWER)
+        return kept if self._begun else kept.lstrip()
 
 
 def text_in(spans: Sequence[Span], phase: Phase) -> str:

@@ -263,6 +263,29 @@ def test_the_prompt_tells_that_thinking_has_begun():
     assert closed_at(one(LOW | {"threshold": 9}, opened=True, spoil=spoil)[0]) is not None
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reply"),
+    [
+        ("34*7=?<think>\n</think>\n\n", "ok <think>\n"),  # a template with thinking switched off
+        ("34*7=?<think>\n</think>\n\n", "<think>\n"),
+        ("34*7=?", "ok <think>\n"),  # a reply that answers at once
+        ("34*7=?", "<think>\n1\n</think>\n\nok <think>\n"),  # an answer after thinking
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_an_answer_that_mentions_a_tag_is_left_alone(prompt, reply, late):
+    """However sure its lines are: thinking begins at the start of the output, if the prompt has not closed it."""
+    seats = Seats(Rows(SERVING, 1, late=late), kept=1)
+    output, tokens = [], WORDS.encode(reply + "12*3=36;so 36.\n" * 4)
+    added = [(0, asked(**{**LOW, "threshold": 9, "min_tokens": 8}), WORDS.encode(prompt), output)]
+    seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
+    for token in tokens:
+        logits = torch.zeros(1, SIZE)
+        logits[0, token] = 20.0
+        assert torch.equal(seats.step(logits.clone()), logits)
+        output.append(token)
+
+
 def test_a_token_that_a_grammar_forbids_is_not_forced():
     """Where the closing tag is impossible the logits stay as they are, and the row runs on unwatched."""
     request, _, seats = one(LOW | {"threshold": 9}, spoil=lambda r, logits: logits.__setitem__((0, CLOSE[0]), -torch.inf))
