@@ -18,7 +18,7 @@ from entropy_chains.doctor_asking import ASKED, STREAMED, Ask, Asking, Book, Hea
 from entropy_chains.doctor_closing import READ, close
 from entropy_chains.doctor_findings import ENOUGH, Examination, continuation, judge, temperature_mode
 from entropy_chains.errors import SettingsError
-from entropy_chains.steps import FAMILIES, Phase, ThinkTags, detect_tags
+from entropy_chains.steps import FAMILIES, Phase, ThinkTags, detect_tags, phase_at_start
 
 FIRST, NEXT = 64, 16
 """Most tokens of the first reply, and of a continuation."""
@@ -104,13 +104,16 @@ class _Examiner(Book):
         """Where the thinking is, and whether it has logprobs."""
         heard, text = self._first, self._first.text
         field = [p for p in heard.pieces if p.phase is Phase.THINKING]
-        tags = next((t for t in FAMILIES if t.open in text or (t.close in text and t.close != "<|end|>")), None)
+        tags = next((t for t in FAMILIES if phase_at_start(text.lstrip(), t) is Phase.THINKING), None)
+        closed = next((t for t in FAMILIES if t.close in text and t.close != "<|end|>"), None)
         hidden = heard.usage.reasoning_tokens if heard.usage else None
-        self._tags = tags or self._tags
+        self._tags = tags or closed or self._tags
         if field:
             value, evidence = "field", "it comes in a field of its own"
         elif tags:
             value, evidence = "inline", f"it comes in the text, marked by {tags.open}"
+        elif closed:
+            value, evidence = "opened", f"{closed.close} comes in the text, and nothing opens it: the prompt does"
         elif hidden:
             value, evidence = "hidden", f"{hidden} reasoning tokens are counted, and not sent"
         else:

@@ -115,6 +115,21 @@ VARIANTS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("said_", "value"), [("hm </think>\n\n42", "opened"), ("42 is between <think> tags", "none"), ("<think>hm</think>42", "inline")]
+)
+def test_a_tag_in_the_text_tells_who_opened_the_thinking(examined, said_, value):
+    """A closing tag that nothing opens: the prompt did, and ``opened=True`` is the advice. A tag in the middle says nothing."""
+
+    class Says(Model):
+        def __call__(self, body):
+            return Reply(said(said_))
+
+    found, _ = examined(Says(), field_name="")
+    assert found["reasoning"] == value
+    assert ("opened=True" in " ".join([found.verdict, *found.remedies])) is (value == "opened")
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_a_server_can_do_and_what_it_means(examined, name):
     """Every kind of server is seen as what it is, and the verdict says what stopping works with, or why not."""
