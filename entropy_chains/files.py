@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from entropy_chains.errors import OutputError, WriteError
@@ -47,7 +46,7 @@ def holds_data(path: PathLike) -> bool:
         found = os.stat(path)
     except (OSError, ValueError):
         return False
-    return found.st_size > 0 and not _passes_on(found)
+    return found.st_size > 0 and not _is_stream(found)
 
 
 def make_folder(path: PathLike) -> None:
@@ -70,8 +69,8 @@ def write_file(path: PathLike, content: str | bytes) -> None:
     real, found = _checked(path)
     data = content.encode() if isinstance(content, str) else content
     try:
-        if found is not None and _passes_on(found):
-            with _open_stream(path, found) as stream:
+        if _is_stream(found):
+            with _open_stream(path) as stream:
                 _write_all(stream, data)
         else:
             _replace(real, found, data)
@@ -91,9 +90,9 @@ class AppendedFile:
         """Open, and make the file where it is missing. Raises OutputError."""
         _, found = _checked(path, append=True)
         self.path = path
-        self.is_stream = found is not None and _passes_on(found)
+        self.is_stream = _is_stream(found)
         try:
-            self._file = _open_stream(path, found) if found is not None and self.is_stream else _open_to_append(path)
+            self._file = _open_stream(path) if self.is_stream else _open_to_append(path)
         except OSError as error:
             raise _refused(path, error) from error
 
@@ -116,7 +115,7 @@ class AppendedFile:
         start = 0 if self.is_stream else self._file.seek(0, os.SEEK_END)
         tail = b""
         while start and b"\n" not in tail:
-            block = min(65536, start)
+            block = min(start, max(65536, len(tail)))
             start = self._file.seek(start - block)
             tail = self._file.read(block) + tail
         return tail[tail.rfind(b"\n") + 1 :]
@@ -132,7 +131,7 @@ class AppendedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -156,7 +155,7 @@ def _try_to_open(real: str, found: os.stat_result | None, append: bool) -> None:
     """Raise OSError if a file cannot be written. Asked for its rights, the system grants root even what it then refuses."""
     if found is not None and (stat.S_ISBLK(found.st_mode) or stat.S_ISSOCK(found.st_mode)):
         raise PermissionError("it is a disk or a socket")
-    if found is not None and _passes_on(found):
+    if _is_stream(found):
         return  # opening a pipe can wait for its reader
     if found is not None:
         os.close(os.open(real, os.O_WRONLY | (os.O_APPEND if append else 0)))
@@ -193,14 +192,14 @@ def _own_stream(found: os.stat_result) -> int | None:
     return None
 
 
-def _passes_on(found: os.stat_result) -> bool:
+def _is_stream(found: os.stat_result | None) -> bool:
     """Whether it is a pipe or a device, or the file that standard output goes to: nothing there is to be replaced."""
-    return not stat.S_ISREG(found.st_mode) or _own_stream(found) is not None
+    return found is not None and (not stat.S_ISREG(found.st_mode) or _own_stream(found) is not None)
 
 
-def _open_stream(path: PathLike, found: os.stat_result) -> BinaryIO:
+def _open_stream(path: PathLike) -> BinaryIO:
     """Open a pipe or device for writing; standard output through its own descriptor, so that all it gets comes in order."""
-    own = _own_stream(found)
+    own = _own_stream(os.stat(path))
     if own is None:
         return open(path, "wb", buffering=0)
     for stream in (sys.stdout, sys.stderr):

@@ -283,10 +283,10 @@ def _torn_line(file: AppendedFile) -> bytes:
     """
     if not holds_data(file.path):
         return b""
-    name, last = os.fspath(file.path), file.last_line()
+    name, last = os.fspath(file.path), b""
     try:
         before = next(iter_traces(name, recover=True), None)
-        if last:
+        if last := file.last_line():
             validate(parse(last), name, None)
         return b""
     except TraceError as error:

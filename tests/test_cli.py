@@ -213,8 +213,8 @@ def test_outputs_go_to_links_and_devices(inputs: Path) -> None:
 
 
 def test_a_policy_on_standard_output(inputs: Path) -> None:
-    """``-o /dev/stdout`` writes it there, before what is printed, also where that goes to a file."""
-    command = [sys.executable, "-m", "entropy_chains", "calibrate", "traces.jsonl", "-o", "/dev/stdout", "--json"]
+    """``-o /dev/stdout``, or another name of it, writes it there, before what is printed, also where that goes to a file."""
+    command = [sys.executable, "-m", "entropy_chains", "calibrate", "traces.jsonl", "-o", "/dev/fd/1", "--json"]
     expected = (inputs / "policy.json").read_text()
     with (inputs / "out").open("w") as out:
         subprocess.run(command, check=True, stdout=out)

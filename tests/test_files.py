@@ -232,8 +232,8 @@ def test_a_pipe_gets_all_of_it():
 @pytest.mark.parametrize("way", ["w", "a"])
 def test_standard_output_is_written_in_order(tmp_path, way):
     """Also where it goes to a file, which is neither replaced nor written from its start."""
-    code = "from entropy_chains.files import AppendedFile, write_file; print('1')\nwrite_file('/dev/stdout', '2\\n'); print('3')\n"
-    code += "with AppendedFile('/dev/stdout') as file: file.append(b'4\\n')\nprint('5')"
+    code = "from entropy_chains.files import AppendedFile, write_file; print('1')\nwrite_file('/dev/fd/1', '2\\n'); print('3')\n"
+    code += "with AppendedFile('/dev/fd/1') as file: file.append(b'4\\n')\nprint('5')"
     path = tmp_path / "out"
     path.write_text("0\n")
     with path.open(way) as out:
