@@ -223,7 +223,7 @@ class Policy:
             raise PolicyError(f"{source}: mass_floor is {given['mass_floor']!r}; it holds position and step only") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the policy file, whole or not at all (:func:`entropy_chains.files.write_file`)."""
+        """Write the policy file. Raises OutputError or WriteError if that fails; the former file is then still there."""
         write_file(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod

@@ -54,7 +54,7 @@ def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, A
 
 
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
-_START = b'{"id": "'
+_START = b'{"id":"'
 _START_TO_SIGNAL = re.compile(rb'\{"id": %b(?:, "\w+": %b)*, "signal": "' % (_TEXT, _TEXT))
 
 
@@ -66,6 +66,7 @@ def is_torn(line: bytes, *, first: bool) -> bool:
         first: no trace stands before it. Then ``id`` is not enough, which other people's JSON has as well: it must go on to
             ``signal``, which stands in every trace that is written here, after texts alone.
     """
-    begun = bool(_START_TO_SIGNAL.match(line)) if first else line.startswith(_START) or _START.startswith(line)
+    start = b"".join(line[:32].split())
+    begun = bool(_START_TO_SIGNAL.match(line)) if first else start.startswith(_START) or _START.startswith(start)
     outside_texts = re.sub(rb'"(?:[^"\\]|\\.)*(?:"|\\?$)', b"", line)
     return begun and outside_texts.count(b"{") > outside_texts.count(b"}")

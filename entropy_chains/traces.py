@@ -329,6 +329,8 @@ def append_traces(path: PathLike, traces: Iterable[Trace]) -> None:
 class TraceWriter:
     """A recorder's open file. Each trace is on the disk when :meth:`write` returns; a kill loses at most the one being written.
 
+    Opening raises OutputError where nothing can be written, and TraceError where it is not certain that a file is a trace file.
+
     Attributes:
         ids: ids of the traces in the file, for resuming.
     """

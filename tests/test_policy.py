@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import warnings
 from dataclasses import replace
 
 import pytest
+from devices import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,13 +58,8 @@ def test_a_policy_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     path = tmp_path / "policy.json"
     policy = Policy.from_dict(FULL)
     policy.save(path)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    try:
-        with pytest.raises(WriteError, match=r"policy\.json cannot be written"):
-            replace(policy, thresholds=(0.9,)).save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with largest_file(100), pytest.raises(WriteError, match=r"policy\.json cannot be written"):
+        replace(policy, thresholds=(0.9,)).save(path)
     with pytest.raises(OutputError, match=r"missing/policy\.json cannot be written"):
         policy.save(tmp_path / "missing" / "policy.json")
     assert Policy.load(path) == policy

@@ -337,6 +337,18 @@ def test_no_other_content_is_ever_changed(tmp_path, content):
         assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":"), (" , ", " : ")])
+def test_a_torn_line_of_any_spacing_is_recovered(tmp_path, separators):
+    """After a trace, the beginning of another one is cut off at whatever byte it ends, also in a file that was made elsewhere."""
+    path = tmp_path / "t.jsonl"
+    line = json.dumps(CONTRACT, separators=separators).encode()
+    for end in (*range(1, 40), *range(40, len(line), 9)):
+        path.write_bytes(line + b"\n" + line[:end])
+        with TraceWriter(path) as writer:
+            assert writer.ids == {"q17"}
+        assert path.read_bytes() == line + b"\n"
+
+
 def test_a_bad_line_in_the_middle_is_found_before_the_file_is_changed(tmp_path):
     """A recorder reads all lines first; only then is a torn last one cut off."""
     path = tmp_path / "t.jsonl"

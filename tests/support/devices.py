@@ -1,9 +1,12 @@
-"""Devices to write to."""
+"""Devices to write to, and disks without room."""
 
 from __future__ import annotations
 
 import os
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,3 +20,14 @@ def device(folder: Path, name: str) -> Path:
         own.unlink(missing_ok=True)
         return real
     return own
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within it no file can grow beyond this size, as on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
