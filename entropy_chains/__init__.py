@@ -21,10 +21,12 @@ if TYPE_CHECKING:
         InputError,
         MissingExtraError,
         NoLogprobsError,
+        OutputError,
         PolicyError,
         PolicyMismatch,
         SettingsError,
         TraceError,
+        WriteError,
     )
     from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome
     from entropy_chains.policy import Policy
@@ -58,6 +60,7 @@ _HOME = {
     "Monitor": "monitor",
     "NoLogprobsError": "errors",
     "Outcome": "monitor",
+    "OutputError": "errors",
     "Policy": "policy",
     "PolicyError": "errors",
     "PolicyMismatch": "errors",
@@ -78,6 +81,7 @@ _HOME = {
     "Trace": "traces",
     "TraceError": "errors",
     "transfer": "comparing",
+    "WriteError": "errors",
 }
 """Public name to the module it lives in."""
 
@@ -104,6 +108,7 @@ __all__ = [
     "Monitor",
     "NoLogprobsError",
     "Outcome",
+    "OutputError",
     "Policy",
     "PolicyError",
     "PolicyMismatch",
@@ -124,6 +129,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "transfer",
+    "WriteError",
 ]
 
 

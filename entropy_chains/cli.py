@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
 from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
 
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from entropy_chains.backends.transformers import TransformersBackend
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-traces_file = click.argument("traces", type=click.Path(path_type=Path))
+traces_file = click.argument("traces", type=InputFile())
 DEMO_MODEL = ("demo", "entropy-chains/demo")
 
 
 class Commands(click.Group):
     """Turns our errors into one line and the contract's exit status."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -66,11 +68,12 @@ def main() -> None:
 def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) -> None:
     """Run the whole story offline with the bundled model: record, calibrate, stop early, compare."""
     from entropy_chains.demo.quickstarts import add_quickstarts, show_quickstarts
-    from entropy_chains.demo.story import BATCH, print_story, run_story
+    from entropy_chains.demo.story import BATCH, prepare, print_story, run_story
 
     for name, value in (("--questions", questions), ("--calibration", calibration)):
         if value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
+    prepare(out)
     with progress(as_json) as track:
         story = run_story(bundled(batch_size=BATCH), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
         add_quickstarts(story, out, track)
@@ -82,8 +85,8 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 
 
 @main.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path), help='Questions, one {"id", "question", "gold"} a line.')
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Trace file; only ever appended to.")
+@click.option("--data", required=True, type=InputFile(), help='Questions, one {"id", "question", "gold"} a line.')
+@click.option("--out", required=True, type=AppendedTraces(), help="Trace file; only ever appended to.")
 @click.option("--model", help="Checkpoint folder, hub id, or 'demo' for the bundled model.")
 @click.option("--base-url", help="OpenAI-compatible server; --model is then the served name. Its key is read from OPENAI_API_KEY.")
 @click.option("--mode", default="thinking", show_default=True, type=click.Choice(["thinking", "refine"]))
@@ -111,6 +114,7 @@ def record(
     from dataclasses import replace
 
     from entropy_chains.backends import Sampling
+    from entropy_chains.files import holds_data
     from entropy_chains.recording import read_questions
     from entropy_chains.recording import record as run
     from entropy_chains.refine import PER_CALL
@@ -130,7 +134,7 @@ def record(
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     questions = read_questions(data, limit)
-    if out.exists() and out.stat().st_size and not resume:
+    if holds_data(out) and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
     backend = served(base_url, model, k, concurrency) if base_url else load(model, None if full_vocabulary else k, concurrency)
@@ -172,7 +176,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 
 @main.command()
 @traces_file
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Policy file to write.")
+@click.option("-o", "--out", required=True, type=OutputFile(), help="Policy file to write.")
 @click.option("--method", default="certified", show_default=True, type=click.Choice(METHODS))
 @click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *CALIBRATED_RULES]))
 @click.option("--signal", default="auto", show_default=True, help="auto, mean_entropy, sum_entropy, or another recorded one.")
@@ -189,13 +193,13 @@ def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     from entropy_chains.display import policy_table
 
     policy = run(traces, **settings)
-    write_whole(out, lambda path: policy.save(path))
+    policy.save(out)
     show(policy.to_dict(), as_json, lambda: policy_table(policy, out))
 
 
 @main.command()
 @traces_file
-@click.option("--policy", "policy_file", required=True, type=click.Path(path_type=Path), help="Policy file.")
+@click.option("--policy", "policy_file", required=True, type=InputFile(), help="Policy file.")
 @click.option("--on-mismatch", default="error", show_default=True, type=click.Choice(["error", "warn"]))
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 @as_json
@@ -215,11 +219,9 @@ def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json
 )
 @click.option("--max-loss", default=0.05, show_default=True, help="Largest share of questions that may lose a correct answer.")
 @click.option("--confidence", default=0.9, show_default=True, help="Probability that a certified rule keeps to it.")
-@click.option(
-    "--transfer", "other", type=click.Path(path_type=Path), help="Judge on these traces instead; fit on all of the first."
-)
+@click.option("--transfer", "other", type=InputFile(), help="Judge on these traces instead; fit on all of the first.")
 @click.option("--on-mismatch", default="error", show_default=True, type=click.Choice(["error", "warn"]), help="With --transfer.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="PNG or SVG file to draw to.")
+@click.option("--plot", type=OutputFile(), help="PNG or SVG file to draw to.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
 @as_json
 def compare(
@@ -239,14 +241,14 @@ def compare(
     else:
         found = transfer(traces, other, on_mismatch=on_mismatch, **terms).to_dict()
     if plot:
-        write_whole(plot, lambda path: saved_against_change(path, form, found))
+        saved_against_change(plot, form, found)
     show(found, as_json, lambda: comparison_table(found))
 
 
 @main.command()
-@click.argument("traces", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="Policy file.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Page to write.")
+@click.argument("traces", type=InputFile(), nargs=-1, required=True)
+@click.option("--policy", "policy_file", type=InputFile(), help="Policy file.")
+@click.option("--out", required=True, type=OutputFile(), help="Page to write.")
 @click.option("--title", default="entropy-chains", show_default=True)
 @as_json
 def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title: str, as_json: bool) -> None:
@@ -254,7 +256,7 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
     from entropy_chains.report import write_report
 
     policy = Policy.load(policy_file) if policy_file else None
-    write_whole(out, lambda path: write_report(path, list(traces), policy, title=title))
+    write_report(out, list(traces), policy, title=title)
     show({"out": str(out)}, as_json, f"report → {out}")
 
 
@@ -284,7 +286,7 @@ def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("project")
 @click.option("--since", type=click.DateTime(), help="Only runs from then on, UTC.")
-@click.option("--traces", type=click.Path(path_type=Path, dir_okay=False), help="Append the runs whose steps were recorded to it.")
+@click.option("--traces", type=AppendedTraces(), help="Append the runs whose steps were recorded to it.")
 @as_json
 def langsmith(project: str, since: datetime | None, traces: Path | None, as_json: bool) -> None:
     """What stopping saved in a LangSmith project, measured by the holdout."""
@@ -306,14 +308,12 @@ def langsmith(project: str, since: datetime | None, traces: Path | None, as_json
 
 def check_same_recording(out: Path, running: dict[str, Any]) -> None:
     """A file holds one model, mode and way of reading entropies: refuse to go on with another's."""
-    from entropy_chains.traces import iter_traces
+    from entropy_chains.traces import recorded
 
-    if not out.exists() or not out.stat().st_size:
-        return
-    recorded = next(iter_traces(out, recover=True), None)
-    for name in ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template") if recorded else ():
-        if getattr(recorded, name) != running[name]:
-            was, now = getattr(recorded, name), running[name]
+    first = next(recorded(out), None)
+    for name in ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template") if first else ():
+        if getattr(first, name) != running[name]:
+            was, now = getattr(first, name), running[name]
             raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")
 
 
@@ -384,20 +384,6 @@ def show(result: dict[str, Any], as_json: bool, human: str | Callable[[], Any]) 
         from rich.console import Console
 
         Console().print(human())
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all: beside it first, then moved into its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

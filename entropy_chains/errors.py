@@ -7,7 +7,9 @@
     │   ├── TraceError                   .file .line .field
     │   ├── PolicyError
     │   │   └── PolicyMismatch           .field .expected .found
-    │   └── SettingsError                a backend or command setting that cannot work
+    │   ├── SettingsError                a backend or command setting that cannot work
+    │   └── OutputError (OSError)        an output that cannot be written, or that would replace an input
+    ├── WriteError (OSError)             writing failed on the way, as on a full disk; .file .errno
     ├── MissingExtraError (ImportError)  an optional dependency is not installed; .extra
     └── BackendError                     a model or server did not do what was asked
         ├── NoLogprobsError              no logprobs, so no entropy: stopping is impossible
@@ -72,6 +74,23 @@ class PolicyMismatch(PolicyError):  # noqa: N818 (says what it is)
 
 class SettingsError(InputError):
     """A setting that cannot work; the message names it and what to use instead."""
+
+
+class OutputError(InputError, OSError):
+    """An output cannot be written, or would replace an input or somebody else's file; nothing was changed."""
+
+
+class WriteError(EntropyChainsError, OSError):
+    """Writing a file failed on the way, as on a full disk; what it held before is still there.
+
+    Attributes:
+        file: the file.
+        errno: the operating system's number, as in ``OSError``.
+    """
+
+    def __init__(self, file: object, error: OSError):
+        super().__init__(f"{file} cannot be written ({error.strerror or error}); make room there, or name another file")
+        self.file, self.errno = str(file), error.errno
 
 
 class MissingExtraError(EntropyChainsError, ImportError):

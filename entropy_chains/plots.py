@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from entropy_chains.errors import InputError, MissingExtraError
+from entropy_chains.files import write_file
 from entropy_chains.tables import Array
 
 COLOURS = {
@@ -77,8 +78,8 @@ def drawn(name: str, alt: str, size: tuple[float, float], draw: Any) -> str:
     return _inline(out.getvalue(), name, alt)
 
 
-def _draw(out: Any, form: str, size: tuple[float, float], draw: Any, *, transparent: bool, **style: Any) -> None:
-    """Draw on new axes and write the figure to a path or file; ``form``: ``svg`` or ``png``."""
+def _draw(out: IO[Any], form: str, size: tuple[float, float], draw: Any, *, transparent: bool, **style: Any) -> None:
+    """Draw on new axes and write the figure to an open file; ``form``: ``svg`` or ``png``."""
     try:
         import matplotlib as mpl
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -342,4 +343,6 @@ def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> Non
         axes.set_title(title, fontsize=9.5, color=MUTED)
         axes.figure.legend(loc="outside right center")
 
-    _draw(path, form, (11.0, 5.6), draw, transparent=False)
+    drawn = io.BytesIO()
+    _draw(drawn, form, (11.0, 5.6), draw, transparent=False)
+    write_file(path, drawn.getvalue())

@@ -15,6 +15,7 @@ from typing import Any
 
 from entropy_chains import answers
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch
+from entropy_chains.files import write_file
 from entropy_chains.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
 from entropy_chains.steps import MODES, Segmentation
 
@@ -222,8 +223,8 @@ class Policy:
             raise PolicyError(f"{source}: mass_floor is {given['mass_floor']!r}; it holds position and step only") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the policy file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        """Write the policy file. Raises OutputError or WriteError if that fails; the former file is then still there."""
+        write_file(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:

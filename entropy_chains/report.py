@@ -18,10 +18,12 @@ from entropy_chains.certificates import Candidate
 from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.figures import latency
+from entropy_chains.files import PathLike, check_outputs, write_file
 from entropy_chains.policy import Policy
 from entropy_chains.replaying import ReplayResult, decisions, judge, replay
 from entropy_chains.tables import Array, Table, Traces, as_table
-from entropy_chains.traces import PathLike, Trace, records
+from entropy_chains.trace_lines import records
+from entropy_chains.traces import Trace
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -34,8 +36,11 @@ LONGEST_TEXT = 1500
 
 
 def write_report(path: PathLike, traces: Traces, policy: Policy | None = None, **settings: Any) -> None:
-    """Write :func:`build_report`'s page to a file, as UTF-8."""
-    Path(path).write_text(build_report(traces, policy, **settings), encoding="utf-8")
+    """Write :func:`build_report`'s page to a file, as UTF-8. Raises OutputError if that is one of the files the traces are in."""
+    source = _at_hand(traces)
+    given = source if isinstance(source, list) else [source]
+    check_outputs([path], [t for t in given if isinstance(t, str | os.PathLike)])
+    write_file(path, build_report(source, policy, **settings))
 
 
 def build_report(
@@ -65,9 +70,7 @@ def build_report(
         import jinja2
     except ImportError as error:
         raise MissingExtraError("jinja2", "report") from error
-    source: Any = traces
-    if isinstance(traces, Iterable) and not isinstance(traces, Table | str):
-        source = list(traces)  # read twice: for the columns, and for a few texts
+    source = _at_hand(traces)
     table = as_table(source)
     signal = table.signal if policy is None or policy.rule == "fixed-step" else policy.signal
     if policy is None:
@@ -235,6 +238,11 @@ def _examples(source: Any, table: Table, policy: Policy | None, replayed: Replay
         chosen += [int(i) for i in np.flatnonzero(kind)[:count]]
     values = table.values(signal)
     return [_example(_load(source, run), run, table, policy, values, int(stops[run]), replayed is not None) for run in chosen]
+
+
+def _at_hand(traces: Traces) -> Any:
+    """The same traces, so that they can be read twice: for the columns, and for a few texts."""
+    return list(traces) if isinstance(traces, Iterable) and not isinstance(traces, Table | str) else traces
 
 
 def _load(source: Any, run: int) -> Mapping[str, Any]:

@@ -19,9 +19,11 @@ import numpy as np
 
 from entropy_chains import answers
 from entropy_chains.errors import InputError, TraceError
+from entropy_chains.files import PathLike
 from entropy_chains.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
 from entropy_chains.steps import Segmentation
-from entropy_chains.traces import PathLike, Trace, records, validate
+from entropy_chains.trace_lines import records
+from entropy_chains.traces import Trace, validate
 
 Array = np.ndarray[Any, Any]
 

@@ -9,15 +9,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, BinaryIO
+from typing import Any
 
 from entropy_chains.errors import InputError, TraceError
+from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
 from entropy_chains.policy import ESTIMATORS
 from entropy_chains.steps import MODES, Segmentation
-
-PathLike = str | os.PathLike[str]
-
-NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
+from entropy_chains.trace_lines import NOT_FINITE, is_torn, parse, records
 
 
 @dataclass(slots=True)
@@ -250,45 +248,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} found: {NOT_FINITE}")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
-
-
-def _parse(raw: bytes) -> Any:
-    """A line's JSON. Raises ValueError (JSON, UTF-8, NaN) or RecursionError."""
-    return _DECODER.decode(raw.decode("utf-8"))
-
-
 # --- reading
-
-
-def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, Any]]:
-    """File, line number and parsed, not yet validated, object of each line, one at a time."""
-    name, found = os.fspath(path), False
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed by the with below; only opening is inside the try
-    except OSError as error:
-        raise TraceError(f"{name} cannot be read ({error.strerror}); make traces with `entropy-chains record`") from error
-    with file:
-        for number, raw in enumerate(file, 1):
-            if raw.isspace():
-                continue
-            try:
-                data = _parse(raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw)
-            except (ValueError, RecursionError) as error:
-                if raw.endswith(b"\n"):
-                    raise TraceError(f"not a line of JSON ({error})", file=name, line=number) from error
-                if recover:
-                    break
-                remedy = "recording it with --resume, or recover=True, drops that line"
-                raise TraceError(f"the last line is torn ({error}); {remedy}", file=name, line=number) from error
-            found = True
-            yield name, number, data
-    if not found:
-        raise TraceError("holds no traces; record some with `entropy-chains record`", file=name)
 
 
 def iter_traces(*paths: PathLike, recover: bool = False) -> Iterator[Trace]:
@@ -315,72 +275,79 @@ def _line(trace: Trace) -> bytes:
         raise TraceError(f"trace {trace.id!r} cannot be written as JSON ({error}); {NOT_FINITE}") from error
 
 
-def _open_recovered(path: PathLike) -> BinaryIO:
-    """Open for appending after a possible kill: a partial last line is cut off, a missing last newline is added."""
-    name = os.fspath(path)
+def _torn_line(file: AppendedFile) -> bytes:
+    """What a kill left of the last line of a trace file; empty if that line is whole.
+
+    Raises:
+        TraceError: it is not certain that this is a trace file, so it must not be changed.
+    """
+    if not holds_data(file.path):
+        return b""
+    name, last = os.fspath(file.path), b""
     try:
-        # unbuffered: a line is one write, or is cut off again
-        file = open(path, "ab+", buffering=0)  # noqa: SIM115 - the caller closes it
-    except OSError as error:
-        raise TraceError(f"{name} cannot be written ({error.strerror}); name a file in a folder you can write to") from error
-    start = end = file.seek(0, os.SEEK_END)
-    tail = b""
-    while start and b"\n" not in tail:
-        block = min(65536, start)
-        start = file.seek(start - block)
-        tail = file.read(block) + tail
-    tail = tail[tail.rfind(b"\n") + 1 :]
-    if not tail:
-        return file
-    if not tail.startswith(b"{"):  # not what a killed recorder leaves: never change somebody's other file
-        file.close()
-        raise TraceError("ends in something that is not a trace; name another file", file=name)
-    try:
-        _parse(tail)
-        file.write(b"\n")
-    except (ValueError, RecursionError):
-        file.truncate(end - len(tail))
-    return file
+        before = next(iter_traces(name, recover=True), None)
+        if last := file.last_line():
+            validate(parse(last), name, None)
+        return b""
+    except TraceError as error:
+        raise TraceError(f"is not a trace file, so nothing is appended ({error}); name another file", file=name) from error
+    except (ValueError, RecursionError) as error:
+        if is_torn(last, first=before is None):
+            return last
+        raise TraceError(f"ends in something that is not a trace ({error}); name another file", file=name) from error
 
 
-def _append(file: BinaryIO, lines: bytes) -> None:
-    start = file.seek(0, os.SEEK_END)
-    try:
-        rest = memoryview(lines)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-    except BaseException:
-        file.truncate(start)
-        raise
+def _recover(file: AppendedFile, torn: bytes) -> None:
+    """Make a file ready for the next line after a possible kill: without the torn line, and with the last line's end."""
+    if torn:
+        file.cut(len(torn))
+    elif file.last_line():
+        file.append(b"\n")
+
+
+def recorded(path: PathLike) -> Iterator[Trace]:
+    """The traces of a file that is to be appended to: none where it is missing or empty; a torn last line is left out."""
+    return iter_traces(path, recover=True) if holds_data(path) else iter(())
+
+
+def check_appendable(path: PathLike) -> None:
+    """Raise OutputError or TraceError unless traces can be appended to this file. Nothing is changed."""
+    check_outputs((), appended=[path])
+    if holds_data(path):
+        with AppendedFile(path) as file:
+            _torn_line(file)
 
 
 def append_traces(path: PathLike, traces: Iterable[Trace]) -> None:
     """Append traces to a file, a line each, and wait until they are on the disk. If one is bad, nothing is written."""
     lines = b"".join(map(_line, traces))
-    with _open_recovered(path) as file:
-        _append(file, lines)
+    with AppendedFile(path) as file:
+        _recover(file, _torn_line(file))
+        file.append(lines)
 
 
 class TraceWriter:
     """A recorder's open file. Each trace is on the disk when :meth:`write` returns; a kill loses at most the one being written.
+
+    Opening raises OutputError where nothing can be written, and TraceError where it is not certain that a file is a trace file.
 
     Attributes:
         ids: ids of the traces in the file, for resuming.
     """
 
     def __init__(self, path: PathLike) -> None:
-        self._file = _open_recovered(path)
+        self._file = AppendedFile(path)
         try:
-            held = self._file.seek(0, os.SEEK_END) > 0
-            self.ids: set[str] = {t.id for t in iter_traces(path)} if held else set()
+            torn = _torn_line(self._file)
+            self.ids: set[str] = {t.id for t in recorded(path)}  # all lines are read before the file is changed
+            _recover(self._file, torn)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def write(self, trace: Trace) -> None:
         """Append one trace. Raises TraceError, and writes nothing, if it is not valid."""
-        _append(self._file, _line(trace))
+        self._file.append(_line(trace))
         self.ids.add(trace.id)
 
     def close(self) -> None:

@@ -12,9 +12,10 @@ import pytest
 import entropy_chains
 
 ROOT = Path(entropy_chains.__file__).parent
-PURE = ["errors", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
+PURE = ["errors", "files", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
 """The decision, in order: each may import those before it."""
 OFFLINE = [
+    "trace_lines",
     "traces",
     "tables",
     "diagnosis",
@@ -28,7 +29,7 @@ OFFLINE = [
     "figures",
 ]
 """The offline half: it reads recorded runs, and no backend."""
-OUTPUT = ["wording", "plots", "report", "display"]
+OUTPUT = ["wording", "plots", "report", "display", "cli_files"]
 """What shows results; imported by the command line only."""
 HEAVY = {"torch", "transformers", "numpy", "scipy", "openai", "langchain", "langchain_core", "llama_index", "rich", "click"}
 
@@ -56,7 +57,7 @@ def own_imports(path):
 
 @pytest.mark.parametrize("name", PURE)
 def test_the_decision_imports_backwards_only(name):
-    """In order: errors ← tokens ← entropy ← steps ← answers ← rules ← policy ← records ← monitor."""
+    """In order: errors ← files ← tokens ← entropy ← steps ← answers ← rules ← policy ← records ← monitor."""
     assert own_imports(ROOT / f"{name}.py") <= set(PURE[: PURE.index(name)])
 
 

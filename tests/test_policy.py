@@ -7,10 +7,11 @@ import warnings
 from dataclasses import replace
 
 import pytest
+from devices import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.errors import PolicyError, PolicyMismatch
+from entropy_chains.errors import OutputError, PolicyError, PolicyMismatch, WriteError
 from entropy_chains.policy import FORMAT, MassFloor, Policy, stopping_enabled
 from entropy_chains.rules import AgreementRule, EntropyRule, FixedStepRule
 from entropy_chains.steps import Segmentation
@@ -50,6 +51,19 @@ def test_the_file_is_written_as_it_was_read(tmp_path):
     assert json.loads((tmp_path / "policy.json").read_text()) == FULL
     assert Policy.load(tmp_path / "policy.json") == policy
     assert Policy.load(str(tmp_path / "policy.json")).fingerprint == policy.fingerprint
+
+
+def test_a_policy_that_cannot_be_saved_leaves_the_old_one(tmp_path):
+    """A full disk, a missing folder: an error that names the file; the old policy still loads, and nothing is left over."""
+    path = tmp_path / "policy.json"
+    policy = Policy.from_dict(FULL)
+    policy.save(path)
+    with largest_file(100), pytest.raises(WriteError, match=r"policy\.json cannot be written"):
+        replace(policy, thresholds=(0.9,)).save(path)
+    with pytest.raises(OutputError, match=r"missing/policy\.json cannot be written"):
+        policy.save(tmp_path / "missing" / "policy.json")
+    assert Policy.load(path) == policy
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.json"]
 
 
 def test_a_short_file_gets_the_defaults():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from entropy_chains import plots, report, wording
-from entropy_chains.errors import MissingExtraError, PolicyMismatch
+from entropy_chains.errors import MissingExtraError, OutputError, PolicyMismatch
 from entropy_chains.policy import Policy
 from entropy_chains.report import build_report, write_report
 from entropy_chains.tables import Table
@@ -279,6 +279,17 @@ def test_files_memory_and_generators_give_the_same_page(tmp_path) -> None:
     table = build_report(Table.from_traces(traces), policy())
     assert "Example runs" not in table
     assert table.split("<h2>The policy")[0] == page.split("<h2>The policy")[0]
+
+
+def test_a_page_never_takes_the_place_of_its_traces(tmp_path):
+    """Named as a file, several, or an iterator of them: refused before anything is read, and the traces are kept."""
+    path, link = tmp_path / "t.jsonl", tmp_path / "link"
+    path.write_text("kept")
+    link.symlink_to(path)
+    for given in (path, str(path), [tmp_path / "other.jsonl", path], iter([link])):
+        with pytest.raises(OutputError, match="is the same file as the input"):
+            write_report(path, given)
+    assert path.read_text() == "kept"
 
 
 def test_mismatch_is_an_error() -> None:

@@ -16,6 +16,7 @@ from entropy_chains import answers
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.demo.questions import draw_questions
+from entropy_chains.files import check_outputs, write_file
 from entropy_chains.recording import record
 from entropy_chains.traces import Trace
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the traces here")
     parser.add_argument("--out", type=Path, help="write the figures here too")
     args = parser.parse_args()
+    check_outputs([path for path in (args.keep, args.out) if path])
     backend = TransformersBackend.from_pretrained(args.folder, name="entropy-chains/demo")
     sampling = Sampling(args.temperature, max_tokens=1600, seed=args.seed)
     questions = draw_questions(args.questions, args.seed)
@@ -61,9 +63,9 @@ def main() -> None:
     figures = json.dumps({"all": summary(runs), **{k: summary(v) for k, v in sorted(levels.items())}}, indent=1)
     print(figures)  # noqa: T201
     if args.out:
-        args.out.write_text(figures + "\n", encoding="utf-8")
+        write_file(args.out, figures + "\n")
     if args.keep:
-        args.keep.write_text("".join(json.dumps(r.to_dict()) + "\n" for r in runs), encoding="utf-8")
+        write_file(args.keep, "".join(json.dumps(r.to_dict()) + "\n" for r in runs))
 
 
 if __name__ == "__main__":

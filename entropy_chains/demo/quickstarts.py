@@ -56,8 +56,10 @@ def show_quickstarts(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 def add_quickstarts(story: dict[str, Any], out: Path, track: Callable[[str, int], Callable[[int], None]]) -> None:
     """Run both with the policy in ``out`` and add their figures to the story and to its ``demo.json``."""
+    from entropy_chains.demo.story import write_story  # only here: the examples import this module
+
     story["quickstarts"] = run_quickstarts(out / "policy.json", track("LangChain and LlamaIndex", len(QUICKSTARTS)))
-    (out / "demo.json").write_text(json.dumps(story, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_story(story, out)
 
 
 def run_quickstarts(policy: Path, advance: Callable[[int], None]) -> dict[str, dict[str, Any]]:

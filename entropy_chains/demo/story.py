@@ -14,10 +14,13 @@ from entropy_chains import answers
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.calibration import calibrate
+from entropy_chains.demo import MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
 from entropy_chains.diagnosis import diagnose
 from entropy_chains.display import story_table
+from entropy_chains.errors import OutputError
 from entropy_chains.figures import flops, latency
+from entropy_chains.files import check_outputs, holds_data, make_folder, write_file
 from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation, record
 from entropy_chains.replaying import judge_live
@@ -29,13 +32,16 @@ BATCH = 150
 LATENCY_QUESTIONS = 24
 MAX_TOKENS = 1600
 
+FILES = ("calibration.jsonl", "held_out.jsonl", "policy.json", "demo.json", "report.html")
+"""What is written. Each names the bundled model in its first lines."""
+
 Track = Callable[[str, int], Callable[[int], None]]
 
 
 def run_story(
     backend: TransformersBackend, *, questions: int, calibration: int, seed: int, out: Path, track: Track
 ) -> dict[str, Any]:
-    """Run it and write ``calibration.jsonl``, ``held_out.jsonl``, ``policy.json``, ``demo.json`` and ``report.html`` to ``out``.
+    """Run it and write :data:`FILES` to ``out``.
 
     The held-out questions are never used for calibration. Both live runs of a question share seed and batch, so up to the stop
     they are the same run, and the comparison is paired.
@@ -43,7 +49,7 @@ def run_story(
     Returns:
         The content of ``demo.json``.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    prepare(out)
     drawn = draw_questions(calibration + questions, seed)
     # Questions of like length together: a batch takes as long as its longest run.
     fitted_on, held_out = (sorted(part, key=lambda q: len(q["question"])) for part in (drawn[:calibration], drawn[calibration:]))
@@ -83,9 +89,29 @@ def run_story(
         "diagnosis": diagnose(full, seed=seed).to_dict(),
         "policy": policy.to_dict(),
     }
-    (out / "demo.json").write_text(json.dumps(story, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_story(story, out)
     write_report(out / "report.html", out / "held_out.jsonl", policy, live=story, title=f"{backend.model}: {questions} questions")
     return story
+
+
+def prepare(out: Path) -> None:
+    """Make the folder and look at the files to be written, before anything is spent. They may replace an earlier demo's only.
+
+    Raises:
+        OutputError: one of them cannot be written, or is not an earlier demo's.
+    """
+    make_folder(out)
+    paths = [out / name for name in FILES]
+    check_outputs(paths)
+    for path in filter(holds_data, paths):
+        with path.open("rb") as file:
+            if MODEL_NAME.encode() not in file.read(65536):
+                raise OutputError(f"{path} is not an earlier demo's, and would be lost; name another folder with --out")
+
+
+def write_story(story: dict[str, Any], out: Path) -> None:
+    """Write ``demo.json``."""
+    write_file(out / "demo.json", json.dumps(story, indent=1, allow_nan=False) + "\n")
 
 
 def print_story(story: dict[str, Any], out: Path) -> None:
@@ -99,7 +125,7 @@ def _record(
     backend: TransformersBackend, questions: list[Question], sampling: Sampling, path: Path, advance: Callable[[int], None]
 ) -> Table:
     """Record into a fresh file, so that an interrupted demo leaves whole runs behind."""
-    path.unlink(missing_ok=True)
+    write_file(path, "")
     with TraceWriter(path) as writer:
         for trace in record(backend, questions, sampling=sampling, batch=BATCH):
             writer.write(trace)

@@ -1,0 +1,242 @@
+"""Output files: checked before anything is spent, and written whole or not at all.
+
+An output never takes the place of an input, of another output, or of a device.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import BinaryIO, Self
+
+from entropy_chains.errors import OutputError, WriteError
+
+PathLike = str | os.PathLike[str]
+
+
+def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike] = (), *, appended: Iterable[PathLike] = ()) -> None:
+    """Refuse outputs that cannot be written, or that are the same file as an input or another output; nothing is changed.
+
+    Two names are the same file where both lead to it: by links, hard links, or another spelling.
+
+    Args:
+        outputs: files that are written whole, in the place of former ones.
+        inputs: files that are read.
+        appended: files that are only added to.
+
+    Raises:
+        OutputError: it names the output and the remedy.
+    """
+    taken = {_identity(path): f"the input {path}" for path in inputs}
+    for path, append in [*((path, False) for path in outputs), *((path, True) for path in appended)]:
+        _checked(path, append)
+        identity = _identity(path)
+        if identity is not None and identity in taken:
+            raise OutputError(f"{path} is the same file as {taken[identity]}; name another file for the output")
+        taken[identity] = f"the output {path}"
+
+
+def holds_data(path: PathLike) -> bool:
+    """Whether something can be read back from there: a file that is not empty, no pipe and no device."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return found.st_size > 0 and not _is_stream(found)
+
+
+def make_folder(path: PathLike) -> None:
+    """Make a folder for outputs, and those above it, where it is missing. Raises OutputError."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"the folder {path} cannot be made ({_why(error)}); name another one") from error
+
+
+def write_file(path: PathLike, content: str | bytes) -> None:
+    """Write a file whole or not at all; the former file is kept until the new one is on the disk. Text becomes UTF-8.
+
+    The target of a link is written, the link stays. An existing file keeps its mode. A pipe or device is written to as it is.
+
+    Raises:
+        OutputError: nothing can be written there.
+        WriteError: writing failed on the way, as on a full disk.
+    """
+    real, found = _checked(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        if _is_stream(found):
+            with _open_stream(path) as stream:
+                _write_all(stream, data)
+        else:
+            _replace(real, found, data)
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+class AppendedFile:
+    """A file that is only added to. What :meth:`append` was given is on the disk when it returns, or not in the file at all.
+
+    Attributes:
+        path: its name.
+        is_stream: it is a pipe or a device: what was written cannot be read back.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        """Open, and make the file where it is missing. Raises OutputError."""
+        _, found = _checked(path, append=True)
+        self.path = path
+        self.is_stream = _is_stream(found)
+        try:
+            self._file = _open_stream(path) if self.is_stream else _open_to_append(path)
+        except OSError as error:
+            raise _refused(path, error) from error
+
+    def append(self, data: bytes) -> None:
+        """Add to the end. Raises WriteError, and takes back what was written of it, if that fails."""
+        start = 0 if self.is_stream else self._file.seek(0, os.SEEK_END)
+        try:
+            _write_all(self._file, data)
+            if not self.is_stream:
+                os.fsync(self._file.fileno())
+        except BaseException as error:
+            if not self.is_stream:
+                self._file.truncate(start)
+            if isinstance(error, OSError):
+                raise WriteError(self.path, error) from error
+            raise
+
+    def last_line(self) -> bytes:
+        """What stands after the last line end; empty if the file ends with one."""
+        start = 0 if self.is_stream else self._file.seek(0, os.SEEK_END)
+        tail = b""
+        while start and b"\n" not in tail:
+            block = min(start, max(65536, len(tail)))
+            start = self._file.seek(start - block)
+            tail = self._file.read(block) + tail
+        return tail[tail.rfind(b"\n") + 1 :]
+
+    def cut(self, size: int) -> None:
+        """Remove the last ``size`` bytes."""
+        self._file.truncate(self._file.seek(0, os.SEEK_END) - size)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _checked(path: PathLike, append: bool = False) -> tuple[str, os.stat_result | None]:
+    """The file that a name leads to, links followed, and its state, None for a new one. Raises OutputError where writing fails."""
+    try:
+        real = os.path.realpath(path)
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            found = None
+        if os.path.isdir(real) or not os.path.basename(path):
+            raise IsADirectoryError("it is a folder")
+        _try_to_open(real, found, append)
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from error
+    return real, found
+
+
+def _try_to_open(real: str, found: os.stat_result | None, append: bool) -> None:
+    """Raise OSError if a file cannot be written. Asked for its rights, the system grants root even what it then refuses."""
+    if found is not None and (stat.S_ISBLK(found.st_mode) or stat.S_ISSOCK(found.st_mode)):
+        raise PermissionError("it is a disk or a socket")
+    if _is_stream(found):
+        return  # opening a pipe can wait for its reader
+    if found is not None:
+        os.close(os.open(real, os.O_WRONLY | (os.O_APPEND if append else 0)))
+    if found is None or not append:
+        with tempfile.TemporaryFile(dir=os.path.dirname(real), buffering=0) as beside:
+            beside.write(b"x")  # a full disk lets empty files be made
+
+
+def _refused(path: PathLike, error: Exception) -> OutputError:
+    return OutputError(
+        f"{path} cannot be written ({_why(error)}); name a file in a folder that exists, is open to you and has room"
+    )
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _identity(path: PathLike) -> object:
+    """Equal for two names of one file. None for a pipe or device: it holds nothing that could be lost."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _own_stream(found: os.stat_result) -> int | None:
+    """The descriptor of standard output or error if this file is where it goes to."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(found, os.fstat(descriptor)):
+                return descriptor
+    return None
+
+
+def _is_stream(found: os.stat_result | None) -> bool:
+    """Whether it is a pipe or a device, or the file that standard output goes to: nothing there is to be replaced."""
+    return found is not None and (not stat.S_ISREG(found.st_mode) or _own_stream(found) is not None)
+
+
+def _open_stream(path: PathLike) -> BinaryIO:
+    """Open a pipe or device for writing; standard output through its own descriptor, so that all it gets comes in order."""
+    own = _own_stream(os.stat(path))
+    if own is None:
+        return open(path, "wb", buffering=0)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    return open(os.dup(own), "wb", buffering=0)
+
+
+def _open_to_append(path: PathLike) -> BinaryIO:
+    return open(path, "ab+", buffering=0)  # unbuffered: what could not be written is not tried again when the file is closed
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _replace(real: str, former: os.stat_result | None, data: bytes) -> None:
+    """Write a new file beside the former one and move it into its place; on failure only the former one is left."""
+    beside = os.path.join(os.path.dirname(real), f".entropy-chains-{os.urandom(8).hex()}")
+    with open(beside, "xb", buffering=0) as file:
+        try:
+            if former is not None:
+                _keep_rights(beside, former)  # before the content: nobody else can read it in between
+            _write_all(file, data)
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(beside, real)
+        except BaseException:
+            os.unlink(beside)
+            raise
+
+
+def _keep_rights(path: str, former: os.stat_result) -> None:
+    """Give a new file the mode and, where that is allowed, the owner of the one whose place it takes."""
+    if hasattr(os, "chown"):  # not on Windows
+        with suppress(OSError):
+            os.chown(path, former.st_uid, former.st_gid)
+    os.chmod(path, stat.S_IMODE(former.st_mode))
