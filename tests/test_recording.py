@@ -81,10 +81,10 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_thinking_trace_by_hand():
-    """Open tag + 2, 2, 2 tokens with the answers 3, 4, none; last the rest: closing (2) and four words."""
+    """Open tag + 2, 2, 2 tokens with the answers 3, 4, none; last the rest: closing (2) and four words, as they were said."""
     trace = recorded()[0]
     assert [s.tokens for s in trace.steps] == [3, 2, 2, 6]
-    assert [s.answer for s in trace.steps] == ["3", "4", None, "4"]
+    assert [s.answer for s in trace.steps] == ["3", "4", None, "the answer is 4"]
     assert [s.entropy for s in trace.steps] == [pytest.approx(1.0), pytest.approx(0.5), pytest.approx(0.0), None]
     assert [s.probe_tokens for s in trace.steps] == [3, 3, 2, 0]
     assert [s.text for s in trace.steps] == ["<think>one \n", "two \n", "three \n", None]
