@@ -53,7 +53,7 @@ class Plan:
         opened: the prompt opens the thinking, and the server does not split it off.
         control: the server can close the thinking of a running stream (llama.cpp).
         engine: settings of the run's request under which the server closes the thinking itself (vLLM with the plug-in).
-        without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree), ``full``, or ``unread``: nobody needs them.
+        without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree), ``full``, or ``unread``: none are needed.
         on_mismatch: ``error`` or ``warn``.
         model: the model's name, for warnings.
         known: what is known about its logprobs, shared by all of its replies.

@@ -21,6 +21,12 @@ from entropy_chains.policy import Policy, stopping_enabled
 
 REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
 
+CHOICES = ("error", "agreement", "full")
+"""What to do in a run without logprobs: raise, stop where two answers in a row agree, never stop."""
+
+IN_AN_APP = "full"
+"""The default of all that is added to an app that worked before: it goes on working."""
+
 UNREAD = "unread"
 """In the place of what to do without logprobs: the rule reads none."""
 
@@ -127,5 +133,8 @@ def known(owner: object, asked: Hashable) -> Known:
     Two objects never share it, even where they are equal: another one may hold another address and key.
     """
     if id(owner) not in _known:
-        weakref.finalize(owner, _known.pop, id(owner), None).atexit = False
+        try:
+            weakref.finalize(owner, _known.pop, id(owner), None).atexit = False
+        except TypeError:  # nobody would tell when it is gone: nothing is remembered
+            return Known()
     return _known.setdefault(id(owner), {}).setdefault(asked, Known())

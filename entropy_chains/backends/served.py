@@ -11,7 +11,7 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.dialogue import Dialogue, Plan
-from entropy_chains.backends.refused import UNREAD, Known, known, without_logprobs
+from entropy_chains.backends.refused import CHOICES, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.servers import Server
 from entropy_chains.backends.vllm_client import settings_for
 from entropy_chains.errors import BackendError, BatchError, NoLogprobsError, SettingsError
@@ -62,8 +62,8 @@ class ServedModel:
             raise SettingsError(f"k is {k}; it must be at least 1")
         if concurrency < 1:
             raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
-        if without_logprobs not in ("error", "agreement", "full"):
-            raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be 'error', 'agreement' or 'full'")
+        if without_logprobs not in CHOICES:
+            raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be one of {', '.join(CHOICES)}")
         if plugin not in ("auto", False):
             raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")
         if api not in ("chat", "responses"):
@@ -120,7 +120,7 @@ class ServedModel:
         }
 
     def for_loop(self, policy: Policy | None) -> Self:
-        """This backend for the calls of a loop: a rule that reads no entropy needs no logprobs of them."""
+        """The backend for the calls of a loop: a rule that reads no entropy needs no logprobs of them."""
         if policy is None or policy.stop_rule.reads_signal:
             return self
         made = copy(self)
@@ -129,7 +129,12 @@ class ServedModel:
 
     def _known(self, k: int) -> Known:
         """What is known about the logprobs of this model, asked for through this client."""
-        return known(self._client, (self._served, k, self._responses))
+        return known(self._connection, (self._served, k, self._responses))
+
+    @property
+    def _connection(self) -> object:
+        """What holds address and key: what was learnt through one is not true of another."""
+        return self._client
 
     def _ways(self) -> tuple[Continuation, ...]:
         named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
