@@ -202,7 +202,8 @@ class _Instrumented(Switched):
 @cache
 def _instrumented(kind: type[BaseChatModel]) -> Any:
     """The class of the instrumented models of a class."""
-    return type(kind)(kind.__name__, (_Instrumented, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    made: Any = type(kind)  # pydantic's
+    return made(kind.__name__, (_Instrumented, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def _own_class(model: BaseChatModel) -> type[BaseChatModel]:

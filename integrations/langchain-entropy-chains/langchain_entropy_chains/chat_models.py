@@ -220,7 +220,7 @@ class EarlyStopChatModel(Switched):
         return Call(inner, {"stop": stop, **given}, settings, bool(held), refused)
 
     def _another(self, given: dict[str, Any]) -> str | None:
-        """Why a copy of an instrumented model, or a binding of it, runs in full: it is of a model that nobody named a policy for."""
+        """Why a copy or binding of an instrumented model runs in full: it is of a model that nobody named a policy for."""
         name, policy = model_name(self.inner, given), self.policy
         if policy is None or self.on_mismatch != "error" or name in (self._meant or name, policy.model, *policy.aliases):
             return None
