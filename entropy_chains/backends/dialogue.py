@@ -282,6 +282,7 @@ class Dialogue:
         self._now.sighted = True
         policy, plan = self._policy, self._plan
         if not self._does_without:
+            self._now.monitor.switch_off(what)
             raise NoLogprobsError(f"{what}, so there is no entropy: {REMEDY}")
         if self._unread:
             return

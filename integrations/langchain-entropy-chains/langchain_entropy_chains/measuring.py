@@ -199,7 +199,8 @@ class Measurement:
             record: what a trace says besides the steps; None leaves the record out.
         """
         run = self.dialogue.result()
-        fault = self.fault or (None if self._sighted or run.outcome.stopped else NO_LOGPROBS)
+        judged = self._sighted or run.outcome.step is not None  # a rule that reads no entropy needs no logprobs
+        fault = self.fault or (None if judged else NO_LOGPROBS)
         reason = why or (CACHED if self._cached else fault or self.why or run.outcome.reason)
         tokens = 0 if self._cached else run.tokens
         if fault and self._reader.usage:
