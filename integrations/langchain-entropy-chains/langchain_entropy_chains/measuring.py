@@ -206,7 +206,7 @@ class Measurement:
         if fault and self._reader.usage:
             tokens = self._reader.usage["output_tokens"]
         measured = fault is None and not self._cached
-        outcome = replace(run.outcome, reason=reason, tokens=tokens)
+        outcome = replace(run.outcome, reason=reason, tokens=tokens, active=run.outcome.active and fault is None)
         if not measured:
             outcome = replace(outcome, step=None, entropy=None, threshold=None)
         metadata = outcome.metadata()
