@@ -224,7 +224,7 @@ class _Loop:
         record = replace(call.steps[-1].record, step=number) if call.steps else unknown
         self._calls.append(call)
         self._records.append(record)
-        if number == 1 and record.entropy is None and self._agreeing and self._policy:
+        if number == 1 and record.entropy is None and self._agreeing and self._policy and self._policy.active:
             self._policy = self._policy.by_agreement()
             self._monitor.judge_by(self._policy)
         if not self.ended:

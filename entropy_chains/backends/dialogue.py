@@ -175,7 +175,7 @@ class Dialogue:
         """
         stream = self._now.streams[-1]
         if isinstance(error, NoLogprobsError) and not (stream.pieces or self._refused) and self._does_without:
-            self._refused, self._unproved = f"the server refuses logprobs ({refusal(error.__cause__ or error)})", True
+            self._refused, self._unproved = f"the server refuses logprobs ({refusal(error.__cause__ or error) or error})", True
             return self._run(self._now.streams.pop().purpose)
         if stream.purpose != "answer" or any(self._now.answer) or self._now.called:
             raise error  # of a run, or of an answer that was shown in part: no second one is put beside it
@@ -286,7 +286,7 @@ class Dialogue:
             raise NoLogprobsError(f"{what}, so there is no entropy: {REMEDY}")
         if self._unread:
             return
-        if policy is not None and plan.without_logprobs == "agreement":
+        if policy is not None and policy.active and plan.without_logprobs == "agreement":
             plan.known.warn(f"{plan.model}: {what}: stopping where two answers in a row agree (without_logprobs='agreement')")
             self._policy = policy.by_agreement()
             self._now.monitor.judge_by(self._policy)

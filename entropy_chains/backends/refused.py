@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.chunks_entries import fields, items
-from entropy_chains.errors import NoLogprobsError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, without_secrets
 from entropy_chains.policy import Policy, stopping_enabled
 
 REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
@@ -70,7 +70,8 @@ def refusals(logprobs: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = refusal(error) if logprobs and not isinstance(error, NoLogprobsError) else None
+        ours = isinstance(error, EntropyChainsError) and type(error) is not BackendError
+        said = refusal(error) if logprobs and not ours else None
         if said is None:
             raise
         raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}") from error
