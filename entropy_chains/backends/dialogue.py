@@ -121,6 +121,7 @@ class Dialogue:
         self._note = ""  # what the reason says besides
         self._refused: str | None = None  # why requests ask for no logprobs, if so
         self._unproved = False  # whether that is so shows when one of them is answered
+        self._unread = plan.without_logprobs == UNREAD or bool(policy and not policy.stop_rule.reads_signal)
         self._shown = AnswerText(plan.tags)
         self.closing = self.wants_control = False
         self.wants_probe: Request | None = None
@@ -148,7 +149,7 @@ class Dialogue:
 
     def first(self) -> Request:
         """The request to begin with."""
-        if self._plan.known.refused and self._plan.without_logprobs != "error":
+        if self._plan.known.refused and not self._needs_logprobs:
             self._refused = self._plan.known.refused
             self._do_without(self._refused)
         return self._run("reason")
@@ -174,7 +175,7 @@ class Dialogue:
         The same without logprobs where those were refused, another way to the answer, or the full run where a stop is at fault.
         """
         stream = self._now.streams[-1]
-        if isinstance(error, NoLogprobsError) and not (stream.pieces or self._refused) and self._does_without:
+        if isinstance(error, NoLogprobsError) and not (self._needs_logprobs or stream.pieces or self._refused):
             self._refused, self._unproved = f"the server refuses logprobs ({refusal(error.__cause__ or error) or error})", True
             return self._run(self._now.streams.pop().purpose)
         if stream.purpose != "answer" or any(self._now.answer) or self._now.called:
@@ -195,6 +196,10 @@ class Dialogue:
     def _in_full(self, why: str) -> Request:
         self._why, self._stopped, self._now = why, self._now, self._attempt(stop=False)
         return self._run("full")
+
+    @property
+    def _needs_logprobs(self) -> bool:
+        return self._plan.without_logprobs == "error" and not self._unread
 
     # --- chunks
 
@@ -281,28 +286,18 @@ class Dialogue:
         """There are no logprobs: stop by what needs none, or run in full; raises where neither was allowed."""
         self._now.sighted = True
         policy, plan = self._policy, self._plan
-        if not self._does_without:
-            self._now.monitor.switch_off(what)
-            raise NoLogprobsError(f"{what}, so there is no entropy: {REMEDY}")
         if self._unread:
             return
+        if plan.without_logprobs == "error":
+            self._now.monitor.switch_off(what)
+            raise NoLogprobsError(f"{what}, so there is no entropy: {REMEDY}")
         if policy is not None and policy.active and plan.without_logprobs == "agreement":
             plan.known.warn(f"{plan.model}: {what}: stopping where two answers in a row agree (without_logprobs='agreement')")
-            self._policy = policy.by_agreement()
+            self._policy, self._unread = policy.by_agreement(), True
             self._now.monitor.judge_by(self._policy)
         else:
             plan.known.warn(f"{plan.model}: {what}: {'running in full' if policy else 'nothing is measured'}")
             self._now.monitor.switch_off(f"{what}: run in full")
-
-    @property
-    def _does_without(self) -> bool:
-        """Whether the run may go on without logprobs."""
-        return self._plan.without_logprobs != "error" or self._unread
-
-    @property
-    def _unread(self) -> bool:
-        """Whether nothing that decides reads them."""
-        return self._plan.without_logprobs == UNREAD or (self._policy is not None and not self._policy.stop_rule.reads_signal)
 
     def _look_at(self, probe: Reply, found: Probe) -> None:
         """The same for a signal of tried answers: each of them costs tokens, and the server may tell none of it."""
