@@ -96,7 +96,7 @@ def run_refine(
             BatchError which it was); the finished ones are on it. Where every one failed, the first one's own error.
     """
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
-    backend = _for_loop(backend, policy)
+    backend = _for_loop(backend, policy, stop)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
         try:
             # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
@@ -141,7 +141,7 @@ async def arun_refine(
     if concurrency < 1:
         raise SettingsError(f"concurrency is {concurrency}; at least 1 conversation must run")
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
-    backend = _for_loop(backend, policy)
+    backend = _for_loop(backend, policy, stop)
     room = asyncio.Semaphore(concurrency)
 
     async def work(loop: _Loop) -> None:
@@ -224,7 +224,7 @@ class _Loop:
         record = replace(call.steps[-1].record, step=number) if call.steps else unknown
         self._calls.append(call)
         self._records.append(record)
-        if number == 1 and record.entropy is None and self._agreeing and self._policy and self._policy.active:
+        if number == 1 and self._policy and self._agreeing and self._blind:
             self._policy = self._policy.by_agreement()
             self._monitor.judge_by(self._policy)
         if not self.ended:
@@ -287,10 +287,10 @@ def _open(
     return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h), agreeing) for c, h in asked]
 
 
-def _for_loop(backend: Any, policy: Policy | None) -> Any:
-    """The backend, or what it gives for a policy that may need less of it than an error says (:meth:`.ServedModel.for_loop`)."""
+def _for_loop(backend: Any, policy: Policy | None, stop: bool) -> Any:
+    """The backend, or what it gives for a loop that may need less of its calls (:meth:`.ServedModel.for_loop`)."""
     own = getattr(backend, "for_loop", None)
-    return own(policy) if own else backend
+    return own(policy, stop=stop) if own else backend
 
 
 def _reseeded(sampling: Sampling, step: int) -> Sampling:

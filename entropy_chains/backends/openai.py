@@ -52,8 +52,8 @@ class OpenAIBackend(ServedModel):
             ``control``, ``turn``, or several in order.
         temperature_mode: ``raw`` if the server's logprobs are those before temperature (vLLM, llama.cpp), ``scaled`` otherwise.
         without_logprobs: what to do where the server gives none, or refuses to: ``error``; ``agreement`` (stop when the answers
-            after two steps in a row agree; not certified); ``full`` (never stop). The last two warn, once a model. A rule that
-            reads no entropy needs none, and a run that nothing may stop is never an error.
+            after two steps in a row agree; not certified); ``full`` (never stop). The last two warn, once a model. A policy whose
+            rule reads no entropy, one that is not active, and one that is switched off need none.
         concurrency: most requests at a time.
         plugin: ``auto`` lets a vLLM that has this package's plug-in close the thinking by itself; False never does.
         api: ``chat`` completions, or ``responses``: entropies of thinking that stands in the output text (its reasoning items

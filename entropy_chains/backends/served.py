@@ -119,22 +119,18 @@ class ServedModel:
             "template": self.template,
         }
 
-    def for_loop(self, policy: Policy | None) -> Self:
-        """The backend for the calls of a loop: a rule that reads no entropy needs no logprobs of them."""
-        if policy is None or policy.stop_rule.reads_signal:
+    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
+        """The backend for the calls of a loop, which have no policy of their own: they need logprobs where the loop does."""
+        if policy is None:
             return self
         made = copy(self)
-        made.without_logprobs = UNREAD
+        reads = policy.stop_rule.reads_signal
+        made.without_logprobs = without_logprobs(self.without_logprobs, policy, stop=stop) if reads else UNREAD
         return made
 
     def _known(self, k: int) -> Known:
         """What is known about the logprobs of this model, asked for through this client."""
-        return known(self._connection, (self._served, k, self._responses))
-
-    @property
-    def _connection(self) -> object:
-        """What holds address and key: what was learnt through one is not true of another."""
-        return self._client
+        return known(self._client, (self._served, k, self._responses))
 
     def _ways(self) -> tuple[Continuation, ...]:
         named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
@@ -163,9 +159,7 @@ class ServedModel:
             opened=self._opened,
             control=self._control_wanted,
             engine=self._engine(policy, stop and not holdout, on_mismatch),
-            without_logprobs=self.without_logprobs
-            if policy is None
-            else without_logprobs(self.without_logprobs, policy, stop=stop),
+            without_logprobs=without_logprobs(self.without_logprobs, policy, stop=stop) if policy else self.without_logprobs,
             on_mismatch=on_mismatch,
             model=self._served,
             known=self._known(k),

@@ -389,14 +389,22 @@ class TestTheLoop:
             run = looped(server, LOOP, asynchronous, without_logprobs="agreement")
         assert (run.answer, len(run.calls), run.outcome.stopped, run.outcome.reason) == (LINE, 2, True, "answers agree")
 
+    def test_switched_off(self, refused, asynchronous, monkeypatch):
+        """Whatever was chosen, all calls are made."""
+        monkeypatch.setenv("ENTROPY_CHAINS_STOP", "0")
+        with self.server(refused) as server, pytest.warns(UserWarning, match="logprobs"):
+            run = looped(server, LOOP, asynchronous)
+        assert (run.answer, len(run.calls), run.outcome.reason) == (LINE, 3, "stopping is switched off")
+
+    @pytest.mark.parametrize("chosen", ["error", "agreement"])
     @pytest.mark.parametrize("rule", UNREAD)
-    def test_a_rule_that_reads_no_entropy(self, refused, asynchronous, rule):
+    def test_a_rule_that_reads_no_entropy(self, refused, asynchronous, rule, chosen):
         """It ends the loop, and nothing is said of logprobs, whatever was chosen for their want."""
         policy = Policy("scripted", (None,), rule=rule, mode="refine", min_steps=2, segmentation=LOOP.segmentation)
         with warnings.catch_warnings(), self.server(refused) as server:
             warnings.simplefilter("error")
-            run = looped(server, policy, asynchronous)
-        assert (run.answer, len(run.calls), run.outcome.stopped) == (LINE, 2, True)
+            run = looped(server, policy, asynchronous, without_logprobs=chosen)
+        assert (run.answer, len(run.calls), run.outcome.policy) == (LINE, 2, policy.fingerprint)
 
 
 @SHELLS
