@@ -140,9 +140,10 @@ class _Instrumented(Switched):
 
     early_stopping: InstanceOf[EarlyStopping] | None = Field(default=None, exclude=True, repr=False)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if self.early_stopping is None:
+    def __init__(self, *args: Any, early_stopping: EarlyStopping | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)  # the model's own may know its own fields only
+        vars(self)["early_stopping"] = early_stopping
+        if early_stopping is None:
             _restore(self)
 
     @classmethod

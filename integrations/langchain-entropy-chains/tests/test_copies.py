@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -26,7 +27,7 @@ WARM = {"configurable": {"warm": 0.75}}
 
 def quick(body):
     """Three lines of thinking, then the answer."""
-    return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, SURE, answer="42", pace=0.001)
+    return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, words=32, answer="42")
 
 
 @pytest.fixture
@@ -65,6 +66,14 @@ class Thin(BaseChatModel):
 
     def _chat(self):
         return ChatOpenAI(model=self.model, base_url=self.base_url, api_key=self.key, temperature=self.temperature, max_retries=0)
+
+
+class Narrow(Thin):
+    """A model that is made from what it names, and nothing else."""
+
+    def __init__(self, base_url: str, temperature: float | None = None, **known: Any):
+        assert known.keys() <= BaseChatModel.model_fields.keys() | {"model", "key"}
+        super().__init__(base_url=base_url, temperature=temperature, **known)
 
 
 class Answer(BaseModel):
@@ -106,10 +115,10 @@ def warm_now(model):
     return model
 
 
-@pytest.mark.parametrize("how", COPIES)
-def test_a_copy_stops_with_settings_of_its_own(server, how):
+@pytest.mark.parametrize(("kind", "how"), [*((Thin, how) for how in COPIES), (Narrow, "fields"), (Narrow, "pickle")])
+def test_a_copy_stops_with_settings_of_its_own(server, kind, how):
     """And the model that it was made of keeps its own."""
-    model = instrument(Thin(base_url=server.url), POLICY)
+    model = instrument(kind(base_url=server.url), POLICY)
     copied = COPIES[how](model)
     assert copied.invoke(ASKED).response_metadata["early_stop_stopped"]
     assert told(server) == {(0.75, "scripted", KEY)}

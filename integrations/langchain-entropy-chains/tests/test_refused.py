@@ -60,7 +60,8 @@ def astream(model, config=None):
     return sum(chunks[1:], chunks[0])
 
 
-WAYS = pytest.mark.parametrize("run", [invoke, ainvoke, stream, astream])
+RUNS = [invoke, ainvoke, stream, astream]
+WAYS = pytest.mark.parametrize("run", RUNS)
 
 
 def in_an_agent(model, policy, **settings):
@@ -111,8 +112,7 @@ ADDED = {
 }
 
 
-@pytest.mark.parametrize("how", ADDED)
-@WAYS
+@pytest.mark.parametrize(("how", "run"), [*((how, invoke) for how in ADDED), *(("EarlyStopChatModel", run) for run in RUNS[1:])])
 def test_the_added_line_never_breaks_the_app(how, run):
     """The plain reply, twice; only the first one is asked for twice; one warning; not active, with the reason."""
     with refused_by() as server:
@@ -144,11 +144,10 @@ def test_error_says_what_helps(how):
     assert (len(server.calls), server.made, type(caught.value.__cause__).__name__.endswith("Error")) == (1, 0, True)
 
 
-@pytest.mark.parametrize("chosen", ["error", "full"])
 @pytest.mark.parametrize("off", ["environment", "config", "policy=None", "not active"])
 @pytest.mark.parametrize("mode", ["thinking", "refine"])
-def test_off_means_off(monkeypatch, off, chosen, mode):
-    """Whatever was chosen for missing logprobs: nothing needs them."""
+def test_off_means_off(monkeypatch, off, mode):
+    """Though ``error`` was chosen for missing logprobs: nothing needs them."""
     policy = {"thinking": POLICY, "refine": LOOP}[mode]
     if off == "environment":
         monkeypatch.setenv("ENTROPY_CHAINS_STOP", "0")
@@ -156,7 +155,7 @@ def test_off_means_off(monkeypatch, off, chosen, mode):
         policy = Policy("scripted", (0.2,), active=False, reason="no_signal", mode=mode, segmentation=policy.segmentation)
     with refused_by() as server:
         model = EarlyStopChatModel(
-            chat(server), None if off == "policy=None" else policy, without_logprobs=chosen, mode=mode, max_steps=2
+            chat(server), None if off == "policy=None" else policy, without_logprobs="error", mode=mode, max_steps=2
         )
         config = {"configurable": {"early_stop": False}} if off == "config" else None
         with pytest.warns(UserWarning, match="refuses logprobs"):

@@ -83,8 +83,7 @@ class Eager(OpenAILike):
         return all_of()
 
 
-@pytest.mark.parametrize("chat_model", [True, False])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "chat_model"), [*((m, True) for m in METHODS), ("complete", False), ("astream_chat", False)])
 def test_the_wrapper_never_breaks_the_app(method, chat_model):
     """The plain reply, twice; only the first one is asked for twice; one warning; not active, with the reason."""
     with Loopback(refusing(script=quick), field_name="reasoning_content" if chat_model else "") as server:
@@ -138,13 +137,12 @@ def test_agreement_stops(method):
     assert (text_of(response), response.additional_kwargs["early_stop_reason"]) == ("42", "answers agree")
 
 
-@pytest.mark.parametrize("chosen", ["error", "full"])
 @pytest.mark.parametrize("off", ["environment", "setting", "call", "policy=None", "not active"])
 @pytest.mark.parametrize("missing", ["refused", "not sent"])
-def test_off_means_off(monkeypatch, off, chosen, missing):
-    """Whatever was chosen for missing logprobs: nothing needs them."""
+def test_off_means_off(monkeypatch, off, missing):
+    """Though ``error`` was chosen for missing logprobs: nothing needs them."""
     policy = Policy("scripted", (0.2,), active=False, reason="no_signal", segmentation=POLICY.segmentation)
-    settings: dict[str, Any] = {"policy": {"policy=None": None, "not active": policy}.get(off, POLICY), "without_logprobs": chosen}
+    settings: dict[str, Any] = {"policy": {"policy=None": None, "not active": policy}.get(off, POLICY), "without_logprobs": "error"}
     if off == "environment":
         monkeypatch.setenv("ENTROPY_CHAINS_STOP", "0")
     script = refusing(script=quick)
