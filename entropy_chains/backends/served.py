@@ -80,6 +80,7 @@ class ServedModel:
         self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
         self._responses = api == "responses"
         self._server: Server | None = None
+        self._probes_measured = True
 
     @property
     def model(self) -> str:
@@ -231,10 +232,11 @@ class ServedModel:
         """The request for the answer after a step of a finished run, with its tokens' logprobs."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
         request = self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
-        return replace(request, logprobs=self._known(self._k).refused is None)
+        return replace(request, logprobs=self._probes_measured and self._known(self._k).refused is None)
 
     def _unmeasured(self, request: Request, refused: NoLogprobsError) -> Request:
         """The same request without logprobs, once those were refused: of a finished run's answer they are not needed."""
+        self._probes_measured = False
         self._known(self._k).warn(f"{self._served}: {refused}")
         return replace(request, logprobs=False)
 

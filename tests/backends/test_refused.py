@@ -6,6 +6,7 @@ import asyncio
 import gc
 import warnings
 from contextlib import aclosing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import openai
@@ -154,6 +155,11 @@ def quick(body):
     )
 
 
+def slow(body):
+    """The same at a pace at which a client on a busy machine keeps up."""
+    return replace(quick(body), pace=0.001)
+
+
 def refused_by(refused=REFUSALS["not allowed"]):
     """A server's script that refuses logprobs, and answers all else."""
     return refusing(refused, quick)
@@ -243,6 +249,21 @@ def test_agreement_stops_without_entropy(run):
         (made,) = run(server, without_logprobs="agreement")
     assert [asks_logprobs(call.body) for call in server.calls] == [True, False, False, False]
     assert (made.answer, made.outcome.stopped, made.outcome.reason) == ("The answer is 42", True, "answers agree")
+
+
+@pytest.mark.parametrize(("chosen", "reason"), [("full", "does not tell trial_entropy"), ("agreement", "answers agree")])
+@BOTH
+def test_where_only_probes_are_refused_the_run_goes_on(run, chosen, reason):
+    """The thinking has logprobs, the tried answers may have none: they are asked for without, and their entropy is given up."""
+
+    def script(body):
+        return refused_by()(body) if is_answer_call(body) else slow(body)
+
+    policy = Policy("scripted", (0.01,), signal="trial_entropy", segmentation=POLICY.segmentation)
+    with Loopback(script) as server, pytest.warns(UserWarning, match="does not tell"):
+        (made,) = run(server, policy, without_logprobs=chosen)
+    assert made.answer == "The answer is 42"
+    assert reason in made.outcome.reason
 
 
 @BOTH
@@ -418,16 +439,19 @@ def test_a_probe_of_a_finished_run_needs_no_logprobs(asynchronous):
         async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
             backend = AsyncOpenAIBackend(client, "scripted")
             (run,) = await backend.agenerate([ASKED])
-            return await backend.aprobe([(ASKED, run, 2)], sampling=Sampling())
+            runs = [(ASKED, run, 2)], [(ASKED, run, 1)]
+            return [*await backend.aprobe(runs[0], sampling=Sampling()), *await backend.aprobe(runs[1], sampling=Sampling())]
 
     def asked_now(server):
         with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
             backend = OpenAIBackend(client, "scripted")
-            return backend.probe([(ASKED, backend.generate([ASKED])[0], 2)], sampling=Sampling())
+            run = backend.generate([ASKED])[0]
+            return [*backend.probe([(ASKED, run, 2)], sampling=Sampling()), *backend.probe([(ASKED, run, 1)], sampling=Sampling())]
 
     with Loopback(script) as server, pytest.warns(UserWarning, match="refuses"):
-        (probe,) = asyncio.run(asked(server)) if asynchronous else asked_now(server)
-    assert (probe.answer, probe.signals) == ("The answer is 42", {})
+        probe, again = asyncio.run(asked(server)) if asynchronous else asked_now(server)
+    assert (probe.answer, probe.signals) == (again.answer, again.signals) == ("The answer is 42", {})
+    assert [asks_logprobs(call.body) for call in server.calls] == [True, True, False, False]
 
 
 def test_recording_is_an_error_unless_it_is_allowed():
