@@ -12,11 +12,12 @@ from typing import Any
 
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, Piece, Update, read_message
 from entropy_chains.backends.failures import failures
+from entropy_chains.backends.refused import refusal
 from entropy_chains.backends.served import CONTROL, is_done
 from entropy_chains.doctor_asking import Ask, Heard
 from entropy_chains.doctor_findings import Examination, Finding
 from entropy_chains.doctor_server import examination
-from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
+from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, SettingsError
 
 try:
     import openai
@@ -49,7 +50,7 @@ def examine(client: openai.OpenAI, model: str) -> Examination:
 def _send(client: openai.OpenAI, ask: Ask) -> Heard:
     time.sleep(ask.wait)
     try:
-        with failures():
+        with failures(ask.measured):
             if ask.body is None:
                 return Heard(said=client.get(ask.address, cast_to=object))
             if ask.body.get("stream"):
@@ -61,7 +62,9 @@ def _send(client: openai.OpenAI, ask: Ask) -> Heard:
     except BackendError as error:
         if isinstance(error.__cause__, openai.APIConnectionError):
             raise SettingsError(str(error)) from error
-        return Heard(refused=str(error), status=getattr(error.__cause__, "status_code", None))
+        status, blind = getattr(error.__cause__, "status_code", None), isinstance(error, NoLogprobsError)
+        said = refusal(error.__cause__) if blind and error.__cause__ else None
+        return Heard(refused=said or str(error), status=status, blind=blind)
 
 
 def _updates(client: openai.OpenAI, ask: Ask) -> Generator[Update, None, None]:

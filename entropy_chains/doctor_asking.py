@@ -32,6 +32,11 @@ class Ask:
     control: bool = False
     wait: float = 0.0
 
+    @property
+    def measured(self) -> bool:
+        """It asks for logprobs."""
+        return bool(self.body and self.body.get("logprobs"))
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -41,6 +46,7 @@ class Heard:
         said: JSON or text of a reply that was not streamed.
         pieces, usage, finish: of a reply with tokens.
         refused: the server's message, or None; status: of the refusal, None for one in the stream.
+        blind: it was refused because it asked for logprobs.
         controlled: the server said that it ended the thinking.
     """
 
@@ -50,6 +56,7 @@ class Heard:
     finish: str | None = None
     refused: str | None = None
     status: int | None = None
+    blind: bool = False
     controlled: bool = False
 
     @property

@@ -88,7 +88,7 @@ class _Examiner(Book):
             heard = yield from self.chat(FIRST, **asked)
             if heard.refused is None:
                 break
-            if heard.status in (401, 403, 404):
+            if heard.status in (401, 403, 404) and not heard.blind:
                 raise SettingsError(f"model {self.model!r} cannot be examined: {heard.refused}")
             refusals.append(heard.refused)
         else:

@@ -88,12 +88,13 @@ class Outcome:
 class _Course:
     """One stream's steps and its decision: what the two faces share."""
 
-    __slots__ = ("_asked", "_holdout", "_policy", "_previous", "_rule", "_stop", "decided", "done", "released", "step", "tokens")
+    __slots__ = ("_asked", "_holdout", "_policy", "_previous", "_rule", "decided", "done", "off", "released", "step", "tokens")
 
     def __init__(self, policy: Policy | None, *, stop: bool, holdout: bool):
         self._policy = policy
         self._rule = policy.stop_rule if policy and policy.active else None
-        self._stop = stop and not holdout and self._rule is not None
+        may_stop = stop and not holdout and self._rule is not None
+        self.off = None if may_stop else "stopping is switched off"  # why nothing is stopped in this run, if so
         self._holdout = holdout
         self._previous: str | None = None
         self._asked: StepRecord | None = None  # waits for its answer
@@ -111,7 +112,7 @@ class _Course:
         if self._rule is None or self._policy is None or self.decided is not None or self.released:
             return Decision.GO_ON
         if self._rule.reads_answers and not answered:
-            if not self._stop:  # a probe costs tokens: a run that is only watched is judged without one, in replay
+            if self.off:  # a probe costs tokens: a run that is only watched is judged without one, in replay
                 return Decision.GO_ON
             self._asked = record
             return Decision.PROBE
@@ -132,7 +133,7 @@ class _Course:
         if not self._rule.stops(reading):
             return Decision.GO_ON
         self.decided = reading
-        if not self._stop:
+        if self.off:
             return Decision.GO_ON
         self.done = True
         return Decision.STOP if self._policy.mode == "refine" else Decision.CLOSE
@@ -146,8 +147,8 @@ class _Course:
             reason = f"policy is not active: {policy.reason}"
         elif self._holdout:
             reason = "holdout: run in full on purpose"
-        elif not self._stop:
-            reason = "stopping is switched off"
+        elif self.off:
+            reason = self.off
         elif decided is None and self.released:
             reason = self.released
         elif decided is None:
@@ -159,10 +160,10 @@ class _Course:
         else:
             agree = ", answers agree" if policy.rule == "entropy+agreement" else ""
             reason = f"{policy.signal} at or under the threshold{agree}"
-        by_entropy = policy is not None and policy.rule not in ("fixed-step", "agreement")
+        by_entropy = policy is not None and policy.stop_rule.reads_signal
         threshold = policy.threshold(decided.step) if policy and decided and by_entropy else None
         return Outcome(
-            active=self._stop,
+            active=self.off is None,
             stopped=stopped,
             reason=why or reason,
             step=decided.step if decided else None,
@@ -334,6 +335,10 @@ class Monitor:
     def release(self, why: str) -> None:
         """From here on nothing may be stopped: a tool call has begun, say."""
         self._course.released = self._course.released or why
+
+    def switch_off(self, why: str) -> None:
+        """Nothing is stopped in this run: its outcome is not active, with this reason."""
+        self._course.off = self._course.off or why
 
     def finish(self, why: str | None = None, *, tokens: int | None = None) -> Outcome:
         """The stream has ended.

@@ -128,6 +128,11 @@ class Policy:
         return EntropyRule(self.thresholds, self.min_steps, reads_answers=self.signal in PROBE_SIGNALS)
 
     @property
+    def reads_probes(self) -> bool:
+        """Whether its rule reads a signal of the answer asked for after every step."""
+        return self.signal in PROBE_SIGNALS and self.stop_rule.reads_signal
+
+    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of everything that decides; equal policies have equal ones."""
         deciding = {k: v for k, v in self.to_dict().items() if k not in ("calibration", "aliases", *self.extra)}
@@ -147,6 +152,10 @@ class Policy:
     def for_model(self, *names: str) -> Policy:
         """The same policy under further names of the same checkpoint: a path, a served name, a GGUF."""
         return replace(self, aliases=(*self.aliases, *(n for n in names if n != self.model and n not in self.aliases)))
+
+    def by_agreement(self) -> Policy:
+        """What it becomes without logprobs, if allowed: stop where two answers in a row agree; no certificate covers that."""
+        return replace(self, rule="agreement", method=BY_HAND, reason="uncertified")
 
     def check(self, *, on_mismatch: str = "error", temperature: float | None = None, **running: Any) -> None:
         """Compare with what is running; fields not given are not compared.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
 from entropy_chains.errors import BatchError, SettingsError
@@ -96,6 +96,7 @@ def run_refine(
             BatchError which it was); the finished ones are on it. Where every one failed, the first one's own error.
     """
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    backend = _for_loop(backend, policy, stop)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
         try:
             # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
@@ -140,6 +141,7 @@ async def arun_refine(
     if concurrency < 1:
         raise SettingsError(f"concurrency is {concurrency}; at least 1 conversation must run")
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    backend = _for_loop(backend, policy, stop)
     room = asyncio.Semaphore(concurrency)
 
     async def work(loop: _Loop) -> None:
@@ -178,12 +180,13 @@ class _Loop:
         limit: int,
         stop: bool,
         holdout: bool,
+        agreeing: bool,
     ):
         self.thread = list(conversation)
         self.error: Exception | None = None
         self.sure = False
         self._monitor = Monitor(policy, segmentation=PER_CALL, stop=stop, holdout=holdout)
-        self._policy, self._again = policy, again
+        self._policy, self._again, self._agreeing = policy, again, agreeing
         self._schedule, self._limit = schedule, limit
         self._calls: list[Generation] = []
         self._records: list[StepRecord] = []
@@ -221,14 +224,25 @@ class _Loop:
         record = replace(call.steps[-1].record, step=number) if call.steps else unknown
         self._calls.append(call)
         self._records.append(record)
+        if number == 1 and self._policy and self._agreeing and self._blind:
+            self._policy = self._policy.by_agreement()
+            self._monitor.judge_by(self._policy)
         if not self.ended:
             # A sure call without an answer would end the loop with nothing to show.
             self.sure = self._monitor.take(record if call.answer else unknown, call.answer) is Decision.STOP
         if not self.ended and call.answer:
             self.thread += [{"role": "assistant", "content": call.answer}, {"role": "user", "content": self._again}]
 
+    @property
+    def _blind(self) -> bool:
+        """The rule reads a signal, and no call had one."""
+        reads = self._policy is not None and self._policy.active and self._policy.stop_rule.reads_signal
+        return reads and all(record.entropy is None for record in self._records)
+
     def run(self) -> RefineRun:
         """The finished loop."""
+        if self._blind:
+            self._monitor.switch_off("no call has an entropy: there are no logprobs")
         outcome = self._monitor.finish(tokens=sum(call.tokens for call in self._calls))
         made = len(self._calls)
         if outcome.active and not self.sure:
@@ -268,7 +282,15 @@ def _open(
     stop = stop and stopping_enabled()
     most = (max_steps or 2 * steps) if reallocate else steps
     held = holdout or [False] * len(conversations)
-    return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h)) for c, h in zip(conversations, held, strict=True)]
+    agreeing = getattr(backend, "without_logprobs", None) == "agreement"
+    asked = zip(conversations, held, strict=True)
+    return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h), agreeing) for c, h in asked]
+
+
+def _for_loop(backend: Any, policy: Policy | None, stop: bool) -> Any:
+    """The backend, or what it gives for a loop that may need less of its calls (:meth:`.ServedModel.for_loop`)."""
+    own = getattr(backend, "for_loop", None)
+    return own(policy, stop=stop) if own else backend
 
 
 def _reseeded(sampling: Sampling, step: int) -> Sampling:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
@@ -27,11 +27,12 @@ from entropy_chains.backends.assembly import MALFORMED, clean_reasoning, run_ins
 from entropy_chains.backends.chunks import Piece, Update
 from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.backends.markup import AnswerMarkup, Markup, as_chunks, clean_answer, text_in
+from entropy_chains.backends.refused import REMEDY, UNREAD, Known, refusal
 from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import BY_HAND, PROBE_SIGNALS, Policy
+from entropy_chains.policy import Policy
 from entropy_chains.records import StepRecord
 from entropy_chains.steps import Phase, Segmentation, ThinkTags
 
@@ -53,8 +54,10 @@ class Plan:
         opened: the prompt opens the thinking, and the server does not split it off.
         control: the server can close the thinking of a running stream (llama.cpp).
         engine: settings of the run's request under which the server closes the thinking itself (vLLM with the plug-in).
-        without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree) or ``full``.
+        without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree), ``full``, or ``unread``: none are needed.
         on_mismatch: ``error`` or ``warn``.
+        model: the model's name, for warnings.
+        known: what is known about its logprobs, shared by all of its replies.
     """
 
     tags: ThinkTags
@@ -65,6 +68,8 @@ class Plan:
     engine: Mapping[str, Any] | None = None
     without_logprobs: str = "error"
     on_mismatch: str = "error"
+    model: str = "the model"
+    known: Known = field(default_factory=Known)
 
 
 class _Attempt:
@@ -115,6 +120,9 @@ class Dialogue:
         self._probe_answer: str | None = None
         self._undone = False  # the stop had no effect
         self._note = ""  # what the reason says besides
+        self._refused: str | None = None  # why requests ask for no logprobs, if so
+        self._unproved = False  # whether that is so shows when one of them is answered
+        self._unread = plan.without_logprobs == UNREAD or bool(policy and not policy.stop_rule.reads_signal)
         self._shown = AnswerMarkup(plan.tags)
         self.closing = self.wants_control = False
         self.wants_probe: Request | None = None
@@ -143,8 +151,16 @@ class Dialogue:
 
     def first(self) -> Request:
         """The request to begin with."""
-        self._now.streams.append(Reply("reason"))
-        return Request("reason", self._messages, self._max_tokens, self._plan.engine or {})
+        if self._plan.known.refused and not self._needs_logprobs:
+            self._refused = self._plan.known.refused
+            self._do_without(self._refused)
+        return self._run("reason")
+
+    def _run(self, purpose: str) -> Request:
+        """The request for the whole reply."""
+        self._now.streams.append(Reply(purpose))
+        engine = self._plan.engine if purpose == "reason" and not self._refused else None
+        return Request(purpose, self._messages, self._max_tokens, engine or {}, logprobs=not self._refused)
 
     def next(self) -> Request | None:
         """After a stream has ended or was closed: the request that follows, or None when the run is over."""
@@ -156,8 +172,15 @@ class Dialogue:
         return None
 
     def failed(self, error: BackendError) -> Request:
-        """The stream broke: another way to the answer, or the full run where a stop is at fault; else raises ``error``."""
-        if self._now.streams[-1].purpose != "answer" or any(self._now.answer) or self._now.called:
+        """The stream broke: the request in its place, or raises ``error``.
+
+        The same without logprobs where those were refused, another way to the answer, or the full run where a stop is at fault.
+        """
+        stream = self._now.streams[-1]
+        if isinstance(error, NoLogprobsError) and not (self._needs_logprobs or stream.pieces or self._refused):
+            self._refused, self._unproved = f"the server refuses logprobs ({refusal(error.__cause__ or error) or error})", True
+            return self._run(self._now.streams.pop().purpose)
+        if stream.purpose != "answer" or any(self._now.answer) or self._now.called:
             raise error  # of a run, or of an answer that was shown in part: no second one is put beside it
         self._ways.pop(0)
         return self._ask() if self._ways else self._in_full(f"the answer after the stop could not be had ({error}): run in full")
@@ -174,14 +197,20 @@ class Dialogue:
 
     def _in_full(self, why: str) -> Request:
         self._why, self._stopped, self._now = why, self._now, self._attempt(stop=False)
-        self._now.streams.append(Reply("full"))
-        return Request("full", self._messages, self._max_tokens)
+        return self._run("full")
+
+    @property
+    def _needs_logprobs(self) -> bool:
+        return self._plan.without_logprobs == "error" and not self._unread
 
     # --- chunks
 
     def feed(self, update: Update) -> list[Chunk]:
         """Take what one chunk says; returns what a reader of the run sees of it."""
         now = self._now
+        if self._refused and self._unproved:
+            self._plan.known.refused, self._unproved = self._refused, False
+            self._do_without(self._refused)
         stream = now.streams[-1]
         stream.take(update)
         self.id = update.id or self.id
@@ -240,7 +269,7 @@ class Dialogue:
             self._step_ended(record)
         if decision is Decision.PROBE:
             request = self._way("probe", self._raw())
-            reads = self._policy is not None and self._policy.signal in PROBE_SIGNALS
+            reads = self._policy is not None and self._policy.reads_probes
             self._probe, self.wants_probe = Reply("probe", before=now.fed), replace(request, logprobs=reads)
         elif decision is Decision.CLOSE:
             now.cut = self._raw()
@@ -259,35 +288,39 @@ class Dialogue:
 
     def _look(self, bounds: EntropyBounds | None) -> None:
         """A stop that silently never happens is the worst bug: say early where there is nothing to stop by."""
-        now, plan = self._now, self._plan
+        now = self._now
         if bounds is not None:
             now.sighted = True
             self._check_k(bounds)
             return
         now.blind += 1
-        if now.blind < PATIENCE:
+        if now.blind == PATIENCE:
+            self._do_without(NO_LOGPROBS)
+
+    def _do_without(self, what: str) -> None:
+        """There are no logprobs: stop by what needs none, or run in full; raises where neither was allowed."""
+        self._now.sighted = True
+        policy, plan = self._policy, self._plan
+        if self._unread:
             return
-        now.sighted = True
         if plan.without_logprobs == "error":
-            remedy = "use a server or model that gives them, or without_logprobs='agreement' or 'full'"
-            raise NoLogprobsError(f"{NO_LOGPROBS}, so there is no entropy: {remedy}")
-        warnings.warn(f"{NO_LOGPROBS}: going on with without_logprobs={plan.without_logprobs!r}", stacklevel=2)
-        if plan.without_logprobs == "agreement" and self._policy is not None:
-            now.monitor.judge_by(replace(self._policy, rule="agreement", method=BY_HAND, reason="uncertified"))
+            self._now.monitor.switch_off(what)
+            raise NoLogprobsError(f"{what}, so there is no entropy: {REMEDY}")
+        if policy is not None and policy.active and plan.without_logprobs == "agreement":
+            plan.known.warn(f"{plan.model}: {what}: stopping where two answers in a row agree (without_logprobs='agreement')")
+            self._policy, self._unread = policy.by_agreement(), True
+            self._now.monitor.judge_by(self._policy)
         else:
-            now.monitor.release(f"{NO_LOGPROBS}: run in full")
+            plan.known.warn(f"{plan.model}: {what}: {'running in full' if policy else 'nothing is measured'}")
+            self._now.monitor.switch_off(f"{what}: run in full")
 
     def _look_at(self, probe: Reply, found: Probe) -> None:
         """The same for a signal of tried answers: each of them costs tokens, and the server may tell none of it."""
-        signal = self._policy.signal if self._policy is not None else ""
-        told = signal != "eat" and any(p.token.alternatives for p in probe.said)
-        if signal not in PROBE_SIGNALS or found.answer is None or told:
+        policy = self._policy
+        if policy is None or not policy.reads_probes or found.answer is None:
             return
-        what = f"the server does not tell {signal} of an answer"
-        if self._plan.without_logprobs == "error":
-            raise NoLogprobsError(f"{what}: calibrate with rule='entropy', or take full runs with without_logprobs='full'")
-        warnings.warn(f"{what}: running in full", stacklevel=2)
-        self._now.monitor.release(f"{what}: run in full")
+        if policy.signal == "eat" or not any(p.token.alternatives for p in probe.said):
+            self._do_without(f"the server does not tell {policy.signal} of an answer")
 
     def _check_k(self, bounds: EntropyBounds) -> None:
         """A threshold belongs to its k. One fewer is what engines give that list the sampled token in the place of the k-th."""

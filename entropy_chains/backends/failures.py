@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from entropy_chains.backends.chunks_entries import fields
+from entropy_chains.backends.refused import refusals
 from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, without_secrets
 
 try:
@@ -28,10 +29,11 @@ REMEDIES = {
 
 
 @contextmanager
-def failures() -> Iterator[None]:
-    """Turns what SDK and connection raise into a BackendError."""
+def failures(logprobs: bool = False) -> Iterator[None]:
+    """Turns what SDK and connection raise into a BackendError; where ``logprobs`` were asked for and refused, NoLogprobsError."""
     try:
-        yield
+        with refusals(logprobs):
+            yield
     except (openai.OpenAIError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, EntropyChainsError):
             raise

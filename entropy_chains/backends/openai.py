@@ -27,7 +27,7 @@ from entropy_chains.backends.served import CONTROL, ServedModel, all_of, ended, 
 from entropy_chains.backends.servers import identify
 from entropy_chains.backends.talking import atalk, talk
 from entropy_chains.backends.vllm_client import hello, version_in
-from entropy_chains.errors import BackendError, MissingExtraError
+from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Phase, Segmentation
 
@@ -51,8 +51,9 @@ class OpenAIBackend(ServedModel):
         continuation: how the answer is got after a stop: ``auto`` (by the kind of server), ``prefill``, ``completion``,
             ``control``, ``turn``, or several in order.
         temperature_mode: ``raw`` if the server's logprobs are those before temperature (vLLM, llama.cpp), ``scaled`` otherwise.
-        without_logprobs: what to do where the server gives none: ``error``; ``agreement`` (stop when the answers after two
-            steps in a row agree; not certified); ``full`` (never stop). The last two warn.
+        without_logprobs: what to do where the server gives none, or refuses to: ``error``; ``agreement`` (stop when the answers
+            after two steps in a row agree; not certified); ``full`` (never stop). The last two warn, once a model. A policy whose
+            rule reads no entropy, one that is not active, and one that is switched off need none.
         concurrency: most requests at a time.
         plugin: ``auto`` lets a vLLM that has this package's plug-in close the thinking by itself; False never does.
         api: ``chat`` completions, or ``responses``: entropies of thinking that stands in the output text (its reasoning items
@@ -116,13 +117,17 @@ class OpenAIBackend(ServedModel):
         self.connect()
 
         def ask(n: int, over: threading.Event) -> Probe:
-            reply = Reply("probe")
-            with closing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
-                for update in updates:
-                    reply.take(update)
-                    if over.is_set():
-                        break
-            return reply.probe(self.tags, self._k)
+            request, reply = self._probing(*runs[n], sampling), Reply("probe")
+            while True:
+                try:
+                    with closing(self._updates(request, seeded(sampling, n), self._k)) as updates:
+                        for update in updates:
+                            reply.take(update)
+                            if over.is_set():
+                                break
+                    return reply.probe(self.tags, self._k)
+                except NoLogprobsError as error:
+                    request = self._unmeasured(request, error)
 
         return self._together(ask, len(runs))
 
@@ -173,7 +178,7 @@ class OpenAIBackend(ServedModel):
 
     def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
-        with failures():
+        with failures(request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
@@ -245,11 +250,15 @@ class AsyncOpenAIBackend(ServedModel):
         await self.connect()
 
         async def ask(n: int) -> Probe:
-            reply = Reply("probe")
-            async with aclosing(self._updates(self._probing(*runs[n], sampling), seeded(sampling, n), self._k)) as updates:
-                async for update in updates:
-                    reply.take(update)
-            return reply.probe(self.tags, self._k)
+            request, reply = self._probing(*runs[n], sampling), Reply("probe")
+            while True:
+                try:
+                    async with aclosing(self._updates(request, seeded(sampling, n), self._k)) as updates:
+                        async for update in updates:
+                            reply.take(update)
+                    return reply.probe(self.tags, self._k)
+                except NoLogprobsError as error:
+                    request = self._unmeasured(request, error)
 
         return await self._together(ask, len(runs))
 
@@ -299,7 +308,7 @@ class AsyncOpenAIBackend(ServedModel):
                     yield chunk
 
     async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
-        with failures():
+        with failures(request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.backends.refused import CHOICES, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.servers import Server
 from entropy_chains.backends.vllm_client import settings_for
 from entropy_chains.errors import BackendError, BatchError, NoLogprobsError, SettingsError
@@ -60,8 +62,8 @@ class ServedModel:
             raise SettingsError(f"k is {k}; it must be at least 1")
         if concurrency < 1:
             raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
-        if without_logprobs not in ("error", "agreement", "full"):
-            raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be 'error', 'agreement' or 'full'")
+        if without_logprobs not in CHOICES:
+            raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be one of {', '.join(CHOICES)}")
         if plugin not in ("auto", False):
             raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")
         if api not in ("chat", "responses"):
@@ -74,10 +76,11 @@ class ServedModel:
         self._client, self._served, self._name, self._k = client, model, name or model, k
         self._given_tags, self._given_segmentation, self._opened = tags, segmentation, opened
         self._continuation = continuation
-        self._mode, self._without_logprobs = temperature_mode, without_logprobs
+        self._mode, self.without_logprobs = temperature_mode, without_logprobs
         self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
         self._responses = api == "responses"
         self._server: Server | None = None
+        self._probes_measured = True
 
     @property
     def model(self) -> str:
@@ -117,6 +120,19 @@ class ServedModel:
             "template": self.template,
         }
 
+    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
+        """The backend for the calls of a loop, which have no policy of their own: they need logprobs where the loop does."""
+        if policy is None:
+            return self
+        made = copy(self)
+        reads = policy.stop_rule.reads_signal
+        made.without_logprobs = without_logprobs(self.without_logprobs, policy, stop=stop) if reads else UNREAD
+        return made
+
+    def _known(self, k: int) -> Known:
+        """What is known about the logprobs of this model, asked for through this client."""
+        return known(self._client, (self._served, k, self._responses))
+
     def _ways(self) -> tuple[Continuation, ...]:
         named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
         if named == ["auto"]:
@@ -136,15 +152,18 @@ class ServedModel:
         holdout: bool,
         on_mismatch: str,
     ) -> Dialogue:
+        k = (policy.k if policy else None) or self._k
         plan = Plan(
             tags=self.tags,
             ways=self._ways(),
-            k=(policy.k if policy else None) or self._k,
+            k=k,
             opened=self._opened,
             control=self._control_wanted,
             engine=self._engine(policy, stop and not holdout, on_mismatch),
-            without_logprobs=self._without_logprobs,
+            without_logprobs=without_logprobs(self.without_logprobs, policy, stop=stop) if policy else self.without_logprobs,
             on_mismatch=on_mismatch,
+            model=self._served,
+            known=self._known(k),
         )
         return Dialogue(
             messages,
@@ -212,7 +231,14 @@ class ServedModel:
     def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
         """The request for the answer after a step of a finished run, with its tokens' logprobs."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
-        return replace(self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens), logprobs=True)
+        request = self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
+        return replace(request, logprobs=self._probes_measured and self._known(self._k).refused is None)
+
+    def _unmeasured(self, request: Request, refused: NoLogprobsError) -> Request:
+        """The same request without logprobs, once those were refused: of a finished run's answer they are not needed."""
+        self._probes_measured = False
+        self._known(self._k).warn(f"{self._served}: {refused}")
+        return replace(request, logprobs=False)
 
     @property
     def _control_wanted(self) -> bool:

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, closing
+from dataclasses import replace
 
 from entropy_chains.backends import Chunk
 from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
 from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.errors import BackendError
+from entropy_chains.errors import BackendError, NoLogprobsError
 
 Heard = tuple[Update, list[Chunk]]
 """What came, and what a reader of the run sees of it."""
 
 
+Send = Callable[[Request], Generator[Update, None, None]]
+ASend = Callable[[Request], AsyncGenerator[Update, None]]
+
+
 def talk(
     dialogue: Dialogue,
-    send: Callable[[Request], Generator[Update, None, None]],
+    send: Send,
     control: Callable[[str | None], bool] | None = None,
 ) -> Generator[Heard, None, None]:
     """Send what the dialogue asks for, until it is over.
@@ -42,7 +47,7 @@ def talk(
                 for update in updates:
                     yield update, dialogue.feed(update)
                     if dialogue.wants_probe:
-                        with closing(send(dialogue.wants_probe)) as probe:
+                        with closing(_probe(dialogue.wants_probe, send)) as probe:
                             for found in probe:
                                 dialogue.feed_probe(found)
                         yield Update(), dialogue.probed()
@@ -60,7 +65,7 @@ def talk(
 
 async def atalk(
     dialogue: Dialogue,
-    send: Callable[[Request], AsyncGenerator[Update, None]],
+    send: ASend,
     control: Callable[[str | None], Awaitable[bool]] | None = None,
 ) -> AsyncGenerator[Heard, None]:
     """The same for ``asyncio``."""
@@ -71,7 +76,7 @@ async def atalk(
                 async for update in updates:
                     yield update, dialogue.feed(update)
                     if dialogue.wants_probe:
-                        async with aclosing(send(dialogue.wants_probe)) as probe:
+                        async with aclosing(_aprobe(dialogue.wants_probe, send)) as probe:
                             async for found in probe:
                                 dialogue.feed_probe(found)
                         yield Update(), dialogue.probed()
@@ -85,3 +90,25 @@ async def atalk(
             request = dialogue.next()
         except BackendError as error:
             request = dialogue.failed(error)
+
+
+def _probe(request: Request, send: Send) -> Generator[Update, None, None]:
+    """A probe's updates. Where logprobs are refused for it alone it is asked again without: the run goes on."""
+    try:
+        with closing(send(request)) as updates:
+            yield from updates
+    except NoLogprobsError:
+        with closing(send(replace(request, logprobs=False))) as updates:
+            yield from updates
+
+
+async def _aprobe(request: Request, send: ASend) -> AsyncGenerator[Update, None]:
+    """The same for ``asyncio``."""
+    try:
+        async with aclosing(send(request)) as updates:
+            async for update in updates:
+                yield update
+    except NoLogprobsError:
+        async with aclosing(send(replace(request, logprobs=False))) as updates:
+            async for update in updates:
+                yield update

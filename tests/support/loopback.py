@@ -19,7 +19,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -46,6 +46,7 @@ class Reply:
     status: int = 200
     message: str = "scripted error"
     headers: dict[str, str] = field(default_factory=dict)
+    broken: str = ""  # the message of an error that comes in the stream, after the tokens, in the place of an end
 
 
 @dataclass
@@ -92,6 +93,33 @@ def sums(body: dict[str, Any]) -> Reply:
     if is_answer_call(body):
         return Reply(said("The answer is 42"))
     return thinking(UNSURE, UNSURE, SURE, SURE, SURE, SURE, answer="The answer is 42", pace=0.0005)
+
+
+REFUSALS = {
+    "not allowed": Reply(status=403, message="You are not allowed to request logprobs from this model"),
+    "not enabled": Reply(status=400, message="Logprobs are not enabled for this model"),
+    "unsupported": Reply(status=400, message="Unsupported parameter: 'logprobs' is not supported with this model."),
+    "extra": Reply(status=422, message="top_logprobs: Extra inputs are not permitted"),
+    "in the stream": Reply(broken="litellm.UnsupportedParamsError: x does not support parameters: ['logprobs', 'top_logprobs']"),
+}
+"""How servers refuse a request because it asks for logprobs."""
+
+
+def refusing(refusal: Reply = REFUSALS["not allowed"], script: Callable[[dict[str, Any]], Reply] = sums) -> Any:
+    """A script that refuses every request for logprobs, and answers the others without any."""
+
+    def answered(body: dict[str, Any]) -> Reply:
+        if asks_logprobs(body):
+            return refusal
+        made = script(body)
+        return replace(made, tokens=[replace(token, entropy=None) for token in made.tokens])
+
+    return answered
+
+
+def asks_logprobs(body: dict[str, Any]) -> bool:
+    """Whether a request asks for logprobs, by any API."""
+    return bool(body.get("logprobs") or body.get("top_logprobs") or body.get("include"))
 
 
 class Loopback:
@@ -186,6 +214,10 @@ class Loopback:
                         call.made += 1
                         if reply.pace:
                             time.sleep(reply.pace)
+                    if reply.broken:
+                        self._send({"error": {"message": reply.broken}})
+                        self.wfile.write(b"0\r\n\r\n")
+                        return
                     if call.path.endswith("/responses"):
                         self._send(
                             {"type": "response.completed", "sequence_number": 0, "response": response_of(call, server, reply)}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.configurable import DynamicRunnable
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, InstanceOf
 
 from entropy_chains.errors import SettingsError
 from entropy_chains.policy import Policy
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
-from langchain_entropy_chains.refusals import without_headers
+from langchain_entropy_chains.refusals import model_name, without_headers
 from langchain_entropy_chains.switches import Switched
 
 if TYPE_CHECKING:
@@ -109,19 +111,69 @@ class _Chosen(DynamicRunnable[Any, Any]):
 # --- in place
 
 
-class _Instrumented(Switched):
-    """What :func:`instrument` puts before a model's class: its calls go through an EarlyStopChatModel around itself."""
+@dataclass(frozen=True, slots=True)
+class EarlyStopping:
+    """What :func:`instrument` was told.
 
-    _early_stop: EarlyStopChatModel  # on the class: the instance has the fields it was made with, and nothing else
+    Attributes:
+        model: the name of the model that it was told for.
+        policy, settings: those of the :class:`EarlyStopChatModel` that serves every call.
+    """
+
+    model: str
+    policy: Policy | None
+    settings: Mapping[str, Any]
+
+    def around(self, plain: BaseChatModel, owner: BaseChatModel) -> EarlyStopChatModel:
+        """The wrapper of one call; ``owner`` is the model that the user has, ``plain`` the same under its own class."""
+        made = EarlyStopChatModel(plain, self.policy, **self.settings)
+        made._owner, made._meant = owner, self.model
+        return made
+
+
+class _Instrumented(Switched):
+    """What :func:`instrument` puts before a model's class: its calls go through an EarlyStopChatModel around itself.
+
+    Nothing of an instance is on the class. All of it is a field, which copies have as well: they stop too, with settings, address
+    and key of their own. Another instance, made without the field, is one of the model's own class.
+    """
+
+    early_stopping: InstanceOf[EarlyStopping] | None = Field(default=None, exclude=True, repr=False)
+
+    def __init__(self, *args: Any, early_stopping: EarlyStopping | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)  # the model's own may know its own fields only
+        vars(self)["early_stopping"] = early_stopping
+        if early_stopping is None:
+            _restore(self)
+
+    @classmethod
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Any:
+        made = super().model_construct(_fields_set, **values)
+        return made if made.early_stopping is not None else _restore(made)
+
+    def __reduce__(self) -> Any:
+        return _instrumented_as, (_own_class(self), self.__getstate__())
+
+    def _early_stop(self) -> EarlyStopChatModel:
+        """The wrapper of one call, around the same model under its own class: fields set later are seen by both."""
+        if self.early_stopping is None:
+            raise SettingsError("early_stopping is None in an instrumented model: uninstrument() takes it back")
+        kind = _own_class(self)
+        plain = kind.__new__(kind)
+        for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
+            object.__setattr__(plain, slot, getattr(self, slot))
+        return self.early_stopping.around(plain, self)
 
     def _holdout(self) -> tuple[float, str]:
-        return self._early_stop._holdout()
+        return self._early_stop()._holdout()
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        return {**without_headers(super()._get_invocation_params(stop=stop, **kwargs)), **self._early_stop._early_stop_params}
+        told = without_headers(super()._get_invocation_params(stop=stop, **kwargs))
+        return {**told, **self._early_stop()._early_stop_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        return super()._get_llm_string(stop=stop, **kwargs) + str(sorted(self._early_stop._early_stop_params.items()))
+        params = self._early_stop()._early_stop_params
+        return super()._get_llm_string(stop=stop, **kwargs) + str(sorted(params.items()))
 
     def _generate(
         self,
@@ -130,7 +182,7 @@ class _Instrumented(Switched):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return self._early_stop._generate(messages, stop, run_manager, **kwargs)
+        return self._early_stop()._generate(messages, stop, run_manager, **kwargs)
 
     async def _agenerate(
         self,
@@ -139,20 +191,50 @@ class _Instrumented(Switched):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self._early_stop._agenerate(messages, stop, run_manager, **kwargs)
+        return await self._early_stop()._agenerate(messages, stop, run_manager, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._early_stop._stream(*args, **kwargs)
+        return self._early_stop()._stream(*args, **kwargs)
 
     def _astream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._early_stop._astream(*args, **kwargs)
+        return self._early_stop()._astream(*args, **kwargs)
+
+
+@cache
+def _instrumented(kind: type[BaseChatModel]) -> Any:
+    """The class of the instrumented models of a class."""
+    made: Any = type(kind)  # pydantic's
+    return made(kind.__name__, (_Instrumented, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _own_class(model: BaseChatModel) -> type[BaseChatModel]:
+    """The class that an instrumented model had before."""
+    kind: type[BaseChatModel] = type(model).__bases__[-1]
+    return kind
+
+
+def _instrumented_as(kind: type[BaseChatModel], state: dict[str, Any]) -> BaseChatModel:
+    """An instrumented model as it was pickled."""
+    changed = _instrumented(kind)
+    model: BaseChatModel = changed.__new__(changed)
+    model.__setstate__(state)
+    return model
+
+
+def _restore(model: M) -> M:
+    """The model under its own class again, in place."""
+    vars(model).pop("early_stopping", None)
+    model.model_fields_set.discard("early_stopping")
+    object.__setattr__(model, "__class__", _own_class(model))
+    return model
 
 
 def instrument(model: M, policy: Policy | str | Path | None = None, **settings: Any) -> M:
     """Make a chat model stop when it is sure, in place: also inside closures, bindings and agents that were built before.
 
-    Its class becomes a subclass of its own; its fields stay. :func:`uninstrument` takes it back. Do either while no call is
-    running.
+    Its class becomes a subclass of its own; its fields stay. Copies of it stop too, each with its own settings, address and key;
+    one of another model, which the policy is not for, runs in full. :func:`uninstrument` takes it back. Do either while no call
+    is running.
 
     Args:
         model: the model; it is changed, and returned.
@@ -166,13 +248,11 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
         raise SettingsError(f"model is a {type(model).__name__}, not a chat model: for a chain use with_early_stop()")
     if isinstance(model, _Instrumented | EarlyStopChatModel):
         raise SettingsError("the model stops early already: uninstrument() it first, or set its policy")
-    kind = type(model)
-    plain = kind.__new__(kind)  # the same model under its old class: fields set later are seen by both
-    for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
-        object.__setattr__(plain, slot, getattr(model, slot))
-    changed: Any = type(kind.__name__, (_Instrumented, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    changed._early_stop = EarlyStopChatModel(plain, policy, **settings)
-    object.__setattr__(model, "__class__", changed)
+    policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+    stopping = EarlyStopping(model_name(model), policy, settings)
+    stopping.around(model, model)  # what is wrong with the settings is said now
+    vars(model)["early_stopping"] = stopping
+    object.__setattr__(model, "__class__", _instrumented(type(model)))
     return model
 
 
@@ -180,5 +260,4 @@ def uninstrument(model: M) -> M:
     """Take back what :func:`instrument` did. Raises SettingsError where it did nothing."""
     if not isinstance(model, _Instrumented):
         raise SettingsError(f"this {type(model).__name__} was not changed by instrument()")
-    object.__setattr__(model, "__class__", type(model._early_stop.inner))
-    return model
+    return _restore(model)

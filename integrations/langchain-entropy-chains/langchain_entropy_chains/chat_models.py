@@ -13,8 +13,9 @@ from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
-from pydantic import Field, InstanceOf
+from pydantic import Field, InstanceOf, PrivateAttr
 
+from entropy_chains.backends.refused import IN_AN_APP, without_logprobs
 from entropy_chains.backends.talking import atalk, talk
 from entropy_chains.errors import SettingsError
 from entropy_chains.monitor import Monitor
@@ -66,7 +67,7 @@ class EarlyStopChatModel(Switched):
         opened: the prompt opens the thinking, and the server does not split the reasoning off.
         continuation: how the answer is got after a stop: ``auto``, ``prefill``, ``completion``, ``turn``, or several in order.
         temperature_mode: ``raw`` if the logprobs are those before temperature, else ``scaled``.
-        without_logprobs: where there are none: ``error``, ``agreement`` (stop when two answers agree) or ``full``.
+        without_logprobs: where there are none: ``full`` (never stop), ``agreement`` (stop when two answers agree) or ``error``.
         on_mismatch: ``error`` or ``warn`` where the policy was calibrated for something else.
         holdout: share of the root runs that run in full on purpose, so that the saving can be measured.
         holdout_salt: another salt draws another holdout.
@@ -83,10 +84,13 @@ class EarlyStopChatModel(Switched):
     opened: bool = False
     continuation: str | Sequence[str] = "auto"
     temperature_mode: str = "raw"
-    without_logprobs: str = "error"
+    without_logprobs: str = IN_AN_APP
     on_mismatch: str = "error"
     holdout: float = 0.0
     holdout_salt: str = ""
+
+    _owner: BaseChatModel | None = PrivateAttr(default=None)  # the user's model, where ``inner`` is made of it for one call
+    _meant: str | None = PrivateAttr(default=None)  # the name of the model that instrument() was called for
 
     def __init__(self, inner: BaseChatModel | Runnable[Any, Any] | str, policy: Policy | str | Path | None = None, **settings: Any):
         own = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
@@ -111,7 +115,7 @@ class EarlyStopChatModel(Switched):
         if self.max_steps < 1:
             raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
         checked_ways(self.continuation)
-        self._inner_model(None, {}, stopping=True)._ways()
+        self._inner_model(None, {})._ways()
         is_holdout("", share=self.holdout)
         if self.policy is not None:
             self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
@@ -188,19 +192,19 @@ class EarlyStopChatModel(Switched):
 
     # --- one call
 
-    def _inner_model(self, stop: Sequence[str] | None, kwargs: dict[str, Any], *, stopping: bool) -> InnerModel:
+    def _inner_model(self, stop: Sequence[str] | None, kwargs: dict[str, Any], *, wanted: bool = True) -> InnerModel:
         return InnerModel(
             self.inner,
             stop,
             kwargs,
+            owner=self._owner,
             k=(self.policy.k if self.policy else None) or self.k,
             tags=self.think_tags,
             segmentation=self.segmentation,
             opened=self.opened,
             continuation=self.continuation,
             temperature_mode=self.temperature_mode,
-            # A call that is not to be stopped loses nothing by a server without logprobs.
-            without_logprobs=self.without_logprobs if stopping else "full",
+            without_logprobs=without_logprobs(self.without_logprobs, self.policy, stop=wanted),
         )
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
@@ -208,12 +212,19 @@ class EarlyStopChatModel(Switched):
         wanted, held = given.pop(OFF, True), given.pop(HELD, False)
         given.pop("stream", None)
         active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
-        refused = refusal(self.inner, given, self.mode)
+        refused = self._another(given) or refusal(self.inner, given, self.mode)
         if refused and active:
             warnings.warn(NOT_STOPPED + refused, stacklevel=2)
-        inner = self._inner_model(stop, given, stopping=active)
+        inner = self._inner_model(stop, given, wanted=wanted)
         settings = {"stop": wanted, "on_mismatch": self.on_mismatch}
         return Call(inner, {"stop": stop, **given}, settings, bool(held), refused)
+
+    def _another(self, given: dict[str, Any]) -> str | None:
+        """Why a copy or binding of an instrumented model runs in full: it is of a model that nobody named a policy for."""
+        name, policy = model_name(self.inner, given), self.policy
+        if policy is None or self.on_mismatch != "error" or name in (self._meant or name, policy.model, *policy.aliases):
+            return None
+        return f"the policy is for model {policy.model!r}, and this is another one, {name!r}: run in full"
 
     def _able(self, call: Call) -> Call:
         """The same call, or a refused one where its server, now known, cannot serve it."""

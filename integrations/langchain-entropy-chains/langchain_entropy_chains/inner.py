@@ -18,6 +18,7 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
 from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.backends.refused import Known, known, refusals
 from entropy_chains.backends.served import ServedModel, prompt_of
 from entropy_chains.backends.servers import Server, identify
 from entropy_chains.backends.talking import atalk, talk
@@ -50,6 +51,7 @@ class InnerModel(ServedModel):
         chat: the model.
         stop: the call's stop texts.
         kwargs: the call's settings.
+        owner: the user's model, where ``chat`` is made of it for one call.
         settings: those of :class:`entropy_chains.backends.served.ServedModel`.
 
     Attributes:
@@ -57,8 +59,16 @@ class InnerModel(ServedModel):
         shown: what the user sees of them.
     """
 
-    def __init__(self, chat: BaseChatModel, stop: Sequence[str] | None, kwargs: Mapping[str, Any], **settings: Any):
+    def __init__(
+        self,
+        chat: BaseChatModel,
+        stop: Sequence[str] | None,
+        kwargs: Mapping[str, Any],
+        owner: BaseChatModel | None = None,
+        **settings: Any,
+    ):
         super().__init__(None, model_name(chat, kwargs), **settings)
+        self._owner = getattr(chat, "root_client", None) or owner or chat
         self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
         self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
         own = {n: kwargs.get(n) for n in LIMITS} if any(kwargs.get(n) for n in LIMITS) else {LIMITS[1]: number(chat, LIMITS[1])}
@@ -77,6 +87,10 @@ class InnerModel(ServedModel):
     def blind(self) -> bool:
         """The server refuses a streamed request for logprobs that has tools."""
         return bool(self._kwargs.get("tools")) and self._server is not None and self._server.kind == "llama.cpp"
+
+    def _known(self, k: int) -> Known:
+        """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
+        return known(self._owner, (self._served, k, bool(self._kwargs.get("tools"))))
 
     @property
     def _control_wanted(self) -> bool:
@@ -265,7 +279,8 @@ class InnerModel(ServedModel):
 def _failures(request: Request) -> Iterator[None]:
     """An answer that cannot be had is the dialogue's affair; what ends the run itself stays the inner's own error."""
     try:
-        yield
+        with refusals(request.logprobs):
+            yield
     except Exception as error:
         if request.purpose not in ("answer", "probe") or isinstance(error, EntropyChainsError):
             raise

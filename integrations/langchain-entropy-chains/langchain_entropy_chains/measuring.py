@@ -199,13 +199,14 @@ class Measurement:
             record: what a trace says besides the steps; None leaves the record out.
         """
         run = self.dialogue.result()
-        fault = self.fault or (None if self._sighted or run.outcome.stopped else NO_LOGPROBS)
+        judged = self._sighted or run.outcome.step is not None  # a rule that reads no entropy needs no logprobs
+        fault = self.fault or (None if judged else NO_LOGPROBS)
         reason = why or (CACHED if self._cached else fault or self.why or run.outcome.reason)
         tokens = 0 if self._cached else run.tokens
         if fault and self._reader.usage:
             tokens = self._reader.usage["output_tokens"]
         measured = fault is None and not self._cached
-        outcome = replace(run.outcome, reason=reason, tokens=tokens)
+        outcome = replace(run.outcome, reason=reason, tokens=tokens, active=run.outcome.active and fault is None)
         if not measured:
             outcome = replace(outcome, step=None, entropy=None, threshold=None)
         metadata = outcome.metadata()

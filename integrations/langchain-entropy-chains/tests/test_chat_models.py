@@ -389,18 +389,18 @@ def blind(body):
 
 
 @pytest.mark.parametrize("run", WAYS)
-def test_missing_logprobs_are_an_error(run):
-    """Where there is nothing to stop by, silence would be the worst."""
+def test_missing_logprobs_are_an_error_where_that_was_chosen(run):
+    """It names the other two choices."""
     with Loopback(blind) as server, pytest.raises(NoLogprobsError, match="without_logprobs"):
-        run(EarlyStopChatModel(deepseek(server), POLICY), ASKED)
+        run(EarlyStopChatModel(deepseek(server), POLICY, without_logprobs="error"), ASKED)
 
 
-def test_missing_logprobs_may_be_allowed():
-    """By name: ``full`` runs to the end, ``agreement`` stops when two answers in a row agree. Both warn."""
+def test_missing_logprobs_are_told():
+    """The reply comes in full, or, with ``agreement``, is stopped when two answers in a row agree. Both warn."""
     with Loopback(blind) as server:
         with pytest.warns(UserWarning, match="no logprobs"):
-            full = EarlyStopChatModel(deepseek(server), POLICY, without_logprobs="full").invoke(ASKED)
-        assert not full.response_metadata["early_stop_stopped"]
+            full = EarlyStopChatModel(deepseek(server), POLICY).invoke(ASKED)
+        assert (full.content, full.response_metadata["early_stop_active"]) == ("The answer is 42", False)
         with pytest.warns(UserWarning, match="no logprobs"):
             agreed = EarlyStopChatModel(deepseek(server), POLICY, without_logprobs="agreement").invoke(ASKED)
         assert (agreed.content, agreed.response_metadata["early_stop_reason"]) == ("The answer is 42", "answers agree")

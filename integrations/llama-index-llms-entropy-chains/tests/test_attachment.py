@@ -270,7 +270,7 @@ def test_one_that_cannot_be_stopped_leaves_all_as_they_were(server, index):
     engine = router(llm, index)
     engine._selector._llm = MockLLM()
     with pytest.raises(NoLogprobsError, match="MockLLM"):
-        attach(engine, POLICY)
+        attach(engine, POLICY, without_logprobs="error")
     assert engine._query_engines[0]._response_synthesizer._llm is llm
     attach(engine, POLICY, exclude=LLMSingleSelector)
 

@@ -471,10 +471,11 @@ def test_a_mismatch_may_be_a_warning(server):
 
 
 def test_an_llm_without_logprobs_is_named():
-    """The error names the class and what to do; ``without_logprobs="full"`` takes full runs and says so in each."""
+    """Its calls run in full: a warning names the class and what to do, and each reply says so. ``error`` refuses it."""
     with pytest.raises(NoLogprobsError, match=r"MockLLM.*OpenAILike"):
-        EarlyStopLLM(llm=MockLLM(), policy=POLICY)
-    llm = EarlyStopLLM(llm=MockLLM(), policy=POLICY.for_model("unknown"), without_logprobs="full")
+        EarlyStopLLM(llm=MockLLM(), policy=POLICY, without_logprobs="error")
+    with pytest.warns(UserWarning, match=r"MockLLM.*OpenAILike"):
+        llm = EarlyStopLLM(llm=MockLLM(), policy=POLICY.for_model("unknown"))
     response = llm.chat(ASKED)
     assert response.message.content == "user: What is 6*7?\nassistant: "
     assert response.additional_kwargs["early_stop_reason"] == "MockLLM takes no logprobs: run in full"
@@ -489,14 +490,15 @@ def test_a_wrapper_is_not_wrapped(server):
 
 
 @pytest.mark.parametrize("method", ["chat", "achat"])
-def test_a_server_that_sends_no_logprobs_is_an_error(method):
-    """Never a silent full run: the error comes after sixteen reasoning tokens; ``full`` goes on and says so."""
+def test_a_server_that_sends_no_logprobs_is_told(method):
+    """Never a silent full run: it goes on and says so, or, with ``error``, raises after sixteen reasoning tokens."""
     with Loopback(lambda body: thinking(None, None, None)) as server:
         with pytest.raises(NoLogprobsError, match="reasoning"):
-            ask_all(wrapped(server), method)
+            ask_all(wrapped(server, without_logprobs="error"), method)
         with pytest.warns(UserWarning, match="no logprobs"):
-            (response,) = ask_all(wrapped(server, without_logprobs="full"), method)
+            (response,) = ask_all(wrapped(server), method)
     assert response.message.content == "42"
+    assert response.additional_kwargs["early_stop_active"] is False
 
 
 def test_the_responses_api_is_loud_and_never_stops_reasoning():

@@ -64,7 +64,8 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
         settings: as in :class:`EarlyStopLLM`, of a local model those of :class:`TransformersLLM`.
 
     Raises:
-        SettingsError: there is no LLM in it. NoLogprobsError: one cannot be stopped; exclude it. Nothing is swapped then.
+        SettingsError: there is no LLM in it. NoLogprobsError: with ``without_logprobs="error"``, one cannot be stopped; exclude it.
+            Nothing is swapped then.
     """
     policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
     places = list(_places(target, exclude, lambda llm: not isinstance(llm, StructuredLLM) and _before(llm) is None))

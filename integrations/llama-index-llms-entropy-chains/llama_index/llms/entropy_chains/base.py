@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,6 +31,7 @@ from llama_index.llms.entropy_chains.runs import Terms, arefine, arun, refine, r
 from llama_index.llms.entropy_chains.telling import as_completion
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
+from entropy_chains.backends.refused import IN_AN_APP, without_logprobs
 from entropy_chains.backends.servers import Server
 from entropy_chains.errors import NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy, stopping_enabled
@@ -38,6 +40,21 @@ from entropy_chains.steps import MODES, Segmentation, ThinkTags
 
 RUN = "run_id"
 """The instrument tag that names a root run, for the holdout."""
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What was learnt through an LLM, and is true of it alone: a copy of the wrapper may be given another one.
+
+    Attributes:
+        llm: the LLM inside.
+        server: who its server is, once it was asked.
+        clients: its async clients by event loop.
+    """
+
+    llm: LLM
+    server: Server | None = None
+    clients: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
 
 
 class EarlyStopLLM(Delegate):
@@ -53,7 +70,7 @@ class EarlyStopLLM(Delegate):
         mode: ``thinking`` (end a reply's thinking) or ``refine`` (the paper's loop: ask again until sure).
         max_steps: calls of the refine loop.
         on_mismatch: ``error`` or ``warn``, where the policy is for something else.
-        without_logprobs: where there are none: ``error``, ``agreement`` (stop when the answers after two steps agree), ``full``.
+        without_logprobs: where there are none: ``full`` (never stop), ``agreement`` (stop when two answers agree) or ``error``.
         continuation: how the answer is got after a stop: ``auto``, ``prefill``, ``completion``, ``turn``, or several in order.
         holdout: share of the runs that run in full on purpose, 0 to 1. A run is named by ``instrument_tags({"run_id": …})``.
         salt: another salt draws another holdout.
@@ -69,7 +86,7 @@ class EarlyStopLLM(Delegate):
     mode: str = "thinking"
     max_steps: int = 4
     on_mismatch: str = "error"
-    without_logprobs: str = "error"
+    without_logprobs: str = IN_AN_APP
     continuation: Any = "auto"
     holdout: float = 0.0
     salt: str = ""
@@ -83,8 +100,7 @@ class EarlyStopLLM(Delegate):
     ask: dict[str, Any] | None = None
     return_logprobs: bool = False
 
-    _server: Server | None = PrivateAttr(default=None)
-    _clients: Any = PrivateAttr(default_factory=WeakKeyDictionary)
+    _last_learnt: Learnt | None = PrivateAttr(default=None)
 
     def __init__(self, llm: LLM, policy: Policy | str | Path | None = None, **settings: Any):
         if not isinstance(llm, LLM):
@@ -111,9 +127,12 @@ class EarlyStopLLM(Delegate):
         is_holdout("", share=self.holdout)
         call = self._call((), None, {})
         named = type(self.llm).__name__
-        if not call.sighted and self.without_logprobs == "error":
+        if not call.sighted and call.without_logprobs == "error":
             remedy = "wrap an OpenAILike or OpenAI, say how to ask with ask={…}, or take full runs with without_logprobs='full'"
             raise NoLogprobsError(f"{named} is not known to take logprobs, so there is no entropy: {remedy}")
+        if not call.sighted and call.without_logprobs == "full" and self.policy is not None:
+            remedy = "say how to ask with ask={…}, or wrap an OpenAILike or OpenAI"
+            warnings.warn(f"{named} is not known to take logprobs, so all its calls run in full: {remedy}", stacklevel=3)
         self._check_policy(call)
         call.dialogue(self.policy if self.mode == "thinking" else None, True, False, self.on_mismatch)  # its settings are checked
         if call.responses:
@@ -205,13 +224,14 @@ class EarlyStopLLM(Delegate):
             opened=self.opened,
             continuation=self.continuation,
             temperature_mode=self.temperature_mode,
-            without_logprobs=self.without_logprobs,
+            without_logprobs=without_logprobs(self.without_logprobs, self.policy, stop=self._wants(kwargs)),
         )
 
     def _run(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseGen:
-        call = self._call(messages, prompt, kwargs, self._server)
-        if self._server is None:
-            self._server = call.connect()
+        learnt = self._learnt
+        call = self._call(messages, prompt, kwargs, learnt.server)
+        if learnt.server is None:
+            learnt.server = call.connect()
             self._check_policy(call)
         if self._refines(call):
             return refine(call, self._terms(call, kwargs))
@@ -219,9 +239,10 @@ class EarlyStopLLM(Delegate):
         return run(call, self._terms(call, kwargs), call.open(call.first))
 
     async def _arun(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseAsyncGen:
-        call = self._call(messages, prompt, kwargs, self._server, self._client())
-        if self._server is None:
-            self._server = await call.aconnect()
+        learnt = self._learnt
+        call = self._call(messages, prompt, kwargs, learnt.server, self._client(learnt))
+        if learnt.server is None:
+            learnt.server = await call.aconnect()
             self._check_policy(call)
         if self._refines(call):
             return arefine(call, self._terms(call, kwargs))
@@ -230,11 +251,15 @@ class EarlyStopLLM(Delegate):
     def _refines(self, call: Call) -> bool:
         return self.mode == "refine" and not call.uncut and not call.tools
 
+    def _wants(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call may be stopped, by the settings."""
+        return self.early_stop and bool(kwargs.get("early_stop", True))
+
     def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> Terms:
         why = call.uncut
         if self.mode == "refine" and call.tools:
             why = why or "a call with tools is not repeated"
-        stop = self.early_stop and kwargs.get("early_stop", True) and stopping_enabled() and why is None
+        stop = self._wants(kwargs) and stopping_enabled() and why is None
         return Terms(
             policy=None if self.mode == "refine" and why else self.policy,
             stop=stop,
@@ -257,19 +282,26 @@ class EarlyStopLLM(Delegate):
             )
         return is_holdout(str(run or active_span_id.get()), share=self.holdout, salt=self.salt)
 
-    def _client(self) -> Any:
+    @property
+    def _learnt(self) -> Learnt:
+        """What was learnt through the LLM inside."""
+        if self._last_learnt is None or self._last_learnt.llm is not self.llm:
+            self._last_learnt = Learnt(self.llm)
+        return self._last_learnt
+
+    def _client(self, learnt: Learnt) -> Any:
         """The inner LLM's async client for the running loop; connections cannot be used in another loop than their own."""
         if not uses_sdk(self.llm):
             return None
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
+        loop, clients = asyncio.get_running_loop(), learnt.clients
+        if loop not in clients:
             client = async_client_of(self.llm)
-            if self._clients and getattr(self.llm, "_async_http_client", None) is None:
+            if clients and getattr(self.llm, "_async_http_client", None) is None:
                 from openai import DefaultAsyncHttpxClient
 
                 client = client.with_options(http_client=DefaultAsyncHttpxClient())
-            self._clients[loop] = client
-        return self._clients[loop]
+            clients[loop] = client
+        return clients[loop]
 
 
 def _last(responses: ChatResponseGen) -> ChatResponse:

@@ -28,6 +28,7 @@ from entropy_chains.backends.chunks import ChatReader, CompletionReader, Respons
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, Turn
 from entropy_chains.backends.dialogue import Dialogue
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.backends.refused import Known, known, refusal, refusals
 from entropy_chains.backends.served import ServedModel, ended, prompt_of
 from entropy_chains.backends.servers import Server
 from entropy_chains.errors import BackendError, EntropyChainsError, without_secrets
@@ -60,10 +61,11 @@ class Heard(NamedTuple):
 
 @dataclass(slots=True)
 class Opened:
-    """A stream of the LLM inside, and its end."""
+    """A stream of the LLM inside, its end, and the request that it is the answer to."""
 
     chunks: Any
     end: End
+    request: Request
 
 
 class Call(ServedModel):
@@ -137,7 +139,7 @@ class Call(ServedModel):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
         if self.blind:
             return BLIND
-        if not self.sighted and self._without_logprobs == "full":
+        if not self.sighted and self.without_logprobs == "full":
             return f"{type(self.llm).__name__} takes no logprobs: run in full"
         return None
 
@@ -151,15 +153,20 @@ class Call(ServedModel):
         """The server refuses a streamed request for logprobs that has tools."""
         return self.tools and self._server is not None and self._server.kind == "llama.cpp"
 
+    def _known(self, k: int) -> Known:
+        """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
+        return known(self.llm, (self._served, k, self.tools))
+
     @property
     def first(self) -> Request:
         """The request that every dialogue begins with."""
-        return Request("reason", [], self.sampling.max_tokens)
+        refused = self._known(self._k).refused and self.without_logprobs != "error"
+        return Request("reason", [], self.sampling.max_tokens, logprobs=not refused)
 
     def dialogue(self, policy: Policy | None, stop: bool, holdout: bool, on_mismatch: str) -> Dialogue:
         """What to say. The messages stay here; the dialogue's own turns come after them."""
         if self.blind:
-            self._without_logprobs = "full"
+            self.without_logprobs = "full"
         return self._dialogue([], policy, self.sampling, None, stop, holdout, on_mismatch)
 
     def step(self, turns: Sequence[Message], sampling: Sampling, segmentation: Segmentation) -> Dialogue:
@@ -260,8 +267,11 @@ class Call(ServedModel):
             rendered = client_of(self.llm).post(self._template_url, **self._rendering)
         llm, asked, given = self._form(request, endable(self.llm, end), rendered)
         with self._inside():
-            chunks = llm.stream_chat(asked, **given) if self._as_chat(request) else llm.stream_complete(asked, True, **given)
-        return Opened(chunks, end)
+            try:
+                chunks = llm.stream_chat(asked, **given) if self._as_chat(request) else llm.stream_complete(asked, True, **given)
+            except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
+                chunks = _failing(_deferred(error, request))
+        return Opened(chunks, end, request)
 
     async def aopen(self, request: Request) -> Opened:
         """The same for ``asyncio``."""
@@ -270,8 +280,12 @@ class Call(ServedModel):
             rendered = await self.client.post(self._template_url, **self._rendering)
         llm, asked, given = self._form(request, async_endable(self.llm, end, self.client), rendered)
         with self._inside():
-            call = llm.astream_chat(asked, **given) if self._as_chat(request) else llm.astream_complete(asked, True, **given)
-            return Opened(await call, end)
+            try:
+                call = llm.astream_chat(asked, **given) if self._as_chat(request) else llm.astream_complete(asked, True, **given)
+                chunks = await call
+            except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
+                chunks = _afailing(_deferred(error, request))
+        return Opened(chunks, end, request)
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -288,7 +302,7 @@ class Call(ServedModel):
         """One request's stream; closing this ends it, so that the server stops."""
         reader = self._reader(request)
         with _errors(request):
-            opened = first if first and request.purpose == "reason" else self.open(request)
+            opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
                     yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
@@ -300,7 +314,7 @@ class Call(ServedModel):
         """The same for ``asyncio``."""
         reader = self._reader(request)
         with _errors(request):
-            opened = first if first and request.purpose == "reason" else await self.aopen(request)
+            opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
                     yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
@@ -318,11 +332,29 @@ class Call(ServedModel):
         return ChatReader() if self._as_chat(request) else CompletionReader()
 
 
+def _deferred(error: Exception, request: Request) -> Exception:
+    """A refusal of logprobs, which the dialogue judges once it reads the stream; raises any other error at once."""
+    if not request.logprobs or refusal(error) is None:
+        raise error
+    return error
+
+
+def _failing(error: Exception) -> Generator[Any, None, None]:
+    raise error
+    yield
+
+
+async def _afailing(error: Exception) -> AsyncGenerator[Any, None]:
+    raise error
+    yield
+
+
 @contextmanager
 def _errors(request: Request) -> Iterator[None]:
     """What happens to a request that follows a stop is the dialogue's to judge. The first one's errors are the LLM's own."""
     try:
-        yield
+        with refusals(request.logprobs):
+            yield
     except EntropyChainsError:
         raise
     except Exception as error:

@@ -75,14 +75,14 @@ async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatRe
 
 def refine(call: Call, terms: Terms) -> Generator[ChatResponse, None, None]:
     """The last call's response, whole: which call is the last is known only after it."""
-    steps: Any = Steps(call)
+    steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = run_refine(steps, **terms.loop(call))
     yield steps.response(made)
 
 
 async def arefine(call: Call, terms: Terms) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
-    steps: Any = Steps(call)
+    steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = await arun_refine(steps, **terms.loop(call))
     yield steps.response(made)
 
@@ -92,7 +92,7 @@ class Steps:
 
     def __init__(self, call: Call):
         self._call = call
-        self.model, self.details = call.model, call.details
+        self.model, self.details, self.without_logprobs = call.model, call.details, call.without_logprobs
         self._last: Any = None
 
     def generate(

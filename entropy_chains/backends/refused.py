@@ -1,0 +1,141 @@
+"""Servers that refuse a request because it asks for logprobs: how that is recognised, and what is remembered of it. Pure.
+
+Such a refusal says nothing about the question. So where logprobs are not needed, the same request is sent again without them, and
+later ones are sent without them at once. Whether logprobs were at fault is proved by that second request alone: where it fails as
+well, its own error is raised.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from entropy_chains.backends.chunks_entries import fields, items
+from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, without_secrets
+from entropy_chains.policy import Policy, stopping_enabled
+
+REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
+
+CHOICES = ("error", "agreement", "full")
+"""What to do in a run without logprobs: raise, stop where two answers in a row agree, never stop."""
+
+IN_AN_APP = "full"
+"""The default of all that is added to an app that worked before: it goes on working."""
+
+UNREAD = "unread"
+"""In the place of what to do without logprobs: the rule reads none."""
+
+STATUSES = (400, 403, 422)
+"""What a refused setting is answered with. Another status is about something else, whatever the text says."""
+
+_NAMED = re.compile(r"log[ _-]?prob", re.IGNORECASE)
+_ELSE = re.compile(
+    r"context[ _-](length|window)|(invalid|incorrect|expired|missing|wrong) api[ _-]?key"
+    r"|api[ _-]?key (is |was |has )?(not valid|invalid|incorrect|expired|missing)",
+    re.IGNORECASE,
+)
+"""Errors that mention logprobs, say because they repeat the request, and are about something else."""
+
+ECHO = "input"
+"""The field in which FastAPI repeats what it was sent, the settings that are not at fault included."""
+
+
+def refusal(error: BaseException) -> str | None:
+    """What the server said where it refused a request because it asks for logprobs; None for any other error.
+
+    Args:
+        error: of whatever client: its ``status_code``, ``code``, ``response`` and ``body`` are read where it has them, its text
+            otherwise. A client that does not know the setting (TypeError) counts as well.
+    """
+    body = getattr(error, "body", None)
+    status = _status(error, body)
+    if status is not None and status not in STATUSES:
+        return None
+    texts = list(_texts(body)) or [str(error)]
+    said = " ".join(texts)
+    if not _NAMED.search(said) or _ELSE.search(said):
+        return None
+    sentences = [text for text in texts if " " in text]  # the rest is names and codes
+    return without_secrets("; ".join(sentences) or said)[:300]
+
+
+@contextmanager
+def refusals(logprobs: bool) -> Iterator[None]:
+    """Turns a refusal of logprobs into a NoLogprobsError, where they were asked for at all."""
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, EntropyChainsError) and type(error) is not BackendError
+        said = refusal(error) if logprobs and not ours else None
+        if said is None:
+            raise
+        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}") from error
+
+
+def _status(error: BaseException, body: Any) -> int | None:
+    """The HTTP status, by whatever name; of an error in the stream the code that it gives."""
+    response = getattr(error, "response", None)
+    for holder in (error, response, fields(body)):
+        for name in ("status_code", "code", "status"):
+            value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+            if isinstance(value, int | str) and str(value).isdecimal() and 100 <= int(value) < 600:
+                return int(value)
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in the body of an error, but for what it repeats of the request."""
+    if isinstance(value, str):
+        yield value
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        if name != ECHO:
+            yield from _texts(inner)
+    for inner in items(value):
+        yield from _texts(inner)
+
+
+def without_logprobs(chosen: str, policy: Policy | None, *, stop: bool) -> str:
+    """What to do without logprobs in a run: ``error`` is for runs that a policy may stop by a signal; nothing else needs any."""
+    may_stop = policy is not None and policy.active and stop and stopping_enabled()
+    needed = may_stop and policy is not None and policy.stop_rule.reads_signal
+    return "full" if chosen == "error" and not needed else chosen
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known about the logprobs of one model.
+
+    Attributes:
+        refused: why requests do not ask for them: the server refuses that; None where it does not.
+        told: a warning has said that there are none.
+    """
+
+    refused: str | None = None
+    told: bool = False
+
+    def warn(self, text: str) -> None:
+        """Say so, once."""
+        if not self.told:
+            self.told = True
+            warnings.warn(text, stacklevel=2)
+
+
+_known: dict[int, dict[Hashable, Known]] = {}
+
+
+def known(owner: object, asked: Hashable) -> Known:
+    """What is known of requests like ``asked`` (a model's name, say), for as long as ``owner`` lives: the user's client or model.
+
+    Two objects never share it, even where they are equal: another one may hold another address and key.
+    """
+    if id(owner) not in _known:
+        try:
+            weakref.finalize(owner, _known.pop, id(owner), None).atexit = False
+        except TypeError:  # nobody would tell when it is gone: nothing is remembered
+            return Known()
+    return _known.setdefault(id(owner), {}).setdefault(asked, Known())

@@ -1,0 +1,229 @@
+"""Copies of an instrumented model, and other instances of its class: each calls with its own settings, address and key."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import ConfigurableField
+from langchain_deepseek import ChatDeepSeek
+from langchain_entropy_chains import EarlyStopChatModel, instrument, uninstrument, with_early_stop
+from langchain_openai import ChatOpenAI
+from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
+from pydantic import BaseModel
+
+from entropy_chains.errors import SettingsError
+from entropy_chains.policy import Policy
+from entropy_chains.steps import Segmentation
+
+ASKED = "What is 6*7?"
+POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
+KEY = "sk-of-the-first"
+WARM = {"configurable": {"warm": 0.75}}
+
+
+def quick(body):
+    """Three lines of thinking, then the answer."""
+    return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, words=32, answer="42")
+
+
+@pytest.fixture
+def server():
+    with Loopback(quick) as running:
+        yield running
+
+
+@pytest.fixture
+def other():
+    with Loopback(quick) as running:
+        yield running
+
+
+def chat(server, key=KEY, kind=ChatOpenAI, **settings):
+    return kind(**{"model": "scripted", "base_url": server.url, "api_key": key, "max_retries": 0, **settings})
+
+
+class Thin(BaseChatModel):
+    """A model that holds nothing open, so that it can be copied deeply and pickled."""
+
+    model: str = "scripted"
+    base_url: str
+    key: str = KEY
+    temperature: float | None = None
+
+    @property
+    def _llm_type(self):
+        return "thin"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        return self._chat()._generate(messages, stop, run_manager, **kwargs)
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        yield from self._chat()._stream(messages, stop, run_manager, **kwargs)
+
+    def _chat(self):
+        return ChatOpenAI(model=self.model, base_url=self.base_url, api_key=self.key, temperature=self.temperature, max_retries=0)
+
+
+class Narrow(Thin):
+    """A model that is made from what it names, and nothing else."""
+
+    def __init__(self, base_url: str, temperature: float | None = None, **known: Any):
+        assert known.keys() <= BaseChatModel.model_fields.keys() | {"model", "key"}
+        super().__init__(base_url=base_url, temperature=temperature, **known)
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    value: int
+
+
+def told(server, since=0):
+    """Temperature, model and key of every request."""
+    return {
+        (call.body.get("temperature"), call.body["model"], call.headers["Authorization"].removeprefix("Bearer "))
+        for call in server.calls[since:]
+    }
+
+
+def warmed(model):
+    return model.configurable_fields(temperature=ConfigurableField("warm"))
+
+
+COPIES = {
+    "model_copy": lambda m: m.model_copy(update={"temperature": 0.75}),
+    "model_copy, deep": lambda m: m.model_copy(update={"temperature": 0.75}, deep=True),
+    "copy": lambda m: warm_now(copy.copy(m)),
+    "deepcopy": lambda m: warm_now(copy.deepcopy(m)),
+    "pickle": lambda m: warm_now(pickle.loads(pickle.dumps(m))),
+    "fields": lambda m: warmed(m).with_config(WARM),
+    "fields of a copy": lambda m: warmed(m.model_copy()).with_config(WARM),
+    "alternatives": lambda m: m.configurable_alternatives(
+        ConfigurableField("which"), warm=m.model_copy(update={"temperature": 0.75})
+    ).with_config(configurable={"which": "warm"}),
+    "bind": lambda m: m.bind(temperature=0.75),
+    "config": lambda m: warm_now(m.model_copy()).with_config(tags=["t"]),
+}
+
+
+def warm_now(model):
+    model.temperature = 0.75
+    return model
+
+
+@pytest.mark.parametrize(("kind", "how"), [*((Thin, how) for how in COPIES), (Narrow, "fields"), (Narrow, "pickle")])
+def test_a_copy_stops_with_settings_of_its_own(server, kind, how):
+    """And the model that it was made of keeps its own."""
+    model = instrument(kind(base_url=server.url), POLICY)
+    copied = COPIES[how](model)
+    assert copied.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert told(server) == {(0.75, "scripted", KEY)}
+    since = len(server.calls)
+    assert model.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert told(server, since) == {(None, "scripted", KEY)}
+
+
+def test_what_was_built_before_stops_with_settings_of_its_own(server):
+    """Configurable fields and bindings of the model, made before it was instrumented."""
+    model = chat(server)
+    runnables = [warmed(model).with_config(WARM), model.bind(temperature=0.75)]
+    instrument(model, POLICY)
+    for runnable in runnables:
+        server.calls.clear()
+        assert runnable.invoke(ASKED).response_metadata["early_stop_stopped"]
+        assert told(server) == {(0.75, "scripted", KEY)}
+
+
+def test_a_copy_for_another_server_asks_that_one_with_its_key(server, other):
+    """Nothing is sent to the first model's server, and its key to nobody else."""
+    copied = instrument(Thin(base_url=server.url), POLICY).model_copy(update={"base_url": other.url, "key": "sk-of-the-second"})
+    assert copied.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert (server.calls, told(other)) == ([], {(None, "scripted", "sk-of-the-second")})
+
+
+@pytest.mark.parametrize("kind", [ChatOpenAI, ChatDeepSeek])
+def test_another_instance_of_the_class_is_not_instrumented(server, other, kind):
+    """It is of the model's own class, and asks its own server with its own key, in full."""
+    model = instrument(chat(server, kind=kind), POLICY)
+    made = type(model)(model="scripted", base_url=other.url, api_key="sk-of-the-second", max_retries=0)
+    assert type(made) is kind
+    assert "early_stop_stopped" not in made.invoke(ASKED).response_metadata
+    assert (server.calls, told(other)) == ([], {(None, "scripted", "sk-of-the-second")})
+    assert type(type(model).model_construct(model_name="scripted")) is kind
+
+
+def test_two_instrumented_models_of_one_class_keep_their_own(server, other):
+    """Policy, address and key."""
+    strict = Policy("scripted", (0.0,), segmentation=POLICY.segmentation)
+    one, two = instrument(chat(server), POLICY), instrument(chat(other, "sk-of-the-second"), strict)
+    assert one.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert not two.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert (told(server), told(other)) == ({(None, "scripted", KEY)}, {(None, "scripted", "sk-of-the-second")})
+    uninstrument(one)
+    assert "early_stop_active" in two.invoke(ASKED).response_metadata
+
+
+def test_no_class_holds_anything_of_an_instance(server):
+    """Whatever was instrumented or wrapped: no model, client, policy or key stands on a class."""
+    model, wrapped = instrument(chat(server), POLICY), EarlyStopChatModel(chat(server), POLICY)
+    model.invoke(ASKED)
+    wrapped.invoke(ASKED)
+    with_early_stop(chat(server) | (lambda message: message), POLICY).invoke(ASKED)
+    for kind in {*type(model).__mro__, *type(wrapped).__mro__}:
+        for name, value in vars(kind).items():
+            assert not isinstance(value, BaseChatModel | Policy), (kind, name)
+            assert KEY not in repr(value), (kind, name)
+        for name, field in getattr(kind, "model_fields", {}).items():
+            assert not isinstance(field.default, BaseChatModel | Policy), (kind, name)
+
+
+def test_what_is_told_of_the_model_is_as_before(server):
+    """Representation, settings and serialisation do not hold what instrument() adds."""
+    model = chat(server)
+    before = repr(model), model.model_dump().keys(), model.to_json()
+    instrument(model, POLICY)
+    assert (repr(model), model.model_dump().keys(), model.to_json()) == before
+    uninstrument(model)
+    assert (repr(model), model.model_dump().keys(), vars(model).keys()) == (*before[:2], vars(chat(server)).keys())
+
+
+def test_a_copy_of_another_model_runs_in_full(server):
+    """The policy is not for it, and nobody said it was: no error in an app that worked, a reason and a warning."""
+    model = instrument(chat(server), POLICY)
+    renamed = model.model_copy(update={"model_name": "another", "temperature": 0.75})
+    for runnable in (renamed, model.bind(model="another", temperature=0.75)):
+        server.calls.clear()
+        with pytest.warns(UserWarning, match="another one, 'another'"):
+            message = runnable.invoke(ASKED)
+        assert told(server) == {(0.75, "another", KEY)}
+        assert (message.content, message.response_metadata["early_stop_active"]) == ("42", False)
+        assert "another" in message.response_metadata["early_stop_reason"]
+    known = uninstrument(model) and instrument(model, POLICY.for_model("another"))
+    assert known.model_copy(update={"model_name": "another"}).invoke(ASKED).response_metadata["early_stop_stopped"]
+
+
+def test_tools_and_structured_output_are_the_copys_own(server):
+    """What the model's class makes copies of for them is a copy like any other."""
+    model = instrument(chat(server, kind=ChatDeepSeek, temperature=0.75), POLICY)
+    bound = model.bind_tools([Answer], strict=True)
+    assert bound.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert told(server) == {(0.75, "scripted", KEY)}
+    server.script = lambda body: Reply(tools=[("Answer", {"value": 42})])
+    with pytest.warns(UserWarning, match="not stopped early"):
+        assert model.with_structured_output(Answer).invoke(ASKED) == Answer(value=42)
+
+
+def test_a_copy_can_be_taken_back_and_instrumented_again(server):
+    """By itself: the model that it was made of stays as it is."""
+    model = instrument(chat(server), POLICY)
+    copied = model.model_copy()
+    with pytest.raises(SettingsError, match="already"):
+        instrument(copied, POLICY)
+    assert type(uninstrument(copied)) is ChatOpenAI
+    assert model.invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert "early_stop_stopped" not in copied.invoke(ASKED).response_metadata
+    assert instrument(copied, POLICY).invoke(ASKED).response_metadata["early_stop_stopped"]
