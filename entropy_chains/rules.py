@@ -25,10 +25,18 @@ class Reading:
 
 
 class Rule(Protocol):
-    """A stop rule. ``reads_answers``: it needs the answer after every step, which costs a probe in thinking mode."""
+    """A stop rule.
+
+    Attributes:
+        reads_answers: it needs the answer after every step, which costs a probe in thinking mode.
+        reads_signal: it compares the step's signal with a threshold.
+    """
 
     @property
     def reads_answers(self) -> bool: ...
+
+    @property
+    def reads_signal(self) -> bool: ...
 
     def stops(self, reading: Reading) -> bool:
         """Whether to stop after the step read."""
@@ -50,6 +58,7 @@ class EntropyRule:
     thresholds: tuple[float | None, ...]
     min_steps: int = 1
     reads_answers: bool = False
+    reads_signal: bool = True
 
     def stops(self, reading: Reading) -> bool:
         threshold = threshold_at(self.thresholds, reading.step)
@@ -66,6 +75,7 @@ class AgreementRule:
     same: Callable[[str | None, str | None], bool]
     min_steps: int = 2
     reads_answers: bool = True
+    reads_signal: bool = True
 
     def stops(self, reading: Reading) -> bool:
         return EntropyRule(self.thresholds, self.min_steps).stops(reading) and self.same(reading.previous, reading.answer)
@@ -78,6 +88,7 @@ class AnswersRule:
     same: Callable[[str | None, str | None], bool]
     min_steps: int = 2
     reads_answers: bool = True
+    reads_signal: bool = False
 
     def stops(self, reading: Reading) -> bool:
         return reading.step >= self.min_steps and self.same(reading.previous, reading.answer)
@@ -89,6 +100,7 @@ class FixedStepRule:
 
     step: int
     reads_answers: bool = False
+    reads_signal: bool = False
 
     def stops(self, reading: Reading) -> bool:
         return reading.step >= self.step

@@ -12,7 +12,7 @@ import pytest
 import entropy_chains
 
 ROOT = Path(entropy_chains.__file__).parent
-PURE = ["errors", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
+PURE = ["errors", "validation", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
 """The decision, in order: each may import those before it."""
 OFFLINE = [
     "traces",
@@ -56,7 +56,7 @@ def own_imports(path):
 
 @pytest.mark.parametrize("name", PURE)
 def test_the_decision_imports_backwards_only(name):
-    """In order: errors ← tokens ← entropy ← steps ← answers ← rules ← policy ← records ← monitor."""
+    """In order: errors ← validation ← tokens ← entropy ← steps ← answers ← rules ← policy ← records ← monitor."""
     assert own_imports(ROOT / f"{name}.py") <= set(PURE[: PURE.index(name)])
 
 

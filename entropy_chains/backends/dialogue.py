@@ -257,7 +257,7 @@ class Dialogue:
             remedy = "use a server or model that gives them, or without_logprobs='agreement' or 'full'"
             raise NoLogprobsError(f"{NO_LOGPROBS}, so there is no entropy: {remedy}")
         warnings.warn(f"{NO_LOGPROBS}: going on with without_logprobs={plan.without_logprobs!r}", stacklevel=2)
-        if plan.without_logprobs == "agreement" and self._policy is not None:
+        if plan.without_logprobs == "agreement" and self._policy is not None and self._policy.active:
             now.monitor.judge_by(replace(self._policy, rule="agreement", method=BY_HAND, reason="uncertified"))
         else:
             now.monitor.release(f"{NO_LOGPROBS}: run in full")
