@@ -124,7 +124,7 @@ class Policy:
         """Refuse what could not be stopped by, replayed or reported: nothing is found out when a run is to be stopped."""
         found = first_fault({f.name: getattr(self, f.name) for f in fields(self)}, FIELDS)
         wrong = found[1] if found else _contradiction(self)
-        if wrong or (wrong := _unwritable(self.calibration, "calibration.") or _unwritable(self.extra)):
+        if wrong or (wrong := _unwritable(self.calibration, CALIBRATION) or _unwritable(self.extra, {})):
             raise PolicyError(wrong)
 
     @property
@@ -262,11 +262,11 @@ def _part(kind: type[Segmentation | MassFloor], name: str, given: Mapping[str, A
     return kind(**given)
 
 
-def _unwritable(kept: Mapping[str, Any], within: str = "") -> str | None:
-    """The first of the values that are only kept which no file can hold, or None."""
+def _unwritable(kept: Mapping[str, Any], checked: Mapping[str, Check]) -> str | None:
+    """The first of the values without a check of their own that no file can hold, and why; or None."""
     for name, value in kept.items():
-        if why := not_json({name: value}):
-            return f"{within}{short(name)} cannot be written as JSON: {why}"
+        if (name not in checked or checked[name].fields) and (why := not_json({name: value})):
+            return f"{short(name)} cannot be written as JSON: {why}"
     return None
 
 

@@ -20,8 +20,8 @@ MOST = 2**53
 """Largest count: above it floats cannot tell a whole number from the next."""
 DEEPEST = 32
 """Levels that objects and lists may be nested."""
-MOST_VALUES = 10**6
-"""Values that an object may hold on one level of nesting."""
+MOST_VALUES = 10**5
+"""Values that a level of nesting may hold."""
 LONGEST_SHOWN = 60
 """Characters of a value that a message shows."""
 
@@ -134,13 +134,13 @@ def first_fault(record: Mapping[str, Any], checks: Mapping[str, Check], within: 
     return None
 
 
-def short(value: object) -> str:
-    """A value as a message shows it: in full, or its beginning."""
+def short(value: object, longest: int = LONGEST_SHOWN) -> str:
+    """A value as a message shows it: in full, or its beginning; at most ``longest`` characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number of thousands of digits; nested too deep
         text = f"a {type(value).__name__} too large to be shown"
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def not_json(value: object) -> str | None:
@@ -149,8 +149,6 @@ def not_json(value: object) -> str | None:
     for _ in range(DEEPEST):
         if not level:
             return None
-        if len(level) > MOST_VALUES:
-            return f"it holds more than {MOST_VALUES:,} values"
         deeper: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -159,10 +157,16 @@ def not_json(value: object) -> str | None:
                     return f"its key {short(next(k for k in item if not isinstance(k, str)))} is not a text"
             elif isinstance(item, list | tuple):
                 deeper += item
-            elif not (item is None or isinstance(item, bool) or is_number(item) or (isinstance(item, str) and is_writable(item))):
+            elif not _is_plain(item):
                 return f"it holds {short(item)}; JSON holds texts, finite numbers, true, false, null, lists and objects"
+        if len(deeper) > MOST_VALUES:
+            return f"it holds more than {MOST_VALUES:,} values"
         level = deeper
     return f"it is nested deeper than {DEEPEST} levels"
+
+
+def _is_plain(item: Any) -> bool:
+    return item is None or isinstance(item, bool) or is_number(item) or (isinstance(item, str) and is_writable(item))
 
 
 # --- strict JSON
