@@ -281,10 +281,10 @@ def _contradiction(policy: Policy) -> str | None:
         return f"signal is {policy.signal!r}, of which higher means surer; a threshold needs one of which lower does"
     if policy.signal in PROBE_SIGNALS and (policy.mode == "refine" or policy.segmentation.boundary == "call"):
         return f"signal is {policy.signal!r}, which is read of a probe; where a step is a call there is none"
-    if policy.signal in MEANS and policy.stop_rule.reads_signal:
-        for threshold in policy.thresholds:
-            if threshold is not None and abs(threshold) > MOST_BITS_A_TOKEN:
-                return f"thresholds holds {threshold!r}; no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
+    # Later thresholds may be larger: calibration multiplies the first by how much higher the signal is at their step.
+    first = policy.thresholds[0] if policy.signal in MEANS and policy.stop_rule.reads_signal else None
+    if first is not None and abs(first) > MOST_BITS_A_TOKEN:
+        return f"thresholds holds {first!r}; no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
     taken = [name for name in policy.extra if name in FIELDS or name in ("format", "version")]
     return f"extra has {taken[0]!r}, which is a field of its own; give it there" if taken else None
 
@@ -315,7 +315,7 @@ CALIBRATION: dict[str, Check] = {
     "accuracy_full": _SHARE,
     **dict.fromkeys(("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d"), _FIGURE),
     "auroc": _SHARE,
-    "auroc_interval": Check(list_of(is_share, length=2), "a list of two numbers between 0 and 1, or null", nullable=True),
+    "auroc_interval": Check(list_of(is_number, length=2), "a list of two numbers, or null", nullable=True),
     "entropy_quantiles": Check(
         list_of(or_null(list_of(is_number, length=len(QUANTILES)))),
         f"a list that holds for each step {len(QUANTILES)} numbers or null",

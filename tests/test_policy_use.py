@@ -18,7 +18,19 @@ from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.calibration import calibrate
 from entropy_chains.errors import PolicyError
 from entropy_chains.monitor import Monitor, Outcome
-from entropy_chains.policy import CALIBRATION, CERTIFICATE, FIELDS, FORMAT, NOT_STOPPING, PARTS, RULES, STOPPING, MassFloor, Policy
+from entropy_chains.policy import (
+    CALIBRATION,
+    CERTIFICATE,
+    FIELDS,
+    FORMAT,
+    MOST_BITS_A_TOKEN,
+    NOT_STOPPING,
+    PARTS,
+    RULES,
+    STOPPING,
+    MassFloor,
+    Policy,
+)
 from entropy_chains.recording import conversation, record
 from entropy_chains.records import StepRecord
 from entropy_chains.replaying import replay
@@ -189,6 +201,22 @@ def test_a_reason_agrees_with_whether_it_stops(reason, active):
 def test_every_reason_of_not_stopping_has_its_words():
     """The page and the table say in a sentence why it does not stop."""
     assert set(wording.REASONS) == set(NOT_STOPPING)
+
+
+def test_a_threshold_that_calibration_scaled_up_is_taken():
+    """Where step 1 has next to no entropy and no signal, a later step's threshold lies far above any entropy: it always stops."""
+    runs = []
+    for n in range(240):
+        right = n % 5 > 0
+        steps = [
+            Step("7", 1e-6 * (1 + n % 13), 50, mass=1.0),
+            Step("7" if right else "8", 0.5 + 0.4 * (not right), 50, mass=1.0),
+            Step("7", 0.4, 50, mass=1.0),
+        ]
+        runs.append(Trace(f"q{n}", steps, gold="7", k=20, estimator="renormalised", segmentation={"boundary": "line"}))
+    policy = calibrate(runs, per_step=True, rule="entropy", signal="mean_entropy", max_loss=0.3)
+    assert max(t for t in policy.thresholds if t is not None) > MOST_BITS_A_TOKEN
+    assert Policy.from_dict(policy.to_dict()) == policy
 
 
 BROKEN_FILES = {
