@@ -39,12 +39,11 @@ from entropy_chains.diagnosis import (
     verdict_of,
 )
 from entropy_chains.errors import InputError
-from entropy_chains.policy import CALIBRATED_RULES, METHODS, MassFloor, Policy
+from entropy_chains.policy import CALIBRATED_RULES, METHODS, QUANTILES, STOPPING, MassFloor, Policy
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import Array, Table, Traces, as_table
 
 RESAMPLES = 1000
-QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 
 def calibrate(
@@ -106,7 +105,7 @@ def calibrate(
         template=table.template,
         mass_floor=basis.floor,
         method=method,
-        active=found.reason in ("certified", "uncertified"),
+        active=found.reason in STOPPING,
         reason=found.reason,
         calibration=_figures(basis, found),
     )

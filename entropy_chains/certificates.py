@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from entropy_chains.diagnosis import rows_by_step
-from entropy_chains.policy import PROBE_SIGNALS, MassFloor
+from entropy_chains.policy import AGREEING, MEANS, PROBE_SIGNALS, MassFloor
 from entropy_chains.tables import Array, Table
 
 SMALLEST = -14
@@ -23,8 +23,6 @@ SMALLEST = -14
 PER_OCTAVE = 16
 LARGEST_SUM = 14
 """Grid of sums and unknown signals ends at 2^14 bits."""
-MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "eat", "trial_entropy")
-"""Signals that no model can drive above log2 k."""
 DEFAULT_BITS = 18.0
 """Largest entropy, bits, of a full vocabulary whose size is not recorded."""
 GRID = "0 and 2^-14 to the signal's maximum, 16 an octave"
@@ -72,10 +70,9 @@ def threshold_grid(signal: str, k: int | None, vocab_size: int | None = None) ->
 def eligible_rows(table: Table, values: Array, rule: str, min_steps: int, floor: MassFloor) -> Array:
     """Rows after which the rule may stop, whatever its threshold, bool [rows]; the last recorded step is never an early stop."""
     allowed: Array = ~table.is_last & (table.step >= min_steps)
-    if rule == "fixed-step":
-        return allowed
-    allowed &= ~np.isnan(values) & ~(table.mass < floor.step)  # a missing mass is not a low one
-    return allowed & table.same_as_previous if rule == "entropy+agreement" else allowed
+    if rule not in ("fixed-step", "agreement"):
+        allowed &= ~np.isnan(values) & ~(table.mass < floor.step)  # a missing mass is not a low one
+    return allowed & table.same_as_previous if rule in AGREEING else allowed
 
 
 def curve(

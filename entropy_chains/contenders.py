@@ -20,7 +20,6 @@ from entropy_chains.baselines import (
     tokens_spent,
 )
 from entropy_chains.calibration import calibrate
-from entropy_chains.certificates import Candidate
 from entropy_chains.policy import METHODS
 from entropy_chains.replaying import decisions
 from entropy_chains.tables import Array, Table
@@ -92,7 +91,7 @@ def _policy(**settings: Any) -> Callable[[Table, Table, Terms], Decided]:
     def decide(fit: Table, judged: Table, terms: Terms) -> Decided:
         policy = calibrate(fit, **terms._asdict(), **settings)
         stops = decisions(judged, policy)
-        every_probe = policy.active and Candidate(policy.rule, policy.signal).reads_probes
+        every_probe = policy.active and policy.stop_rule.reads_answers
         parameter = policy.thresholds[0] if policy.active else None
         return Decided(stops, tokens_spent(judged, stops, every_probe), parameter, policy.reason)
 

@@ -42,7 +42,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
     table = Table(show_header=False)
     for name, value in (
         ("stops", "yes" if policy.active else f"never: {policy.reason}"),
-        ("rule", policy.rule if policy.rule == "fixed-step" else f"{policy.rule} on {policy.signal}"),
+        ("rule", f"{policy.rule} on {policy.signal}" if policy.stop_rule.reads_signal else policy.rule),
         ("thresholds (bits)", ", ".join("never" if t is None else f"{t:.4g}" for t in policy.thresholds)),
         ("first step", str(policy.min_steps)),
         (

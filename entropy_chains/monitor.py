@@ -160,8 +160,8 @@ class _Course:
         else:
             agree = ", answers agree" if policy.rule == "entropy+agreement" else ""
             reason = f"{policy.signal} at or under the threshold{agree}"
-        by_entropy = policy is not None and policy.stop_rule.reads_signal
-        threshold = policy.threshold(decided.step) if policy and decided and by_entropy else None
+        by_signal = self._rule is not None and self._rule.reads_signal
+        threshold = policy.threshold(decided.step) if policy and decided and by_signal else None
         return Outcome(
             active=self.off is None,
             stopped=stopped,

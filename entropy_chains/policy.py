@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,52 @@ from entropy_chains.errors import InputError, PolicyError, PolicyMismatch
 from entropy_chains.files import write_file
 from entropy_chains.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
 from entropy_chains.steps import MODES, Segmentation
+from entropy_chains.validation import (
+    Check,
+    first_fault,
+    is_amount,
+    is_count,
+    is_name,
+    is_number,
+    is_share,
+    is_whole,
+    list_of,
+    not_json,
+    one_of,
+    or_null,
+    short,
+    strict_json,
+)  # fmt: skip
 
 logger = logging.getLogger("entropy_chains")
 
 FORMAT, VERSION = "entropy-chains/policy", 1
 CALIBRATED_RULES = ("entropy", "entropy+agreement", "fixed-step")
 RULES = (*CALIBRATED_RULES, "agreement")  # the last for servers without logprobs: it needs no calibration, and has no certificate
+AGREEING = ("entropy+agreement", "agreement")
+"""Rules that compare the last two answers."""
 PROBE_SIGNALS = ("trial_entropy", "eat", "trial_confidence")
 """Signals of the answer that is asked for after a step: reading them after every step pays every step's probe."""
 HIGHER_IS_SURER = ("deepconf", "trial_confidence")
 """Recorded confidences: "stop at or under a threshold" would stop where the model is least sure."""
+MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "eat", "trial_entropy")
+"""Signals in bits a token, which no model can drive above log2 k."""
+MOST_BITS_A_TOKEN = 1000.0
+"""A threshold of a mean above this is in another unit: log2 of the largest vocabularies is 18."""
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
 ESTIMATORS = ("renormalised", "full")
 SCOPES = ("call", "agent")
+UNIT = "bits"
+STOPPING = ("certified", "uncertified")
+"""Reasons of a policy that is active."""
+NOT_STOPPING = ("no_signal", "inverted_signal", "no_safe_threshold", "too_few_examples")
+"""Reasons of one that is not. Others may be given for either."""
+QUANTILES = (0.05, 0.25, 0.75, 0.95)
+"""Of a step's values in calibration, kept in ``entropy_quantiles``; they cut later values into five bins."""
+LARGEST_FILE = 2**26
+"""Bytes that a policy file may have at most; what is longer is none."""
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
 
 
@@ -47,6 +78,11 @@ class MassFloor:
 
     position: float = 0.5
     step: float = 0.8
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (is_amount(value) and value <= 1):
+                raise PolicyError(f"mass_floor.{name} is {short(value)}; it must be between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +107,7 @@ class Policy:
     mode: str = "thinking"
     scope: str = "call"
     signal: str = "mean_entropy"
-    unit: str = "bits"
+    unit: str = UNIT
     estimator: str = "renormalised"
     k: int | None = 20
     temperature: tuple[float, ...] = ()
@@ -86,35 +122,11 @@ class Policy:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _one_of("rule", self.rule, RULES)
-        _one_of("mode", self.mode, MODES)
-        _one_of("scope", self.scope, SCOPES)
-        _one_of("estimator", self.estimator, ESTIMATORS)
-        _one_of("method", self.method, (*METHODS, BY_HAND))
-        if self.signal in HIGHER_IS_SURER:
-            raise PolicyError(f"signal is {self.signal!r}, of which higher means surer; a threshold needs one of which lower does")
-        for name in ("model", "signal", "unit", "temperature_mode", "reason"):
-            _check(name, getattr(self, name), _is_text, "a text that is not empty")
-        _check("template", self.template, lambda v: v is None or _is_text(v), "a text, or null where it is not known")
-        _check("active", self.active, lambda v: isinstance(v, bool), "true or false")
-        _check("aliases", self.aliases, lambda v: isinstance(v, tuple) and all(map(_is_text, v)), "a list of names")
-        _check("temperature", self.temperature, lambda v: isinstance(v, tuple) and all(map(_is_amount, v)), "a list of numbers")
-        _check("calibration", self.calibration, lambda v: isinstance(v, Mapping), "an object")
-        _check("mass_floor", self.mass_floor, lambda v: isinstance(v, MassFloor), "an object of position and step")
-        for name in ("position", "step"):
-            _check(f"mass_floor.{name}", getattr(self.mass_floor, name), lambda v: _is_amount(v) and v <= 1, "between 0 and 1")
-        _check("segmentation", self.segmentation, lambda v: isinstance(v, Segmentation), "an object of boundary and min_tokens")
-        if self.signal in PROBE_SIGNALS and (self.mode == "refine" or self.segmentation.boundary == "call"):
-            raise PolicyError(f"signal is {self.signal!r}, which is read of a probe; where a step is a call there is none")
-        if not isinstance(self.thresholds, tuple) or not self.thresholds:
-            raise PolicyError(f"thresholds is {self.thresholds!r}; it must be a list: one number, one per step, or null for never")
-        for value in self.thresholds:
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
-                raise PolicyError(f"thresholds holds {value!r}; each must be a number in bits, or null for never")
-        if isinstance(self.min_steps, bool) or not isinstance(self.min_steps, int) or self.min_steps < 1:
-            raise PolicyError(f"min_steps is {self.min_steps!r}; steps count from 1")
-        if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
-            raise PolicyError(f"k is {self.k!r}; it must be at least 1, or null for the full vocabulary")
+        """Refuse what could not be stopped by, replayed or reported: nothing is found out when a run is to be stopped."""
+        found = first_fault({f.name: getattr(self, f.name) for f in fields(self)}, FIELDS)
+        wrong = found[1] if found else _contradiction(self)
+        if wrong or (wrong := _unwritable(self.calibration, CALIBRATION) or _unwritable(self.extra, {})):
+            raise PolicyError(wrong)
 
     @property
     def stop_rule(self) -> Rule:
@@ -168,7 +180,8 @@ class Policy:
         Raises:
             PolicyMismatch: a field differs and ``on_mismatch`` is ``error``.
         """
-        _one_of("on_mismatch", on_mismatch, ("error", "warn"))
+        if found := first_fault({"on_mismatch": on_mismatch}, {"on_mismatch": one_of(("error", "warn"))}):
+            raise PolicyError(found[1])
         for name, found in running.items():
             expected = getattr(self, name)
             if (
@@ -211,9 +224,8 @@ class Policy:
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise PolicyError(f"{source} is not a policy: its format is not {FORMAT!r}; make one with `entropy-chains calibrate`")
         if data.get("version") != VERSION:
-            raise PolicyError(f"{source} has version {data.get('version')!r}; this release reads version {VERSION}")
-        known = {f.name for f in fields(cls)} - {"extra"}
-        given = {k: v for k, v in data.items() if k in known}
+            raise PolicyError(f"{source} has version {short(data.get('version'))}; this release reads version {VERSION}")
+        given = {k: v for k, v in data.items() if k in FIELDS and k != "extra"}
         for name in ("model", "thresholds"):
             if name not in given:
                 raise PolicyError(f"{source} has no {name!r}; make a policy with `entropy-chains calibrate`")
@@ -221,15 +233,12 @@ class Policy:
             if isinstance(given.get(name), list):
                 given[name] = tuple(given[name])
         try:
-            if isinstance(given.get("segmentation"), Mapping):
-                given["segmentation"] = Segmentation.from_dict(given["segmentation"])
-            if isinstance(given.get("mass_floor"), Mapping):
-                given["mass_floor"] = MassFloor(**given["mass_floor"])
-            return cls(**given, extra={k: v for k, v in data.items() if k not in known and k not in ("format", "version")})
+            for name, kind in PARTS.items():
+                if isinstance(given.get(name), Mapping):
+                    given[name] = _part(kind, name, given[name])
+            return cls(**given, extra={k: v for k, v in data.items() if k not in given and k not in ("format", "version")})
         except InputError as error:
             raise PolicyError(f"{source}: {error}") from error
-        except TypeError as error:
-            raise PolicyError(f"{source}: mass_floor is {given['mass_floor']!r}; it holds position and step only") from error
 
     def save(self, path: str | Path) -> None:
         """Write the policy file. Raises OutputError or WriteError if that fails; the former file is then still there."""
@@ -238,30 +247,125 @@ class Policy:
     @classmethod
     def load(cls, path: str | Path) -> Policy:
         """Read a policy file. Raises PolicyError where there is none or it cannot be used."""
+        remedy = "make one with `entropy-chains calibrate`"
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            with open(path, "rb") as file:
+                content = file.read(LARGEST_FILE + 1)  # a device would never end
+            if len(content) > LARGEST_FILE:
+                raise PolicyError(f"policy {path} is longer than {LARGEST_FILE:,} bytes, so it is none; {remedy}")
+            data = strict_json(content.decode("utf-8"))
         except OSError as error:
-            raise PolicyError(
-                f"policy {path} cannot be read ({error.strerror}); make one with `entropy-chains calibrate`"
-            ) from error
+            raise PolicyError(f"policy {path} cannot be read ({error.strerror}); {remedy}") from error
+        except InputError as error:
+            raise error if isinstance(error, PolicyError) else PolicyError(f"policy {path} is {error}; {remedy}") from error
         except ValueError as error:
-            raise PolicyError(f"policy {path} is not JSON ({error}); make one with `entropy-chains calibrate`") from error
+            raise PolicyError(f"policy {path} cannot be read ({error}); {remedy}") from error
         return cls.from_dict(data, str(path))
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def _part(kind: type[Segmentation | MassFloor], name: str, given: Mapping[str, Any]) -> Segmentation | MassFloor:
+    """A field that is an object of its own; an unknown name in it would be a default taken in silence."""
+    known = [f.name for f in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise PolicyError(f"{name} has {short(key)}, which is unknown; it holds {' and '.join(known)} only")
+    return kind(**given)
 
 
-def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+def _unwritable(kept: Mapping[str, Any], checked: Mapping[str, Check]) -> str | None:
+    """The first of the values without a check of their own that no file can hold, and why; or None."""
+    for name, value in kept.items():
+        if (name not in checked or checked[name].fields) and (why := not_json({name: value})):
+            return f"{short(name)} cannot be written as JSON: {why}"
+    return None
 
 
-def _check(name: str, value: object, good: Callable[[Any], bool], wanted: str) -> None:
-    if not good(value):
-        raise PolicyError(f"{name} is {value!r}; it must be {wanted}")
+def _contradiction(policy: Policy) -> str | None:
+    """Fields that are sound alone and contradict each other, and the remedy."""
+    if policy.active and policy.reason in NOT_STOPPING:
+        return f"active is true, but reason {policy.reason!r} means that it must not stop: set active to false, or calibrate again"
+    if not policy.active and policy.reason in STOPPING:
+        remedy = f"give the reason why not, as {NOT_STOPPING[0]!r}; for full runs set {OFF_SWITCH}=0 or pass no policy"
+        return f"active is false, but reason {policy.reason!r} means that it stops: {remedy}"
+    if policy.signal in HIGHER_IS_SURER:
+        return f"signal is {policy.signal!r}, of which higher means surer; a threshold needs one of which lower does"
+    if policy.signal in PROBE_SIGNALS and (policy.mode == "refine" or policy.segmentation.boundary == "call"):
+        return f"signal is {policy.signal!r}, which is read of a probe; where a step is a call there is none"
+    # Later thresholds may be larger: calibration multiplies the first by how much higher the signal is at their step.
+    first = policy.thresholds[0] if policy.signal in MEANS and policy.stop_rule.reads_signal else None
+    if first is not None and abs(first) > MOST_BITS_A_TOKEN:
+        return f"thresholds holds {first!r}; no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
+    taken = [name for name in policy.extra if name in FIELDS or name in ("format", "version")]
+    return f"extra has {taken[0]!r}, which is a field of its own; give it there" if taken else None
 
 
-def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise PolicyError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+_FIGURE = Check(is_number, "a number, or null", nullable=True)
+_SHARE = Check(is_share, "between 0 and 1, or null", nullable=True)
+_COUNT = Check(is_count, "a whole number of at least 0, or null", nullable=True)
+_NAME = Check(is_name, "a text that is not empty and can be written as UTF-8")
+_NAMES = "a list of texts that are not empty and can be written as UTF-8"
+
+CERTIFICATE: dict[str, Check] = {
+    "risk": _NAME._replace(nullable=True),
+    "max_loss": _SHARE,
+    "confidence": _SHARE,
+    "groups": _COUNT,
+    "losses": _COUNT,
+    "upper_bound": _SHARE,
+    "level": _SHARE,
+    "grid": _NAME._replace(nullable=True),
+    "rules_tried": Check(list_of(is_name), _NAMES, nullable=True),
+}
+"""Fields of ``calibration.certificate``."""
+
+CALIBRATION: dict[str, Check] = {
+    "runs": _COUNT,
+    "groups": _COUNT,
+    "labels": _NAME._replace(nullable=True),
+    "accuracy_full": _SHARE,
+    **dict.fromkeys(("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d"), _FIGURE),
+    "auroc": _SHARE,
+    "auroc_interval": Check(list_of(is_number, length=2), "a list of two numbers, or null", nullable=True),
+    "entropy_quantiles": Check(
+        list_of(or_null(list_of(is_number, length=len(QUANTILES)))),
+        f"a list that holds for each step {len(QUANTILES)} numbers or null",
+        nullable=True,
+    ),
+    "remaining_tokens": Check(
+        list_of(lambda v: is_number(v) and abs(v) < 2**63), "a list of numbers, one a step, that 64 bits can hold", nullable=True
+    ),
+    "examples_needed": _FIGURE,
+    "certificate": Check(lambda v: isinstance(v, dict), "an object, or null", nullable=True, fields=CERTIFICATE),
+}
+"""Fields of ``calibration`` that are read somewhere; further ones are kept."""
+
+FIELDS: dict[str, Check] = {
+    "model": _NAME,
+    "thresholds": Check(
+        lambda v: list_of(or_null(is_number), kind=(tuple,))(v) and len(v) > 0,
+        "a list of numbers in bits: one for all steps or one per step, null for never",
+    ),
+    "rule": one_of(RULES),
+    "min_steps": Check(is_whole, "a whole number; steps count from 1"),
+    "aliases": Check(list_of(is_name, kind=(tuple,)), _NAMES),
+    "mode": one_of(MODES),
+    "scope": one_of(SCOPES),
+    "signal": _NAME,
+    "unit": one_of((UNIT,)),
+    "estimator": one_of(ESTIMATORS),
+    "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
+    "temperature": Check(list_of(is_amount, kind=(tuple,)), "a list of numbers of at least 0"),
+    "temperature_mode": _NAME,
+    "segmentation": Check(lambda v: isinstance(v, Segmentation), "an object of boundary and min_tokens"),
+    "template": _NAME._replace(wanted="a text, or null where it is not known", nullable=True),
+    "mass_floor": Check(lambda v: isinstance(v, MassFloor), "an object of position and step"),
+    "method": one_of((*METHODS, BY_HAND)),
+    "active": Check(lambda v: isinstance(v, bool), "true or false"),
+    "reason": _NAME,
+    "calibration": Check(lambda v: isinstance(v, Mapping), "an object", fields=CALIBRATION),
+    "extra": Check(lambda v: isinstance(v, Mapping), "an object"),
+}
+"""Every field of a policy: what it must be. The one place to look for what a policy file may hold."""
+
+PARTS: dict[str, type[Segmentation | MassFloor]] = {"segmentation": Segmentation, "mass_floor": MassFloor}
+"""Fields that are objects with a class of their own."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains.certificates import Candidate, eligible_rows
+from entropy_chains.certificates import eligible_rows
 from entropy_chains.diagnosis import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
 from entropy_chains.errors import InputError
 from entropy_chains.policy import Policy
@@ -73,9 +73,10 @@ def decisions(table: Table, policy: Policy) -> Array:
     stops = np.zeros(table.runs, np.int32)
     if not policy.active:
         return stops
-    values = table.values(policy.signal) if policy.rule != "fixed-step" else table.entropy
+    reads_signal = policy.stop_rule.reads_signal
+    values = table.values(policy.signal) if reads_signal else table.entropy
     allowed = eligible_rows(table, values, policy.rule, policy.min_steps, policy.mass_floor)
-    if policy.rule != "fixed-step":
+    if reads_signal:
         thresholds = np.array([-np.inf if t is None else t for t in policy.thresholds])
         allowed &= values <= thresholds[np.minimum(table.step, len(thresholds)) - 1]
     rows = np.flatnonzero(allowed)
@@ -105,7 +106,7 @@ def replay(
     table = as_table(traces)
     table.check(policy, on_mismatch)
     stops = decisions(table, policy)
-    return judge(table, stops, Candidate(policy.rule, policy.signal).reads_probes and policy.active, seed=seed, resamples=resamples)
+    return judge(table, stops, policy.active and policy.stop_rule.reads_answers, seed=seed, resamples=resamples)
 
 
 def judge(table: Table, stops: Array, every_probe: bool, *, seed: int = 0, resamples: int = RESAMPLES) -> ReplayResult:

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from entropy_chains import plots, wording
-from entropy_chains.certificates import Candidate
 from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.figures import latency
 from entropy_chains.files import PathLike, check_outputs, write_file
-from entropy_chains.policy import Policy
+from entropy_chains.policy import BY_HAND, Policy
 from entropy_chains.replaying import ReplayResult, decisions, judge, replay
 from entropy_chains.tables import Array, Table, Traces, as_table
 from entropy_chains.trace_lines import records
@@ -72,7 +71,7 @@ def build_report(
         raise MissingExtraError("jinja2", "report") from error
     source = _at_hand(traces)
     table = as_table(source)
-    signal = table.signal if policy is None or policy.rule == "fixed-step" else policy.signal
+    signal = table.signal if policy is None or not policy.stop_rule.reads_signal else policy.signal
     if policy is None:
         replayed = judge(table, np.zeros(table.runs, np.int64), every_probe=False, seed=seed)
     else:
@@ -113,9 +112,9 @@ def _safe(svg: str) -> Any:
 
 def _reading(table: Table, policy: Policy | None) -> Policy:
     """A policy that reads the signal as this one does, to walk thresholds with; the entropy rule where it reads none."""
-    if policy is not None and policy.rule != "fixed-step":
-        return replace(policy, active=True)
-    return Policy(table.model or "", (None,), signal=table.signal)
+    if policy is not None and policy.stop_rule.reads_signal:
+        return replace(policy, active=True, method=BY_HAND, reason="uncertified")
+    return Policy("the traces' model", (None,), signal=table.signal)
 
 
 # --- plots
@@ -131,7 +130,7 @@ def _plots(
     values, first = table.values(signal), table.step == 1
     known = first & ~np.isnan(values) & ~(table.is_last & (table.labels == "agreement"))
     right, wrong = values[known & (table.correct == 1)], values[known & (table.correct == 0)]
-    threshold = policy.threshold(1) if policy is not None and policy.active and policy.rule != "fixed-step" else None
+    threshold = policy.threshold(1) if policy is not None and policy.active and policy.stop_rule.reads_signal else None
     if len(right) or len(wrong):
         names = words.classes
         caption = f"{label[:1].upper()}{label[1:]} after step 1, answers {names[0]} and {names[1]}, each as shares of its group."
@@ -180,7 +179,7 @@ def _tradeoff(table: Table, policy: Policy | None, replayed: ReplayResult | None
     reading = _reading(part, policy)
     values = part.values(reading.signal)
     finite = values[~np.isnan(values) & ~part.is_last]
-    every = Candidate(reading.rule, reading.signal).reads_probes
+    every = reading.stop_rule.reads_answers
     thresholds = np.unique(np.quantile(finite, np.linspace(0, 1, CURVE_POINTS))) if len(finite) else np.zeros(0)
     points = [_point(part, np.zeros(part.runs, np.int64), every)]
     points += [_point(part, decisions(part, replace(reading, thresholds=(float(t),))), every) for t in thresholds]

@@ -27,8 +27,9 @@ class Reading:
 class Rule(Protocol):
     """A stop rule.
 
-    ``reads_answers``: it needs the answer after every step, which costs a probe in thinking mode. ``reads_signal``: it needs the
-    step's signal, so a server that gives no logprobs cannot serve it.
+    Attributes:
+        reads_answers: it needs the answer after every step, which costs a probe in thinking mode.
+        reads_signal: it compares the step's signal with a threshold, so a server that gives no logprobs cannot serve it.
     """
 
     @property

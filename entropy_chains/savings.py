@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_chains.errors import InputError
 from entropy_chains.figures import EnergyMeter, Figure, flops, latency, money
-from entropy_chains.policy import Policy
+from entropy_chains.policy import QUANTILES, Policy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,9 +47,6 @@ LEAST_RUNS = 10
 
 LEAST_VALUES = 30
 """Fewest values of a step for its drift test; the smallest bins then expect 1.5 each."""
-
-DRIFT_QUANTILES = (0.05, 0.25, 0.75, 0.95)
-"""The calibration quantiles a policy holds per step; they cut the values into five bins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,5 +388,5 @@ def _bins(values: Array, edges: Array) -> tuple[Array, Array]:
 
     heap = np.array([(edges == e).sum() > 1 or (values == e).sum() > 1 for e in edges])
     cuts = edges[~heap]
-    shares = np.diff([0.0, *np.array(DRIFT_QUANTILES)[~heap], 1.0])
+    shares = np.diff([0.0, *np.array(QUANTILES)[~heap], 1.0])
     return np.bincount(np.searchsorted(cuts, values), minlength=len(shares)).astype(np.float64), shares

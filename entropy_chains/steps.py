@@ -16,11 +16,14 @@ from functools import lru_cache
 from typing import Any
 
 from entropy_chains.errors import InputError
+from entropy_chains.validation import Check, first_fault, is_whole, one_of
 
 _TAIL = 48  # characters of history: as long as the longest marker may be
 
 BOUNDARIES = ("line", "blank_line", "call")
 MODES = ("thinking", "refine")
+SEGMENTATION = {"boundary": one_of(BOUNDARIES), "min_tokens": Check(is_whole, "a whole number of at least 1")}
+"""Fields of :class:`Segmentation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,8 @@ class Segmentation:
     min_tokens: int = 32
 
     def __post_init__(self) -> None:
-        if self.boundary not in BOUNDARIES:
-            raise InputError(f"boundary is {self.boundary!r}; it must be one of {', '.join(BOUNDARIES)}")
-        if isinstance(self.min_tokens, bool) or not isinstance(self.min_tokens, int) or self.min_tokens < 1:
-            raise InputError(f"min_tokens is {self.min_tokens!r}; it must be a whole number of at least 1")
+        if found := first_fault(asdict(self), SEGMENTATION):
+            raise InputError(found[1])
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Segmentation:

@@ -10,15 +10,9 @@ from typing import Any
 
 from entropy_chains.errors import TraceError
 from entropy_chains.files import PathLike
+from entropy_chains.validation import refuse_constant
 
-NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} found: {NOT_FINITE}")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def parse(line: bytes) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,7 +15,21 @@ from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
 from entropy_chains.policy import ESTIMATORS
 from entropy_chains.steps import MODES, Segmentation
-from entropy_chains.trace_lines import NOT_FINITE, is_torn, parse, records
+from entropy_chains.trace_lines import is_torn, parse, records
+from entropy_chains.validation import (
+    LARGEST,
+    MOST,
+    NOT_FINITE,
+    Check,
+    first_fault,
+    is_amount,
+    is_count,
+    is_share,
+    is_text,
+    is_whole,
+    one_of,
+    short,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -117,31 +131,13 @@ def _step(data: Mapping[str, Any]) -> Step:
 # --- validation: one table a record, shared by Trace.from_dict and the columnar form; a bool is not a number
 
 
-def _text(v: object) -> bool:
-    return isinstance(v, str)
-
-
-def _amount(v: Any) -> bool:
-    return (type(v) is float or type(v) is int or isinstance(v, float)) and 0 <= v <= 1e300
-
-
-def _count(v: Any) -> bool:
-    return type(v) is int and 0 <= v <= 2**53
-
-
-def _whole(v: Any) -> bool:
-    return type(v) is int and 1 <= v <= 2**53
-
-
-def _share(v: Any) -> bool:
-    return (isinstance(v, float) or type(v) is int) and 0 <= v <= 1.01  # rounding may push a mass above 1
-
-
 def _numbers(v: Any) -> bool:
     if type(v) is not dict:
         return False
     for name, x in v.items():  # a plain loop: this is most of the work of checking a rich trace
-        if not ((type(x) is float or type(x) is int or isinstance(x, float)) and -1e300 <= x <= 1e300 and isinstance(name, str)):
+        if not (
+            (type(x) is float or type(x) is int or isinstance(x, float)) and -LARGEST <= x <= LARGEST and isinstance(name, str)
+        ):
             return False
     return True
 
@@ -154,52 +150,47 @@ def _segmentation(v: Any) -> bool:
 
 
 _AMOUNT = "a finite number of at least 0"
-_Check = tuple[Callable[[Any], bool], str, bool]  # the check, what is allowed, whether null means absent
 
-STEP_FIELDS: dict[str, _Check] = {
-    "answer": (_text, "a string, or null where there is none", True),
-    "entropy": (_amount, _AMOUNT + ", in bits, or null where it is missing", True),
-    "tokens": (_count, "a whole number of at least 0", False),
-    "correct": (lambda v: v is True or v is False, "true or false", True),
-    "seconds": (_amount, _AMOUNT, True),
-    "probe_tokens": (_count, "a whole number of at least 0", True),
-    "mass": (_share, "a probability, 0 to 1", True),
-    "lower": (_amount, _AMOUNT + ", in bits", True),
-    "upper": (_amount, _AMOUNT + ", in bits", True),
-    "text": (_text, "a string", True),
-    "signals": (_numbers, "an object of finite numbers by name", True),
+STEP_FIELDS: dict[str, Check] = {
+    "answer": Check(is_text, "a string, or null where there is none", nullable=True),
+    "entropy": Check(is_amount, _AMOUNT + ", in bits, or null where it is missing", nullable=True),
+    "tokens": Check(is_count, "a whole number of at least 0"),
+    "correct": Check(lambda v: v is True or v is False, "true or false", nullable=True),
+    "seconds": Check(is_amount, _AMOUNT, nullable=True),
+    "probe_tokens": Check(is_count, "a whole number of at least 0", nullable=True),
+    "mass": Check(is_share, "a probability, 0 to 1", nullable=True),
+    "lower": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
+    "upper": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
+    "text": Check(is_text, "a string", nullable=True),
+    "signals": Check(_numbers, "an object of finite numbers by name", nullable=True),
 }
-TRACE_FIELDS: dict[str, _Check] = {
-    "id": (_text, "a string", False),
-    "steps": (lambda v: isinstance(v, list) and len(v) > 0, "a list of at least one step", False),
-    **dict.fromkeys(("group", "question", "gold", "model", "signal", "temperature_mode", "template"), (_text, "a string", True)),
-    "mode": (lambda v: v in MODES, " or ".join(MODES), True),
-    "estimator": (lambda v: v in ESTIMATORS, " or ".join(ESTIMATORS), True),
-    "k": (_whole, "a whole number of at least 1, or null for the full vocabulary", True),
-    "temperature": (_amount, _AMOUNT, True),
-    "segmentation": (_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', True),
-    "vocab_size": (_whole, "a whole number of at least 1", True),
-    "batch": (_count, "a whole number of at least 0", True),
-    "seed": (lambda v: type(v) is int, "a whole number", True),
+TRACE_FIELDS: dict[str, Check] = {
+    "id": Check(is_text, "a string"),
+    "steps": Check(lambda v: isinstance(v, list) and len(v) > 0, "a list of at least one step"),
+    **dict.fromkeys(
+        ("group", "question", "gold", "model", "signal", "temperature_mode", "template"), Check(is_text, "a string", nullable=True)
+    ),
+    "mode": one_of(MODES)._replace(nullable=True),
+    "estimator": one_of(ESTIMATORS)._replace(nullable=True),
+    "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
+    "temperature": Check(is_amount, _AMOUNT, nullable=True),
+    "segmentation": Check(_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', nullable=True),
+    "vocab_size": Check(is_whole, "a whole number of at least 1", nullable=True),
+    "batch": Check(is_count, "a whole number of at least 0", nullable=True),
+    "seed": Check(lambda v: type(v) is int, "a whole number", nullable=True),
 }
 
 
-def _fault(record: Any, checks: dict[str, _Check], needed: tuple[str, ...], name: str) -> tuple[str, str] | None:
-    """The first field at fault and what is wrong with it, or None."""
+def _fault(record: Any, checks: dict[str, Check], needed: tuple[str, ...], name: str) -> tuple[str, str] | None:
+    """The first field at fault or missing and what is wrong with it, or None."""
     if type(record) is not dict:
-        return "", f"{name} is {_short(record)}; it must be a JSON object"
-    for key, value in record.items():
-        check = checks.get(key)
-        if check is not None and not ((value is None and check[2]) or check[0](value)):
-            return key, f"{key} is {_short(value)}; it must be {check[1]}"
-    for key in needed:
-        if key not in record:
-            return key, f"{name} has no {key!r}; it must be {checks[key][1]}"
-    return None
+        return "", f"{name} is {short(record)}; it must be a JSON object"
+    missing = ((key, f"{name} has no {key!r}; it must be {checks[key].wanted}") for key in needed if key not in record)
+    return first_fault(record, checks) or next(missing, None)
 
 
-_LARGEST: dict[str, float] = {"mass": 1.01, **dict.fromkeys(("entropy", "seconds", "lower", "upper"), 1e300)}
-_MOST: dict[str, float] = dict.fromkeys(("tokens", "probe_tokens"), 2**53)
+_LARGEST: dict[str, float] = {"mass": 1.01, **dict.fromkeys(("entropy", "seconds", "lower", "upper"), LARGEST)}
+_MOST: dict[str, float] = dict.fromkeys(("tokens", "probe_tokens"), MOST)
 
 
 def _is_plain(step: Any) -> bool:
@@ -241,11 +232,6 @@ def validate(data: Any, file: str | None, line: int | None) -> None:
                 fault = "correct", f"correct is given for {judged} of {len(data['steps'])} steps; give it for all, or give gold"
     if fault is not None:
         raise TraceError(fault[1], file=file, line=line, field=fault[0] or None)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # --- reading

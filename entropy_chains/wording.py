@@ -90,7 +90,7 @@ def signal_label(signal: str) -> str:
 def value_text(value: float, policy: Policy | None, step: int) -> str:
     """A step's signal beside its threshold."""
     text = "entropy missing" if math.isnan(value) else f"{value:.3g} bits"
-    threshold = policy.threshold(step) if policy is not None and policy.rule != "fixed-step" else None
+    threshold = policy.threshold(step) if policy is not None and policy.stop_rule.reads_signal else None
     return text if threshold is None else f"{text}, threshold {threshold:.3g}"
 
 
@@ -318,15 +318,17 @@ class Words:
         rule = {
             "entropy": "stop where the signal is at or under the threshold",
             "entropy+agreement": "stop where the signal is at or under the threshold and the last two answers agree",
+            "agreement": "stop where the last two answers agree, whatever the entropy",
             "fixed-step": f"stop after step {policy.min_steps}, whatever the entropy",
         }[policy.rule]
         facts = [("rule", rule)]
-        if policy.rule != "fixed-step":
+        if policy.stop_rule.reads_signal:
             facts += [
                 ("signal", signal_label(policy.signal)),
                 ("threshold", f"{thresholds} {policy.unit}" if policy.active else "none"),
-                ("first stop allowed after step", str(policy.min_steps)),
             ]
+        if policy.rule != "fixed-step":
+            facts.append(("first stop allowed after step", str(policy.min_steps)))
         sentence = certificate_sentence(policy) if policy.active else REASONS.get(policy.reason, policy.reason)
         facts += [
             ("promise" if policy.active else "off because", sentence[:1].upper() + sentence[1:]),

@@ -415,7 +415,14 @@ TOKENS = st.tuples(TEXTS, FIGURES, st.booleans())
 ROWS = st.lists(st.lists(TOKENS, max_size=30), min_size=1, max_size=4)
 POLICIES = st.builds(
     lambda threshold, rule, first, boundary, shortest, signal, active: Policy(
-        "m", threshold, rule, first, segmentation=Segmentation(boundary, shortest), signal=signal, active=active
+        "m",
+        threshold,
+        rule,
+        first,
+        segmentation=Segmentation(boundary, shortest),
+        signal=signal,
+        active=active,
+        reason="uncertified" if active else "no_signal",
     ),
     st.lists(st.none() | st.floats(0, 4), min_size=1, max_size=3).map(tuple),
     st.sampled_from(["entropy", "entropy+agreement", "fixed-step"]),

@@ -84,7 +84,16 @@ def test_a_short_file_gets_the_defaults():
 )
 def test_any_policy_survives_its_file(thresholds, min_steps, rule, k, active, temperature):
     """Equal after JSON, with an equal fingerprint."""
-    policy = Policy("m", tuple(thresholds), rule, min_steps, k=k, active=active, temperature=tuple(temperature))
+    policy = Policy(
+        "m",
+        tuple(thresholds),
+        rule,
+        min_steps,
+        k=k,
+        temperature=tuple(temperature),
+        active=active,
+        reason="uncertified" if active else "no_signal",
+    )
     again = Policy.from_dict(json.loads(json.dumps(policy.to_dict(), allow_nan=False)))
     assert again == policy
     assert again.fingerprint == policy.fingerprint
@@ -205,7 +214,7 @@ DECIDING = [
     ("segmentation", Segmentation("blank_line", 32)),
     ("template", "sha256:ffff"),
     ("mass_floor", MassFloor(0.5, 0.9)),
-    ("active", False),
+    ("reason", "uncertified"),
 ]
 
 
@@ -217,6 +226,12 @@ def test_the_fingerprint_changes_with_what_decides(name, value):
     assert other != policy.fingerprint
     assert len(other) == 12
     assert int(other, 16) >= 0
+
+
+def test_the_fingerprint_changes_with_being_active():
+    """Under the same reason."""
+    on, off = (Policy("m", (0.2,), active=active, reason="of my own").fingerprint for active in (True, False))
+    assert on != off
 
 
 def test_the_fingerprint_does_not_change_with_what_only_tells():

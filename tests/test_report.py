@@ -344,11 +344,15 @@ def test_page_stands_alone() -> None:
 
 def hostile(word: str) -> str:
     """The page with ``word`` in every text field that can hold one."""
+    named = word.replace("\ud800", "")  # a policy's texts are such as can be written
     steps = [
-        Step(word, 0.1, 10, correct=True, text=word, signals={word: 0.2}),
-        Step(word + "2", 0.05, 10, correct=True, text=word, signals={word: 0.1}),
+        Step(word, 0.1, 10, correct=True, text=word, signals={word: 0.2, named: 0.2}),
+        Step(word + "2", 0.05, 10, correct=True, text=word, signals={word: 0.1, named: 0.1}),
     ]
-    wrong = [Step(word, 0.9, 10, correct=False, text=word, signals={word: 0.9}), Step(None, None, 10, correct=False, text=word)]
+    wrong = [
+        Step(word, 0.9, 10, correct=False, text=word, signals={word: 0.9, named: 0.9}),
+        Step(None, None, 10, correct=False, text=word),
+    ]
     kinds = [steps, wrong]
     traces = [
         Trace(
@@ -357,19 +361,19 @@ def hostile(word: str) -> str:
             group=f"{word}{i}",
             question=word,
             gold=word,
-            model=word,
-            template=word,
+            model=named,
+            template=named,
             signal="mean_entropy",
         )
         for i in range(12)
     ]
     made = Policy(
-        word, (0.5,), aliases=(word,), signal=word, unit=word, reason=word, template=word, method="certified",
-        calibration={"certificate": CERTIFICATE | {"losses": word}, "labels": word, "groups": 12},
+        named, (0.5,), aliases=(named,), signal=named, reason=named, template=named, method="certified",
+        calibration={"certificate": CERTIFICATE | {"risk": named}, "labels": named, "groups": 12},
     )  # fmt: skip
     pages = [
         build_report(traces, made, title=word),
-        build_report(traces, Policy(word, (0.5,), active=False, reason=word, unit=word, template=word), title=word),
+        build_report(traces, Policy(named, (0.5,), active=False, reason=named, template=named), title=word),
         build_report(
             traces, title=word, live={"model": word, "questions": 3, "stops_at_step": [1], "method": word, "policy": word}
         ),
@@ -379,7 +383,7 @@ def hostile(word: str) -> str:
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_text_from_outside_is_never_markup() -> None:
-    """Ids, questions, answers, texts, models, signals, units, reasons, titles: tags are the same as with harmless words.
+    """Ids, questions, answers, texts, models, signals, reasons, titles: tags are the same as with harmless words.
 
     The hostile word closes style, pre and svg, opens script and img, tries a template, and holds a lone surrogate and a NUL.
     """

@@ -92,12 +92,13 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
         self._new.pop(req_idx, None)
         try:
             settings = read(sampling_params.extra_args)
-        except ValueError:  # refused at the door already
-            settings = None
-        if settings is None:
-            return False
-        if self._states.prefill_len.np[req_idx] > self._states.prompt_len.np[req_idx]:
-            self._rows.say("runs in full: it was preempted", settings)
+            if settings is None:
+                return False
+            if self._states.prefill_len.np[req_idx] > self._states.prompt_len.np[req_idx]:
+                self._rows.say("runs in full: it was preempted", settings)
+                return False
+        except Exception as error:  # noqa: BLE001 (it would end the server; settings that are wrong were refused at the door)
+            self._rows.failed([], error)
             return False
         self._new[req_idx] = sampling_params
         return True
@@ -122,11 +123,15 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
         return self._rows.step(logits, rows, known, [tokens[place] for place, _ in rows])
 
     def _begin(self, slot: int) -> None:
-        params, length = self._new.pop(slot), int(self._states.prompt_len.np[slot])
-        prompt = self._states.all_token_ids.gpu[slot, max(0, length - TAIL) : length].tolist()
-        if row := self._rows.begin(read(params.extra_args), prompt, params):
-            self._slots[slot] = row
-            row.sit(slot)
+        params = self._new.pop(slot)
+        try:
+            length = int(self._states.prompt_len.np[slot])
+            prompt = self._states.all_token_ids.gpu[slot, max(0, length - TAIL) : length].tolist()
+            if row := self._rows.begin(read(params.extra_args), prompt, params):
+                row.sit(slot)
+                self._slots[slot] = row
+        except Exception as error:  # noqa: BLE001 (it would end the watching of all)
+            self._rows.failed([], error)
 
 
 class EntropyStopAny(EntropyStop, EntropyStopV2):

@@ -45,6 +45,6 @@ def settings_for(policy: Policy, model: str, request: Mapping[str, Any], *, on_m
     taken = any(body.get(name) for name in CHANGING) or any(str(key).startswith(PREFIX) for key in given)
     if not policy.active or policy.stop_rule.reads_answers or policy.signal not in SIGNALS or taken:
         return None
-    told = replace(policy.for_model(model), calibration={}, extra={})  # what decides, and no more
+    told = replace(policy, calibration={}, extra={}).for_model(model)  # what decides, and no more
     keys = {PREFIX + "policy": json.dumps(told.to_dict()), PREFIX + "on_mismatch": on_mismatch}
     return {"vllm_xargs": {**given, **keys}}

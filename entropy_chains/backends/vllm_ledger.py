@@ -69,6 +69,7 @@ class Ledger:
         k: the likeliest tokens that entropies are over, 0 for all, [seats].
         quiet: tokens that are known to decide nothing, [vocabulary].
         tokens: the kept ones, [seats, KEPT + 1]; figures: theirs, or their logits, [seats, KEPT + 1, width].
+        fault: what kept figures from coming, if something did. The rows that need them are given up, each for itself.
     """
 
     def __init__(self, seats: int, text: Callable[[int], str], *, late: bool):
@@ -78,6 +79,7 @@ class Ledger:
         self.quiet = np.zeros(0, bool)
         self.tokens = np.zeros((seats, KEPT + 1), np.int64)
         self.figures = np.zeros((seats, KEPT + 1, 0), np.float32)  # until the width is known
+        self.fault: Exception | None = None
         self._coming: list[tuple[Array, Coming]] = []
         self._indices: tuple[Array, torch.Tensor] | None = None
 
@@ -132,8 +134,11 @@ class Ledger:
         ks = self.k[seats]
         for k in set(ks.tolist()):
             some = ks == k
-            part = logits if len(places) == len(logits) and some.all() else logits[self._index(places[some], logits.device)]
-            self._coming.append((seats[some], Coming(logits_entropy(part, k or None))))
+            try:
+                part = logits if len(places) == len(logits) and some.all() else logits[self._index(places[some], logits.device)]
+                self._coming.append((seats[some], Coming(logits_entropy(part, k or None))))
+            except Exception as error:  # noqa: BLE001 (rows with another k go on)
+                self._miss(seats[some], error)
 
     def _index(self, places: Array, device: torch.device) -> torch.Tensor:
         """The places as a tensor; kept, for most steps watch the same rows as the one before."""
@@ -145,7 +150,14 @@ class Ledger:
         """Lay down what the last step measured."""
         coming, self._coming = self._coming, []  # first: what cannot be read must not be tried again in every step
         for seats, figures in coming:
-            self.figures[seats, self.kept[seats]] = figures.read()
+            try:
+                self.figures[seats, self.kept[seats]] = figures.read()
+            except Exception as error:  # noqa: BLE001 (what comes for other seats is not lost)
+                self._miss(seats, error)
+
+    def _miss(self, seats: Array, error: Exception) -> None:
+        self.pending[seats] = False
+        self.fault = error
 
 
 class Away(NamedTuple):
@@ -188,13 +200,14 @@ class Row:
         """Take a seat, with what it had in the one before."""
         ledger, away = self._ledger, self._away
         ledger.arrive()  # who sat here before may have figures under way
-        self.seat, kept = seat, len(away.tokens)
+        kept = len(away.tokens)
         ledger.fed[seat], ledger.told[seat], ledger.kept[seat] = away.fed, away.told, kept
         ledger.k[seat] = self.settings.policy.k or 0
         ledger.pending[seat] = len(away.figures) > kept
         ledger.tokens[seat, :kept] = away.tokens
         if len(away.figures):
             ledger.figures[seat, : len(away.figures)] = away.figures
+        self.seat = seat  # last: it has no seat that cannot hold what it brings
         self.look()
 
     def rise(self) -> None:
@@ -235,7 +248,7 @@ class Row:
         self._tell(seat)
         if self.monitor.advance(text, forced=forced):
             if not pending:
-                raise EntropyChainsError(f"token {self.fed} counts, but it was not measured")
+                raise EntropyChainsError(f"token {self.fed} counts, but it was not measured") from ledger.fault
             ledger.kept[seat] += 1
             ledger.told[seat] += 1
         ended = self.monitor.at_end

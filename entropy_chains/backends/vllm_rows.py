@@ -82,7 +82,7 @@ class Rows:
             known: tokens of its output so far.
             token: the last of them.
         """
-        if known == row.fed:
+        if known == row.fed or not row.on:
             return
         if known != row.fed + 1:
             self.leave(row, f"{known} tokens where {row.fed + 1} were expected")
@@ -134,19 +134,27 @@ class Rows:
             The logits.
         """
         try:
-            self._ledger.prepare(logits.shape[-1])
-            seats, places = self._arrays(rows)
-            for n in self._ledger.keep(seats, np.array(known), np.array(tokens)):
-                row = rows[n][1]
-                try:
-                    self.take(row, known[n], tokens[n])
-                except Exception as error:  # noqa: BLE001 (see above)
-                    self.failed([row], error)
-            self._ledger.measure(logits, seats, places)
-            self.force(logits, rows)
+            self._step(logits, rows, known, tokens)
         except Exception as error:  # noqa: BLE001 (see above)
-            self.failed([row for _, row in rows], error)
+            if len(rows) < 2:
+                self.failed([row for _, row in rows], error)
+            # Whose fault it is shows when each is taken alone. What was done for a row already is not done twice: its tokens are
+            # counted, and its next token's figures are the same again.
+            for n in range(len(rows) if len(rows) > 1 else 0):
+                self.step(logits, rows[n : n + 1], known[n : n + 1], tokens[n : n + 1])
         return logits
+
+    def _step(self, logits: torch.Tensor, rows: Sequence[tuple[int, Row]], known: Sequence[int], tokens: Sequence[int]) -> None:
+        self._ledger.prepare(logits.shape[-1])
+        seats, places = self._arrays(rows)
+        for n in self._ledger.keep(seats, np.array(known), np.array(tokens)):
+            row = rows[n][1]
+            try:
+                self.take(row, known[n], tokens[n])
+            except Exception as error:  # noqa: BLE001 (the other rows go on)
+                self.failed([row], error)
+        self._ledger.measure(logits, seats, places)
+        self.force(logits, rows)
 
     def leave(self, row: Row, why: str) -> None:
         """Stop watching a row; it runs in full."""

@@ -39,8 +39,8 @@ class Seats:
 
     Args:
         rows: what all rows share.
-        kept: rows remembered after they left. A request that waits for memory leaves the batch as a finished one does, and
-            comes back with tokens in its output; a row that is forgotten by then runs in full.
+        kept: rows remembered after they left, but for those with a long policy. A request that waits for memory leaves the batch
+            as a finished one does, and comes back with tokens in its output; a row that is forgotten by then runs in full.
     """
 
     def __init__(self, rows: Rows, kept: int):
@@ -69,6 +69,13 @@ class Seats:
 
     def step(self, logits: torch.Tensor) -> torch.Tensor:
         """One step of the engine: see :meth:`Rows.step`."""
+        try:
+            return self._step(logits)
+        except Exception as error:  # noqa: BLE001 (it would end the server)
+            self._rows.failed([seat.row for seat in self._seats.values()], error)
+            return logits
+
+    def _step(self, logits: torch.Tensor) -> torch.Tensor:
         if self._watched is None or not all(row.on for _, row in self._watched):
             seats = [(place, seat) for place, seat in sorted(self._seats.items()) if seat.row.on]
             self._watched = [(place, seat.row) for place, seat in seats]
@@ -83,9 +90,13 @@ class Seats:
         return self._rows.step(logits, self._watched, known, tokens)
 
     def _sit(self, seat: Seat | None, place: int) -> None:
-        if seat:
-            self._seats[place] = seat
+        if seat is None:
+            return
+        try:
             seat.row.sit(place)
+            self._seats[place] = seat
+        except Exception as error:  # noqa: BLE001 (it would end the watching of all)
+            self._rows.failed([seat.row], error)
 
     def _rise(self, place: int) -> Seat | None:
         """Empty a place; returns who sat there, if it is still watched."""
@@ -100,13 +111,14 @@ class Seats:
         return seat
 
     def _leave(self, place: int) -> None:
-        if seat := self._rise(place):
+        seat = self._rise(place)
+        if seat and seat.row.settings.small:
             self._left.append(seat)
 
     def _taken(self, params: Any, prompt: list[int] | None, output: list[int]) -> Seat | None:
         try:
             settings = read(params.extra_args)
-            if settings is None or not output:
+            if settings is None or len(output) == 0:
                 row = self._rows.begin(settings, prompt, params)
                 return Seat(row, params, output) if row else None
             for seat in self._left:

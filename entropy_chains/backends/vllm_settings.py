@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from entropy_chains.backends.vocabulary import Vocabulary
-from entropy_chains.errors import PolicyError, PolicyMismatch, SettingsError
+from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.policy import Policy
 from entropy_chains.records import SIGNALS
-from entropy_chains.steps import Segmentation
+from entropy_chains.steps import SEGMENTATION, Segmentation
+from entropy_chains.validation import Check, first_fault, is_count, is_name, is_number, is_whole, one_of, short, strict_json
 
 PREFIX = "entropy_chains_"
 HELLO = "hello"
@@ -22,8 +23,14 @@ HELLO = "hello"
 BY_REQUEST = "request"
 """The model's label in a policy made of a request's own numbers: it is for whatever runs."""
 
-LARGEST_FILE = 2**20
-"""Bytes a policy file may have. The path comes from outside, so what is read is kept small."""
+LARGEST_POLICY = 2**20
+"""Characters that a request's policy may have, or bytes its file. Both come from outside, so what is read is kept small."""
+
+KEPT, LONGEST_KEPT = 64, 2**13
+"""Policies that are remembered, and the characters that each of them has at most: a client must not fill the server's memory."""
+
+LONGEST_ID = 200
+"""Characters of a label: each stands in the server's log."""
 
 CHANGING = ("logit_bias", "allowed_token_ids", "bad_words")
 """Sampling parameters that change the logits before the plug-in sees them."""
@@ -39,6 +46,7 @@ class Settings:
         holdout: the request runs in full on purpose.
         on_mismatch: ``error`` refuses a policy made for something else, ``warn`` only logs.
         id: the caller's own label, for the log line.
+        small: the policy is short enough to be remembered after the request has left.
     """
 
     policy: Policy
@@ -46,6 +54,7 @@ class Settings:
     holdout: bool = False
     on_mismatch: str = "error"
     id: str = ""
+    small: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +94,23 @@ def read(given: Mapping[str, Any] | None) -> Settings | None:
         SettingsError: a key is unknown, a value is not of its kind, or keys contradict each other.
         PolicyError: the policy cannot be read.
     """
-    own = {key.removeprefix(PREFIX): value for key, value in (given or {}).items() if key.startswith(PREFIX)}
+    own = {key.removeprefix(PREFIX): v for key, v in (given or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
     if not own:
         return None
     for key in own:
         if key not in KINDS:
             known = ", ".join(PREFIX + k for k in KINDS)
-            raise SettingsError(f"{PREFIX}{key} is unknown; the plug-in knows {known}")
-    values = {key: KINDS[key](PREFIX + key, value) for key, value in own.items()}
+            raise SettingsError(f"{PREFIX}{key[:LONGEST_ID]} is unknown; the plug-in knows {known}")
+    if found := first_fault(own, KINDS, PREFIX):
+        raise SettingsError(found[1])
+    values = {key: READ[key](value) if key in READ else value for key, value in own.items()}
     rule = {key: values.pop(key) for key in ("policy", *INLINE) if key in values}
     if "policy" in rule and len(rule) > 1:
         raise SettingsError(f"{PREFIX}policy and {', '.join(PREFIX + k for k in rule if k != 'policy')} contradict each other")
     if "policy" not in rule and "threshold" not in rule:
         raise SettingsError(f"{', '.join(PREFIX + k for k in own)} says nothing of when; give {PREFIX}policy or {PREFIX}threshold")
-    return Settings(rule["policy"] if "policy" in rule else _made_of(**rule), **values)
+    small = len(own.get("policy", "")) <= LONGEST_KEPT
+    return Settings(rule["policy"] if "policy" in rule else _made_of(**rule), small=small, **values)
 
 
 def check(settings: Settings, serving: Serving | None, params: Any = None) -> None:
@@ -149,7 +161,7 @@ def _served(policy: Policy, serving: Serving) -> dict[str, Any]:
     return running
 
 
-@lru_cache(maxsize=256)
+@lru_cache(KEPT)
 def _made_of(
     threshold: float,
     boundary: str = Segmentation().boundary,
@@ -167,80 +179,66 @@ def _made_of(
     )
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise SettingsError(f"{name} is {value!r}; it must be a text that is not empty")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SettingsError(f"{name} is {value!r}; it must be a number")
-    return value
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SettingsError(f"{name} is {value!r}; it must be a whole number")
-    return value
-
-
-def _truth(name: str, value: Any) -> bool:
-    """``vllm_xargs`` holds texts and numbers: true and false arrive as 1 and 0."""
-    said = str(value).strip().lower()
-    if said not in ("0", "1", "0.0", "1.0", "true", "false"):
-        raise SettingsError(f"{name} is {value!r}; it must be true or false (or 1 or 0)")
-    return said in ("1", "1.0", "true")
-
-
-def _mismatch(name: str, value: Any) -> str:
-    if value not in ("error", "warn"):
-        raise SettingsError(f"{name} is {value!r}; it must be error or warn")
-    return str(value)
-
-
-def _policy(name: str, value: Any) -> Policy:
+def _policy(text: str) -> Policy:
     """A policy file's content, or the path of one on the server."""
-    text = _text(name, value).strip()
+    text = text.strip()
     if text.startswith("{"):
-        return _from_text(text)
-    path = Path(text)
+        return _remembered(text) if len(text) <= LONGEST_KEPT else _from_text(text)
     try:  # one answer for all that is no policy file: a request must not find out what lies on the server
-        if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        path = Path(os.path.realpath(text))  # one file is remembered once, however its path is written
+        if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_POLICY:
             raise OSError
         return _from_file(path, path.stat().st_mtime_ns)
-    except (OSError, PolicyError) as error:
+    except (OSError, ValueError) as error:
         remedy = "give the path of a readable .json policy file on the server, or the file's content"
-        raise PolicyError(f"{name} is {text!r}, which is not a policy file: {remedy}") from error
+        raise PolicyError(f"{PREFIX}policy is {short(text, 300)}, which is not a policy file: {remedy}") from error
 
 
-@lru_cache(maxsize=256)
 def _from_text(text: str) -> Policy:
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise PolicyError(f"{PREFIX}policy is not JSON ({error}); give a policy file's content, or its path") from error
+        data = strict_json(text)
+    except InputError as error:
+        raise PolicyError(f"{PREFIX}policy is {error}; give a policy file's content, or its path") from error
     return Policy.from_dict(data, f"{PREFIX}policy")
 
 
-@lru_cache(maxsize=256)
+_remembered = lru_cache(KEPT)(_from_text)
+
+
+@lru_cache(KEPT)
 def _from_file(path: Path, _changed: int) -> Policy:
     return Policy.load(path)
 
 
-KINDS: dict[str, Callable[[str, Any], Any]] = {
-    "policy": _policy,
-    "threshold": _number,
-    "boundary": _text,
-    "min_tokens": _whole,
-    "min_steps": _whole,
-    "k": _whole,
-    "stop": _truth,
-    "holdout": _truth,
-    "on_mismatch": _mismatch,
-    "id": _text,
-}
-"""Every key, without its prefix, and how its value is read."""
+def _truth(value: str | float) -> bool:
+    return str(value).strip().lower() in TRUE
 
-INLINE = ("threshold", "boundary", "min_tokens", "min_steps", "k")
-"""The keys that make a policy of their own; ``k`` 0 = the whole vocabulary."""
+
+TRUE, FALSE = ("1", "1.0", "true"), ("0", "0.0", "false")
+"""``vllm_xargs`` holds texts and numbers: true and false arrive as 1 and 0."""
+
+_TRUTH = Check(
+    lambda v: (isinstance(v, str) or v in (0, 1)) and str(v).strip().lower() in TRUE + FALSE, "true or false (or 1 or 0)"
+)
+
+KINDS: dict[str, Check] = {
+    "policy": Check(
+        lambda v: is_name(v) and len(v) <= LARGEST_POLICY,
+        f"a policy file's content, of at most {LARGEST_POLICY:,} characters, or its path on the server",
+    ),
+    "threshold": Check(is_number, "a finite number, in bits"),
+    **SEGMENTATION,
+    "min_steps": Check(is_whole, "a whole number; steps count from 1"),
+    "k": Check(is_count, "a whole number of at least 1, or 0 for the whole vocabulary"),
+    "stop": _TRUTH,
+    "holdout": _TRUTH,
+    "on_mismatch": one_of(("error", "warn")),
+    "id": Check(lambda v: is_name(v) and len(v) <= LONGEST_ID, f"a text of 1 to {LONGEST_ID} characters"),
+}
+"""Every key, without its prefix, and what its value must be."""
+
+READ: dict[str, Callable[[Any], Any]] = {"policy": _policy, "stop": _truth, "holdout": _truth}
+"""How the values are read that are not taken as they are."""
+
+INLINE = ("threshold", *SEGMENTATION, "min_steps", "k")
+"""The keys that make a policy of their own."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import random
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -16,7 +19,8 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoTokenizer
 
-from entropy_chains.backends import vllm_ledger
+from entropy_chains.backends import vllm_ledger, vllm_settings
+from entropy_chains.backends.vllm_ledger import Row
 from entropy_chains.backends.vllm_rows import Rows
 from entropy_chains.backends.vllm_seats import Seats
 from entropy_chains.backends.vllm_settings import Serving, check, read
@@ -312,6 +316,104 @@ def test_an_error_of_ours_ends_the_watching_of_its_row_only(caplog):
     assert caplog.text.count("entropy-chains failed") == 1
 
 
+BAD_K = 7
+"""Likeliest tokens that only the request `bad` asks for."""
+
+
+def bad(row):
+    return row.settings.id == "bad"
+
+
+def fails(function, when):
+    """The function, but for calls that ``when`` picks out: those raise."""
+
+    def called(*args):
+        if when(*args):
+            raise ZeroDivisionError("made for a test")
+        return function(*args)
+
+    return called
+
+
+def unreadable(part, k):
+    """Figures that cannot be read once they have arrived."""
+    found = logits_entropy(part, k)
+    return SimpleNamespace(figures=lambda: found.figures().requires_grad_()) if k == BAD_K else found
+
+
+def too_large_k(row, seat, sit=Row.sit):
+    """A k that no array of 64 bits holds, as if the door had let it in."""
+    if bad(row):
+        object.__setattr__(row.settings.policy, "k", 2**63)
+    sit(row, seat)
+
+
+def closed_too_far(rows, row, known, token, take=Rows.take):
+    """A row that has more of the closing text than there is."""
+    take(rows, row, known, token)
+    if bad(row) and row.closing is not None:
+        row.closing -= 100
+
+
+BREAKS = {
+    "while it begins": (Rows, "begin", fails(Rows.begin, lambda rows, settings, *_: settings.id == "bad")),
+    "while it takes its seat": (Row, "sit", fails(Row.sit, lambda row, seat: bad(row))),
+    "at a seat that cannot hold its k": (Row, "sit", too_large_k),
+    "while it leaves its seat": (Row, "rise", fails(Row.rise, bad)),
+    "with a token": (Rows, "take", fails(Rows.take, lambda rows, row, known, token: bad(row))),
+    "while its entropies are computed": (vllm_ledger, "logits_entropy", fails(logits_entropy, lambda part, k: k == BAD_K)),
+    "while its entropies arrive": (vllm_ledger, "logits_entropy", unreadable),
+    "while it is closed": (Rows, "take", closed_too_far),
+}
+"""Where one request may break: a function of ours, and what it does then."""
+
+
+@pytest.mark.parametrize("where", BREAKS)
+def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
+    """It runs in full, whatever broke. The others are closed exactly where they would be, and nothing is raised."""
+    monkeypatch.setattr(vllm_settings, "_made_of", vllm_settings._made_of.__wrapped__)
+    monkeypatch.setattr(*BREAKS[where])
+    keys = [LOW | {"threshold": 2.0}] * 2 + [LOW | {"threshold": 2.5, "k": BAD_K, "id": "bad"}]
+    requests = [Request(n, k, opened=True) for n, k in enumerate(keys, 2)]
+    seats = Seats(Rows(SERVING, 3), kept=4)
+    added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
+    seats.update(SimpleNamespace(removed=[], added=added[:2], moved=[]))
+    batch = requests[:2]
+    for step in range(60):
+        if step == 2:  # the bad one comes to rows that are watched already
+            seats.update(SimpleNamespace(removed=[], added=added[2:], moved=[]))
+            batch = requests[:]
+        if step == 4:  # and changes places with one of them
+            seats.update(SimpleNamespace(removed=[], added=[], moved=[(1, 2, SimpleNamespace(name="SWAP"))]))
+            batch = [requests[n] for n in (0, 2, 1)]
+        logits = seats.step(torch.stack([r.logits(r.output) for r in batch]))
+        for request, token in zip(batch, logits.argmax(-1).tolist(), strict=True):
+            request.output.append(token)
+    for request in requests[:2]:
+        request.length = 60
+        assert (request.output, True) == request.alone()
+    plain = Request(4, {}, opened=True)
+    plain.length = len(requests[2].output)
+    assert requests[2].output == plain.alone()[0]
+    assert caplog.text.count("entropy-chains failed") == 1
+
+
+def test_a_token_that_no_vocabulary_has_harms_its_row_only():
+    """All rows' tokens are looked up at once; where that fails, each row is tried alone."""
+    requests = [Request(n, LOW | {"threshold": 2.0 if n != 1 else 9}, opened=True) for n in range(3)]
+    seats = Seats(Rows(SERVING, 3), kept=4)
+    added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
+    seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
+    for step in range(60):
+        logits = seats.step(torch.stack([r.logits(r.output) for r in requests]))
+        for n, (request, token) in enumerate(zip(requests, logits.argmax(-1).tolist(), strict=True)):
+            request.output.append(10**9 if (n, step) == (1, 1) else token)
+    for request in (requests[0], requests[2]):
+        request.length = 60
+        assert request.output == request.alone()[0]
+    assert closed_at(requests[1]) is None
+
+
 def test_an_error_for_all_rows_at_once_leaves_their_logits(monkeypatch, caplog):
     """The one computation for all rows fails: all run in full."""
     monkeypatch.setattr(vllm_ledger, "logits_entropy", lambda part, k: 1 / 0)
@@ -372,6 +474,20 @@ def test_who_asks_nothing_has_no_settings():
         ({"treshold": 1}, "entropy_chains_treshold is unknown"),
         ({"threshold": "low"}, "entropy_chains_threshold is 'low'"),
         ({"threshold": float("nan")}, "nan"),
+        ({"threshold": 10**400}, "entropy_chains_threshold"),
+        ({"threshold": 1e9}, "1000 bits"),
+        ({"threshold": [1]}, r"\[1\]"),
+        ({"threshold": True}, "True"),
+        ({"threshold": 1, "boundary": ["line"]}, "entropy_chains_boundary"),
+        ({"threshold": 1, "min_tokens": 10**30}, "entropy_chains_min_tokens"),
+        ({"threshold": 1, "min_steps": 0}, "entropy_chains_min_steps is 0"),
+        ({"threshold": 1, "k": 2**63}, "entropy_chains_k is 9223372036854775808"),
+        ({"threshold": 1, "k": 2.0}, "entropy_chains_k is 2.0"),
+        ({"threshold": 1, "stop": 10**5000}, "entropy_chains_stop"),
+        ({"threshold": 1, "stop": None}, "entropy_chains_stop is None"),
+        ({"threshold": 1, "id": "x" * 201}, "entropy_chains_id"),
+        ({"threshold": 1, "id": "\ud800"}, "entropy_chains_id"),
+        ({"threshold": 1, "on_mismatch": ["warn"]}, "entropy_chains_on_mismatch"),
         ({"threshold": 1, "boundary": "word"}, "'word'"),
         ({"threshold": 1, "min_tokens": 0}, "min_tokens is 0"),
         ({"threshold": 1, "min_steps": 1.5}, "entropy_chains_min_steps is 1.5"),
@@ -386,12 +502,72 @@ def test_who_asks_nothing_has_no_settings():
         ({"policy": 7}, "entropy_chains_policy is 7"),
         ({"policy": "/etc/hostname"}, "not a policy file"),
         ({"policy": "/nowhere/policy.json"}, "not a policy file"),
+        ({"policy": "/nowhere/\0.json"}, "not a policy file"),
+        ({"policy": "/" + "x" * 100_000 + ".json"}, "not a policy file"),
+        ({"policy": '{"format":' + "[" * 200_000}, "nested too deep"),
+        ({"policy": GOOD[:-1] + ', "active": true}'}, "'active' stands twice"),
+        ({"policy": json.dumps(POLICY.to_dict() | {"thresholds": [10**400]})}, "thresholds"),
+        ({"policy": json.dumps(POLICY.to_dict() | {"calibration": {"remaining_tokens": [None]}})}, "remaining_tokens"),
+        ({"policy": "{" + " " * 2**20 + "}"}, "entropy_chains_policy"),
+        ({"policy": [GOOD]}, "entropy_chains_policy"),
     ],
 )
 def test_a_setting_that_cannot_be_read_is_refused_by_name(keys, said):
     """The message names the value; vLLM makes HTTP 400 of it, for it is a ValueError."""
     with pytest.raises(InputError, match=said.replace("{", r"\{")):
         read(asked(**keys).extra_args)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([*vllm_settings.KINDS, "other"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+            | st.sampled_from([0, 1, 9, 2**53, 2**63, 10**400, 0.5, "1", "true", "line", "warn", GOOD, "policy.json", "/"]),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+            max_leaves=4,
+        ),
+        max_size=5,
+    )
+)  # fmt: skip
+def test_whatever_a_request_says_it_is_refused_or_watched(keys):
+    """InputError at the door, or a row that is seated, fed and taken away without an error. Nothing else is ever raised."""
+    params = asked(**keys)
+    try:
+        found = read(params.extra_args)
+        if found is not None:
+            check(found, SERVING, params)
+    except InputError:
+        return
+    rows = Rows(SERVING, 1)
+    seats = Seats(rows, kept=1)
+    output = []
+    seats.update(SimpleNamespace(removed=[], added=[(0, params, WORDS.encode("1=?<think>\n"), output)], moved=[]))
+    for token in WORDS.encode("1234\n56789\n"):
+        seats.step(torch.zeros(1, SIZE))
+        output.append(token)
+    seats.update(SimpleNamespace(removed=[0], added=[], moved=[]))
+    assert not rows._failed
+
+
+def test_what_is_remembered_of_requests_is_bounded(tmp_path):
+    """Forty policies of a megabyte leave nothing behind; a file is remembered once, however its path is written."""
+    path = tmp_path / "policy.json"
+    POLICY.save(path)
+    seats = Seats(Rows(SERVING, 1), kept=256)
+    vllm_settings._from_file.cache_clear()
+    tracemalloc.start()
+    for n in range(40):
+        params = asked(policy=json.dumps(POLICY.to_dict() | {"note": "y" * 10**6 + str(n)}))
+        seats.update(SimpleNamespace(removed=[], added=[(0, params, WORDS.encode("<think>\n"), [])], moved=[]))
+        assert seats._seats[0].row.on
+        seats.update(SimpleNamespace(removed=[0], added=[], moved=[]))
+        read({"entropy_chains_policy": str(tmp_path / ("x/../" * n) / "policy.json")})
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 5e6
+    assert vllm_settings._from_file.cache_info().currsize == 1
 
 
 def test_a_file_that_is_no_policy_is_not_told_from_one_that_is_not_there(tmp_path):
