@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ from entropy_chains.errors import (
 from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL, RefineRun, run_refine
 from entropy_chains.steps import MODES, Segmentation
-from entropy_chains.traces import Step, Trace
+from entropy_chains.traces import Step, Trace, validate
 from entropy_chains.workers import in_threads, in_turn
 
 Question = Mapping[str, Any]
@@ -44,6 +44,7 @@ PATIENCE = 5
 """After so many of these in a row no more questions are asked."""
 
 GIVEN_UP = "more were given up: each would have failed alike"
+"""What is said of the questions that are left then, after their number."""
 
 
 class RecordError(BatchError):
@@ -115,7 +116,7 @@ def record(
     done: Container[str] = (),
     on_failure: Callable[[Question, Exception], None] | None = None,
     cancelled: threading.Event | None = None,
-) -> Iterator[Trace]:
+) -> Generator[Trace, None, None]:
     """Run every question in full and yield its trace, with the answer that a stop after each step would have given.
 
     A trace is yielded as soon as its question is done. A server is asked several questions at a time, and a slow one keeps no other
@@ -231,7 +232,7 @@ class _Recorder:
         runs = outcomes(partial(run_refine, self.backend, asked, steps=self.steps or 4, sampling=drawn))
         fields = self._fields(part, None) | {"segmentation": PER_CALL.to_dict()}
         return [
-            run if isinstance(run, Exception) else _trace(question, _loop_steps(run), fields)
+            run if isinstance(run, Exception) else outcome(_trace, question, _loop_steps(run), fields)
             for run, (_, question) in zip(runs, part, strict=True)
         ]
 
@@ -293,7 +294,8 @@ def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
 
 
 def _trace(question: Question, steps: list[Step], fields: Mapping[str, Any]) -> Trace:
-    return Trace(
+    """A trace that can be written. Raises TraceError where a value of the question or of the run is none of a trace's."""
+    made = Trace(
         id=question["id"],
         steps=steps,
         group=question.get("group"),
@@ -301,3 +303,5 @@ def _trace(question: Question, steps: list[Step], fields: Mapping[str, Any]) -> 
         gold=question.get("gold"),
         **fields,
     )
+    validate(made.to_dict(), None, None)
+    return made
