@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 import pytest
 from click.testing import CliRunner
@@ -46,11 +48,11 @@ class Recording:
         rows = [{"id": f"q{n}", "question": f"question {n} of many", "gold": "42"} for n in range(count)]
         self.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def start(self, url: str, *options: str) -> subprocess.Popen:
+    def start(self, url: str, *options: str, stderr: int = subprocess.PIPE) -> subprocess.Popen:
         command = [sys.executable, "-m", "entropy_chains", "record", "--data", self.data, "--out", self.out]
         command += ["--base-url", url, "--model", "scripted", "--boundary", "line", *options]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | {"OPENAI_API_KEY": KEY})
+        env = os.environ | {"OPENAI_API_KEY": KEY}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env)
 
     def run(self, url: str, *options: str) -> tuple[int, str, str]:
         """Exit status, standard output and standard error."""
@@ -177,3 +179,72 @@ def test_what_would_befall_all_ends_the_recording(tmp_path, acts, told):
     assert told in last
     assert "more were given up: each would have failed alike" in last
     assert recording.rows() == []
+
+
+@pytest.mark.parametrize("mode", ["thinking", "refine"])
+def test_a_question_too_long_for_a_local_model_costs_itself_alone(tmp_path, mode):
+    """In one batch with others: these are written, with the draws that they have without it, and it is named."""
+    rows = [{"id": f"q{n}", "question": f"{n}4*7=?"} for n in range(1, 5)]
+    whole, data, out = tmp_path / "whole.jsonl", tmp_path / "q.jsonl", tmp_path / "t.jsonl"
+    command = ["record", "--model", "demo", "--max-tokens", "60", "--mode", mode, "--steps", "1", "--json"]
+    steps = []
+    for path, file, long in ((data, whole, "9*9=?"), (data, out, "9*9=" * 1500)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:1], {"id": "long", "question": long}, *rows[1:]]))
+        result = CliRunner().invoke(main, [*command, "--data", str(data), "--out", str(file)])
+        traces = {row["id"]: row for row in map(json.loads, file.read_text().splitlines())}
+        steps.append([[(s["text"], s["tokens"]) for s in traces[f"q{n}"]["steps"][:1]] for n in range(1, 5)])
+    assert (result.exit_code, len(traces)) == (1, 4)
+    assert list(json.loads(result.stdout)["failed"]) == ["long"]
+    assert "long failed: a prompt of 6019 tokens leaves no room in the model's 2048" in result.stderr
+    assert mode == "refine" or steps[0] == steps[1]
+
+
+def test_a_log_gets_a_line_now_and_then(tmp_path, monkeypatch):
+    """Where standard error is no terminal each question may bring a line, if the last one is old enough; with --json none does."""
+    monkeypatch.setattr("entropy_chains.progress.LOG_EVERY", 0.0)
+    for options, lines in (["--concurrency", "1"], 5), (["--json"], 0):
+        folder = tmp_path / options[0]
+        folder.mkdir()
+        recording = Recording(folder, 5)
+        with Hostile(reply) as server:
+            command = ["record", "--data", str(recording.data), "--out", str(recording.out), "--base-url", server.url]
+            result = CliRunner().invoke(main, [*command, "--model", "scripted", *options])
+        assert result.exit_code == 0
+        assert [line for line in result.stderr.splitlines() if line.startswith("recording: ")] == [
+            f"recording: {n}/5" for n in range(1, lines + 1)
+        ]
+
+
+def test_the_bar_moves_with_every_question(tmp_path):
+    """On a terminal it shows each number of questions done while the recording goes on, failures among them."""
+    pty = pytest.importorskip("pty")
+    recording, free = Recording(tmp_path, 4), Event()
+
+    async def waiting(request):
+        while not free.is_set():
+            yield b""
+        for act in reply(request):
+            yield act
+
+    def script(request):
+        if number(request) == 1:
+            return [whole(400, {"error": {"message": "too long"}})]
+        return waiting(request) if number(request) == 3 else reply(request)
+
+    master, slave = pty.openpty()
+    with Hostile(script) as server:
+        process = recording.start(server.url, stderr=slave)
+        os.close(slave)
+        seen = b""
+        while b"3/4" not in seen:
+            seen += os.read(master, 65536)
+        assert process.poll() is None
+        free.set()
+        with suppress(OSError):  # how the end of a terminal is told
+            while more := os.read(master, 65536):
+                seen += more
+    assert process.wait(30) == 1
+    os.close(master)
+    process.stdout.close()
+    assert b"q1 failed: the server refused the request (400): too long" in seen
+    assert b"4/4" in seen
