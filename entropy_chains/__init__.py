@@ -25,10 +25,11 @@ if TYPE_CHECKING:
         PolicyMismatch,
         SettingsError,
         TraceError,
+        UnreachableError,
     )
     from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome
     from entropy_chains.policy import Policy
-    from entropy_chains.recording import record
+    from entropy_chains.recording import RecordError, record
     from entropy_chains.records import StepRecord
     from entropy_chains.refine import RefineError, arun_refine, run_refine
     from entropy_chains.replaying import ReplayResult, replay
@@ -63,6 +64,7 @@ _HOME = {
     "PolicyMismatch": "errors",
     "read_traces": "traces",
     "record": "recording",
+    "RecordError": "recording",
     "RefineError": "refine",
     "replay": "replaying",
     "ReplayResult": "replaying",
@@ -78,6 +80,7 @@ _HOME = {
     "Trace": "traces",
     "TraceError": "errors",
     "transfer": "comparing",
+    "UnreachableError": "errors",
 }
 """Public name to the module it lives in."""
 
@@ -109,6 +112,7 @@ __all__ = [
     "PolicyMismatch",
     "read_traces",
     "record",
+    "RecordError",
     "RefineError",
     "replay",
     "ReplayResult",
@@ -124,6 +128,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "transfer",
+    "UnreachableError",
 ]
 
 
