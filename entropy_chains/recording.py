@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -33,6 +34,9 @@ from entropy_chains.workers import in_threads, in_turn
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
+
+LOOKS = 'each line must look like {"id": "q1", "question": "…", "gold": "…"}, with texts for values'
+"""What is said of a line that does not."""
 
 Part = Sequence[tuple[int, Question]]
 """Questions that are asked together, each with its place in the whole list."""
@@ -66,40 +70,52 @@ class RecordError(BatchError):
 
 
 def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """Read a JSONL file of questions.
+    """Read a JSONL file of questions. Numbers for ``id`` and ``gold`` become texts.
 
     Raises:
-        InputError: the file is missing or empty, or a line is not an object with ``id`` and ``question``, or repeats an id.
+        InputError: the file is missing or empty, or a line is not an object with ``id`` and ``question``, holds a value that no
+            trace may hold, or repeats an id.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line separators
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    wanted = '{"id": "q1", "question": "…", "gold": "…"}'
     questions: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error}); each line must look like {wanted}") from error
-        for name in ("id", "question"):
-            value = found.get(name) if isinstance(found, dict) else None
-            if name == "id" and isinstance(value, int) and not isinstance(value, bool):
-                value = found["id"] = str(value)
-            if not isinstance(value, str) or not value:
-                raise InputError(f"{path}, line {number}: {name!r} is {value!r}; each line must look like {wanted}")
-        if found.get("gold") is not None and not isinstance(found["gold"], str):
-            found["gold"] = str(found["gold"])
+        found = _question(line, f"{path}, line {number}")
         if found["id"] in questions:
             raise InputError(f"{path}, line {number}: id {found['id']!r} stands twice; ids must be unique")
         questions[found["id"]] = found
     if not questions:
-        raise InputError(f"{path} holds no questions; each line must look like {wanted}")
+        raise InputError(f"{path} holds no questions; {LOOKS}")
     return list(questions.values())[:limit]
+
+
+def _question(line: str, place: str) -> dict[str, Any]:
+    """The question of a line. Raises InputError that names the place and the field."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({error}); {LOOKS}") from error
+    given = found if isinstance(found, dict) else {}
+    for name in ("id", "question", "gold", "group"):
+        value, needed = given.get(name), name in ("id", "question")
+        is_number = name == "gold" and isinstance(value, int | float) and abs(value) < math.inf
+        if is_number or (name == "id" and type(value) is int):
+            value = given[name] = str(value)
+        if not _is_text(value, needed) and (needed or value is not None):
+            raise InputError(f"{place}: {name!r} is {repr(value)[:80]}; {LOOKS}")
+    return given
+
+
+def _is_text(value: object, filled: bool) -> bool:
+    """Whether a value is a text that can be written as UTF-8."""
+    halves = isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and not halves and (bool(value) or not filled)
 
 
 def record(

@@ -64,6 +64,14 @@ def test_questions_are_read(tmp_path):
         ([{"id": "", "question": "x"}], "line 1: 'id' is ''"),
         ([{"id": True, "question": "x"}], "line 1: 'id' is True"),
         ([{"id": "a", "question": 5}], "line 1: 'question' is 5"),
+        ([{"id": "a", "question": "\ud800?"}], "line 1: 'question' is '\\ud800?'"),
+        ([{"id": "a\ud800", "question": "x"}], "line 1: 'id' is 'a\\ud800'"),
+        ([{"id": "a", "question": "x", "gold": ["2"]}], "line 1: 'gold' is ['2']"),
+        ([{"id": "a", "question": "x", "gold": {}}], "line 1: 'gold' is {}"),
+        (['{"id": "a", "question": "x", "gold": NaN}'], "line 1: 'gold' is nan"),
+        (['{"id": "a", "question": "x", "gold": -Infinity}'], "line 1: 'gold' is -inf"),
+        ([{"id": "a", "question": "x"}, {"id": "b", "question": "x", "group": 5}], "line 2: 'group' is 5"),
+        (['{"id": "a", "m": ' + "[" * 200_000 + "]" * 200_000 + "}"], "line 1: not JSON"),
         ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "line 2: id 'a' stands twice"),
         ([], "holds no questions"),
         (["", "  "], "holds no questions"),
@@ -75,6 +83,31 @@ def test_a_bad_line_is_named(tmp_path, lines, told):
     with pytest.raises(InputError, match=r"q\.jsonl") as error:
         read_questions(path)
     assert told in str(error.value)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+QUESTION = st.fixed_dictionaries(
+    {"id": TEXTS, "question": TEXTS},
+    optional={"gold": st.text(st.characters(exclude_categories=["Cs"])) | st.none(), "group": TEXTS},
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(QUESTION, min_size=1, unique_by=lambda q: q["id"]), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"])
+)
+def test_questions_come_in_as_they_went_out(tmp_path_factory, questions, newline, mark):
+    """Whatever the texts hold, other line separators among it, with either line end, with or without a byte order mark."""
+    path = tmp_path_factory.mktemp("q") / "q.jsonl"
+    lines = newline.join(json.dumps(q, ensure_ascii=False) for q in questions)
+    path.write_bytes((mark + lines).encode())
+    assert read_questions(path) == questions
+
+
+def test_numbers_of_any_size_become_texts(tmp_path):
+    """Also one that no float can hold."""
+    rows = [{"id": n, "question": "x", "gold": gold} for n, gold in enumerate([2, 2.5, 10**400, True])]
+    assert [q["gold"] for q in read_questions(write(tmp_path / "q.jsonl", *rows))] == ["2", "2.5", str(10**400), "True"]
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -156,7 +156,7 @@ class ScriptedBackend:
             *_, last = self._play(messages, policy, sampling, steps, stop and stopping_enabled(), held)
             return _final(last)
 
-        held = holdout or [False] * len(conversations)
+        held = [False] * len(conversations) if holdout is None else holdout
         return all_of([outcome(whole, m, h) for m, h in zip(conversations, held, strict=True)])
 
     def stream(
