@@ -43,11 +43,11 @@ def in_threads(
                 ready.put((part, made))
 
     left, running = iter(parts), 0
-    for part in islice(left, threads):
-        waiting.put(part)
-        threading.Thread(target=serve, name="entropy-chains-worker", daemon=True).start()
-        running += 1
     try:
+        for part in islice(left, threads):
+            waiting.put(part)
+            threading.Thread(target=serve, name="entropy-chains-worker", daemon=True).start()
+            running += 1
         while running:
             try:
                 found = ready.get(timeout=0.1)
