@@ -26,11 +26,12 @@ if TYPE_CHECKING:
         PolicyMismatch,
         SettingsError,
         TraceError,
+        UnreachableError,
         WriteError,
     )
     from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome
     from entropy_chains.policy import Policy
-    from entropy_chains.recording import record
+    from entropy_chains.recording import RecordError, record
     from entropy_chains.records import StepRecord
     from entropy_chains.refine import RefineError, arun_refine, run_refine
     from entropy_chains.replaying import ReplayResult, replay
@@ -66,6 +67,7 @@ _HOME = {
     "PolicyMismatch": "errors",
     "read_traces": "traces",
     "record": "recording",
+    "RecordError": "recording",
     "RefineError": "refine",
     "replay": "replaying",
     "ReplayResult": "replaying",
@@ -81,6 +83,7 @@ _HOME = {
     "Trace": "traces",
     "TraceError": "errors",
     "transfer": "comparing",
+    "UnreachableError": "errors",
     "WriteError": "errors",
 }
 """Public name to the module it lives in."""
@@ -114,6 +117,7 @@ __all__ = [
     "PolicyMismatch",
     "read_traces",
     "record",
+    "RecordError",
     "RefineError",
     "replay",
     "ReplayResult",
@@ -129,6 +133,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "transfer",
+    "UnreachableError",
     "WriteError",
 ]
 

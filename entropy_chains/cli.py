@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ import click
 from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
 from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
+from entropy_chains.progress import progress
 
 if TYPE_CHECKING:
     import openai
@@ -40,12 +39,9 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except InputError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(2)
         except EntropyChainsError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
+            click.echo("; ".join([f"error: {error}", *getattr(error, "__notes__", [])]), err=True)
+            ctx.exit(2 if isinstance(error, InputError) else 1)
         except OSError as error:
             click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
             ctx.exit(2 if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) else 1)
@@ -112,13 +108,14 @@ def record(
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
     from dataclasses import replace
+    from functools import partial
 
     from entropy_chains.backends import Sampling
+    from entropy_chains.cli_record import write_traces
     from entropy_chains.files import holds_data
     from entropy_chains.recording import read_questions
     from entropy_chains.recording import record as run
     from entropy_chains.refine import PER_CALL
-    from entropy_chains.traces import TraceWriter
 
     if not model:
         raise SettingsError("give --model PATH_OR_ID (or 'demo'), or --base-url URL --model NAME for a server")
@@ -147,17 +144,15 @@ def record(
     details = backend.details(sampling, segmentation)
     cut = PER_CALL.to_dict() if mode == "refine" else details["segmentation"]
     check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut})
-    with TraceWriter(out) as writer, progress(as_json) as track:
-        left = [q for q in questions if q["id"] not in writer.ids]
-        advance = track("recording", len(left))
-        for trace in run(
-            backend, left, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency, system=system,
-        ):  # fmt: skip
-            writer.write(trace)
-            advance(1)
-        done = len(writer.ids)
-    result = {"recorded": len(left), "skipped": len(questions) - len(left), "traces": done, "out": str(out)}
-    show(result, as_json, f"{len(left)} recorded, {len(questions) - len(left)} skipped → {out}")
+    asking = partial(
+        run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
+        system=system,
+    )  # fmt: skip
+    result, lacking = write_traces(asking, questions, out, as_json)
+    show(result, as_json, f"{result['recorded']} recorded, {result['skipped']} skipped → {out}")
+    if lacking:
+        click.echo(lacking, err=True)
+        raise click.exceptions.Exit(1)
 
 
 @main.command()
@@ -356,22 +351,6 @@ def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
 
     logging.disable_progress_bar()  # its weights load in no time
     return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k, batch_size=batch_size)
-
-
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Progress bars on standard error: ``track(name, total)`` gives the function that moves one on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet and not sys.stderr.isatty()) as bars:
-
-        def track(name: str, total: int) -> Callable[[int], None]:
-            task = bars.add_task(name, total=total)
-            return lambda count: bars.advance(task, count)
-
-        yield track
 
 
 def show(result: dict[str, Any], as_json: bool, human: str | Callable[[], Any]) -> None:

@@ -13,15 +13,19 @@
     ├── MissingExtraError (ImportError)  an optional dependency is not installed; .extra
     └── BackendError                     a model or server did not do what was asked
         ├── NoLogprobsError              no logprobs, so no entropy: stopping is impossible
+        ├── UnreachableError             the server cannot be reached, or refuses this client or model, whatever is asked
         └── BatchError                   some conversations failed; .runs .errors
-            └── RefineError              some conversations of a loop failed (in refine.py)
+            ├── RefineError              some conversations of a loop failed (in refine.py)
+            └── RecordError              some questions were not recorded (in recording.py); .failed .given_up
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]{6,})")
 
@@ -29,6 +33,12 @@ _SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]
 def without_secrets(text: str) -> str:
     """A server's message without what looks like a key: some repeat the key that they refuse."""
     return _SECRET.sub("[key]", text)
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, without keys; one that is not this package's with its type."""
+    named = "" if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: "
+    return without_secrets(" ".join(f"{named}{error}".split()))
 
 
 class EntropyChainsError(Exception):
@@ -113,6 +123,10 @@ class NoLogprobsError(BackendError):
     """The model or server gives no logprobs, so there is no entropy and stopping is impossible."""
 
 
+class UnreachableError(BackendError):
+    """The server cannot be reached, or it refuses this client or model: every other request would fail alike."""
+
+
 class BatchError(BackendError):
     """Some conversations failed; the others' runs are here, none of them lost.
 
@@ -138,3 +152,26 @@ class BatchError(BackendError):
             raise failed[0]
         if failed:
             raise cls(runs, errors) from failed[0]
+
+
+def outcome(call: Callable[..., T], *given: Any) -> T | Exception:
+    """What a call returns, or what it fails with. Nothing is raised."""
+    try:
+        return call(*given)
+    except Exception as error:  # noqa: BLE001 (whatever a backend raises: what is finished elsewhere must not be lost)
+        return error
+
+
+def outcomes(call: Callable[[], Sequence[T]]) -> list[T | Exception]:
+    """What a call makes of each of its conversations: the result, or what it fails with. Raises where the call fails as a whole."""
+    try:
+        return list(call())
+    except BatchError as error:
+        return [run if why is None else why for run, why in zip(error.runs, error.errors, strict=True)]
+
+
+def all_of(made: Sequence[T | Exception]) -> list[T]:
+    """The results, once none of them is an error; else raises as :meth:`BatchError.check`."""
+    errors = [m if isinstance(m, Exception) else None for m in made]
+    BatchError.check([None if isinstance(m, Exception) else m for m in made], errors)
+    return [m for m in made if not isinstance(m, Exception)]

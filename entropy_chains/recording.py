@@ -3,60 +3,122 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+import threading
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
-from entropy_chains.errors import InputError, SettingsError
+from entropy_chains.backends import Backend, Generation, Message, Probe, RecordableBackend, Sampling
+from entropy_chains.errors import (
+    BatchError,
+    InputError,
+    MissingExtraError,
+    NoLogprobsError,
+    SettingsError,
+    UnreachableError,
+    outcome,
+    outcomes,
+    reason,
+)
 from entropy_chains.records import StepRecord
-from entropy_chains.refine import PER_CALL, run_refine
+from entropy_chains.refine import PER_CALL, RefineRun, run_refine
 from entropy_chains.steps import MODES, Segmentation
-from entropy_chains.traces import Step, Trace
+from entropy_chains.traces import Step, Trace, validate
+from entropy_chains.workers import in_threads, in_turn
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
 
+LOOKS = 'each line must look like {"id": "q1", "question": "…", "gold": "…"}, with texts for values'
+"""What is said of a line that does not."""
+
+Part = Sequence[tuple[int, Question]]
+"""Questions that are asked together, each with its place in the whole list."""
+
+BEFALLS_ALL = (NoLogprobsError, UnreachableError, SettingsError, MissingExtraError)
+"""Errors that say nothing of the question: the next one would fail alike."""
+
+PATIENCE = 5
+"""After so many of these in a row no more questions are asked."""
+
+GIVEN_UP = "more were given up: each would have failed alike"
+"""What is said of the questions that are left then, after their number."""
+
+
+class RecordError(BatchError):
+    """Some questions were not recorded. Every finished trace was yielded before: ``runs`` is empty.
+
+    Attributes:
+        errors: what each question failed with, in order; None where it did not fail.
+        failed: the same for those that failed, by id.
+        given_up: how many more were not asked, or not to the end, because each would have failed alike.
+    """
+
+    def __init__(self, questions: Sequence[Question], failed: Mapping[int, Exception], given_up: int):
+        super().__init__((), [failed.get(place) for place in range(len(questions))])
+        self.failed, self.given_up = {questions[place]["id"]: error for place, error in sorted(failed.items())}, given_up
+        name, first = next(iter(self.failed.items()))
+        self.args = (f"{len(failed)} of {len(questions)} questions failed, the first ({name}) with {reason(first)}",)
+        if given_up:
+            self.add_note(f"{given_up} {GIVEN_UP}")
+
 
 def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
-    """Read a JSONL file of questions.
+    """Read a JSONL file of questions. Numbers for ``id`` and ``gold`` become texts.
 
     Raises:
-        InputError: the file is missing or empty, or a line is not an object with ``id`` and ``question``, or repeats an id.
+        InputError: the file is missing or empty, or a line is not an object with ``id`` and ``question``, holds a value that no
+            trace may hold, or repeats an id.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line separators
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    wanted = '{"id": "q1", "question": "…", "gold": "…"}'
     questions: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error}); each line must look like {wanted}") from error
-        for name in ("id", "question"):
-            value = found.get(name) if isinstance(found, dict) else None
-            if name == "id" and isinstance(value, int) and not isinstance(value, bool):
-                value = found["id"] = str(value)
-            if not isinstance(value, str) or not value:
-                raise InputError(f"{path}, line {number}: {name!r} is {value!r}; each line must look like {wanted}")
-        if found.get("gold") is not None and not isinstance(found["gold"], str):
-            found["gold"] = str(found["gold"])
+        found = _question(line, f"{path}, line {number}")
         if found["id"] in questions:
             raise InputError(f"{path}, line {number}: id {found['id']!r} stands twice; ids must be unique")
         questions[found["id"]] = found
     if not questions:
-        raise InputError(f"{path} holds no questions; each line must look like {wanted}")
+        raise InputError(f"{path} holds no questions; {LOOKS}")
     return list(questions.values())[:limit]
 
 
+def _question(line: str, place: str) -> dict[str, Any]:
+    """The question of a line. Raises InputError that names the place and the field."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({error}); {LOOKS}") from error
+    given = found if isinstance(found, dict) else {}
+    for name in ("id", "question", "gold", "group"):
+        value, needed = given.get(name), name in ("id", "question")
+        is_number = name == "gold" and isinstance(value, int | float) and abs(value) < math.inf
+        if is_number or (name == "id" and type(value) is int):
+            value = given[name] = str(value)
+        if not _is_text(value, needed) and (needed or value is not None):
+            raise InputError(f"{place}: {name!r} is {repr(value)[:80]}; {LOOKS}")
+    return given
+
+
+def _is_text(value: object, filled: bool) -> bool:
+    """Whether a value is a text that can be written as UTF-8."""
+    halves = isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and not halves and (bool(value) or not filled)
+
+
 def record(
-    backend: Backend,
+    backend: RecordableBackend,
     questions: Sequence[Question],
     *,
     mode: str = "thinking",
@@ -66,8 +128,14 @@ def record(
     batch: int = 64,
     system: str | None = None,
     details: Mapping[str, Any] | None = None,
-) -> Iterator[Trace]:
+    done: Container[str] = (),
+    on_failure: Callable[[Question, Exception], None] | None = None,
+    cancelled: threading.Event | None = None,
+) -> Generator[Trace, None, None]:
     """Run every question in full and yield its trace, with the answer that a stop after each step would have given.
+
+    A trace is yielded as soon as its question is done. A server is asked several questions at a time, and a slow one keeps no other
+    waiting. A local model runs a batch, whose traces come together. A question that fails costs itself alone.
 
     Args:
         backend: the model.
@@ -75,37 +143,125 @@ def record(
         mode: ``thinking`` (one stream; the answer after a step is forced with the live closing text and settings) or
             ``refine`` (the paper's loop; every call answers by itself).
         steps: calls of the loop (default 4) in ``refine`` mode, the largest number of recorded boundaries in ``thinking`` mode.
-        sampling: settings of the runs; a seed is advanced by the number of questions before the batch.
+        sampling: settings of the runs; a seed is advanced by the place in ``questions`` of the first question of a batch, and for
+            a server by that of the question.
         segmentation: how the stream is cut; the model's own by default.
-        batch: questions run together.
+        batch: questions run together; of a server never more than its ``concurrency``.
         system: a system prompt for every question.
         details: further trace fields, or other values than the backend's own details (k, estimator, temperature, template, …).
+        done: ids that are recorded already. They are not asked; they keep their places, which the seeds go by.
+        on_failure: called with each question that fails, and with what.
+        cancelled: once set, nothing more is asked. What is finished is still yielded, what is not is given up.
+
+    Raises:
+        RecordError: at the end, where some questions failed. Earlier after :data:`PATIENCE` failures in a row that would befall
+            every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own error.
     """
     if mode not in MODES:
         raise SettingsError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    if steps is not None and steps < 1:
-        raise SettingsError(f"steps is {steps}; it must be at least 1")
-    for start in range(0, len(questions), batch):
-        part = questions[start : start + batch]
-        seeded = sampling if sampling.seed is None else _reseeded(sampling, sampling.seed + start)
-        conversations = [conversation(q, system) for q in part]
-        common = {"mode": mode, "model": backend.model, "seed": seeded.seed, "batch": len(part)}
-        if mode == "refine":
-            runs = run_refine(backend, conversations, steps=steps or 4, sampling=seeded)
-            common |= {**backend.details(sampling), **(details or {})}
-            for q, run in zip(part, runs, strict=True):
-                done = zip(run.calls, run.records, strict=False)
-                found = [_step(r, Probe(c.answer, 0), c.seconds, c.reasoning or c.answer or "") for c, r in done]
-                yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()})
-            continue
-        full = backend.generate(conversations, sampling=seeded, segmentation=segmentation, stop=False)
-        common |= {**backend.details(sampling, segmentation), **(details or {})}  # a server's are known once it was asked
-        boundaries = [(n, step) for n, g in enumerate(full) for step in range(1, len(g.steps[:steps]) + 1)]
-        probes = backend.probe([(conversations[n], full[n], step) for n, step in boundaries], sampling=seeded)
-        after = dict(zip(boundaries, probes, strict=True))
-        for n, (q, g) in enumerate(zip(part, full, strict=True)):
-            kept = [after[n, step] for step in range(1, len(g.steps[:steps]) + 1)]
-            yield _trace(q, thinking_steps(g, kept), common)
+    for name, value in (("steps", steps), ("batch", batch)):
+        if value is not None and value < 1:
+            raise SettingsError(f"{name} is {value}; it must be at least 1")
+    cancelled = cancelled or threading.Event()
+    threads = min(batch, backend.concurrency or 0)
+    left = [(place, q) for place, q in enumerate(questions) if q["id"] not in done]
+    parts = [list(part) for _, part in groupby(left, key=lambda placed: placed[0] // (1 if threads else batch))]
+    over, hopeless = threading.Event() if threads else cancelled, threading.Event()
+
+    def stopped() -> bool:
+        return cancelled.is_set() or hopeless.is_set()
+
+    work = _Recorder(backend.worker(over), mode, steps, sampling, segmentation, system, details or {}).record
+    finished = in_threads(work, parts, threads, stopped, over) if threads else in_turn(work, parts, stopped)
+    failed: dict[int, Exception] = {}
+    recorded = alike = 0
+    with closing(finished):
+        for (place, question), found in chain.from_iterable(zip(part, made, strict=True) for part, made in finished):
+            if isinstance(found, Trace):
+                recorded, alike = recorded + 1, 0
+                yield found
+                continue
+            failed[place], alike = found, alike + 1 if isinstance(found, BEFALLS_ALL) else 0
+            if on_failure:
+                on_failure(question, found)
+            if alike == PATIENCE:
+                hopeless.set()
+    if failed:
+        raise _failure(questions, failed, recorded, len(left) - recorded - len(failed) if hopeless.is_set() else 0)
+
+
+def _failure(questions: Sequence[Question], failed: Mapping[int, Exception], recorded: int, given_up: int) -> Exception:
+    """What ends a recording in which some questions failed: where nothing works at all, what is the matter itself."""
+    first = failed[min(failed)]
+    if recorded or not all(isinstance(error, BEFALLS_ALL) for error in failed.values()):
+        error = RecordError(questions, failed, given_up)
+        error.__cause__ = first
+        return error
+    if given_up:
+        first.add_note(f"{given_up} {GIVEN_UP}")
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorder:
+    """Records questions that are asked together; the fields are the arguments of :func:`record`."""
+
+    backend: Backend
+    mode: str
+    steps: int | None
+    sampling: Sampling
+    segmentation: Segmentation | None
+    system: str | None
+    details: Mapping[str, Any]
+
+    def record(self, part: Part) -> list[Trace | Exception]:
+        """The trace of each question, or what it fails with. A batch that fails as a whole is halved until one question is left."""
+        made = outcome(self._refine if self.mode == "refine" else self._think, part)
+        if not isinstance(made, Exception):
+            return made
+        if len(part) < 2 or isinstance(made, BEFALLS_ALL):
+            return [made] * len(part)
+        del made  # and with it the memory that the batch took
+        return [*self.record(part[: len(part) // 2]), *self.record(part[len(part) // 2 :])]
+
+    def _think(self, part: Part) -> list[Trace | Exception]:
+        asked, drawn = self._asked(part), self._drawn(part)
+        settings: dict[str, Any] = {"sampling": drawn, "segmentation": self.segmentation, "stop": False}
+        full = outcomes(partial(self.backend.generate, asked, **settings))
+        runs = [(messages, run) for messages, run in zip(asked, full, strict=True) if isinstance(run, Generation)]
+        boundaries = [(messages, run, step) for messages, run in runs for step in range(1, len(run.steps[: self.steps]) + 1)]
+        tried = iter(outcomes(partial(self.backend.probe, boundaries, sampling=drawn)))
+        fields = self._fields(part, self.segmentation)
+
+        def trace(question: Question, run: Generation) -> Trace:
+            probes = list(islice(tried, len(run.steps[: self.steps])))
+            return _trace(question, thinking_steps(run, map(_found, probes)), fields)
+
+        return [
+            run if isinstance(run, Exception) else outcome(trace, question, run)
+            for run, (_, question) in zip(full, part, strict=True)
+        ]
+
+    def _refine(self, part: Part) -> list[Trace | Exception]:
+        asked, drawn = self._asked(part), self._drawn(part)
+        runs = outcomes(partial(run_refine, self.backend, asked, steps=self.steps or 4, sampling=drawn))
+        fields = self._fields(part, None) | {"segmentation": PER_CALL.to_dict()}
+        return [
+            run if isinstance(run, Exception) else outcome(_trace, question, _loop_steps(run), fields)
+            for run, (_, question) in zip(runs, part, strict=True)
+        ]
+
+    def _asked(self, part: Part) -> list[list[Message]]:
+        return [conversation(question, self.system) for _, question in part]
+
+    def _drawn(self, part: Part) -> Sampling:
+        seed = self.sampling.seed
+        return self.sampling if seed is None else replace(self.sampling, seed=seed + part[0][0])
+
+    def _fields(self, part: Part, segmentation: Segmentation | None) -> dict[str, Any]:
+        """What the traces of a part have in common."""
+        fields = {"mode": self.mode, "model": self.backend.model, "seed": self._drawn(part).seed, "batch": len(part)}
+        return fields | self.backend.details(self.sampling, segmentation) | dict(self.details)
 
 
 def conversation(question: Question, system: str | None = None) -> list[Message]:
@@ -121,6 +277,19 @@ def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     end = run.steps[len(probes) - 1].end if probes else 0
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
     return [*found, Step(answer=run.answer, entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0)]
+
+
+def _found(probe: Probe | Exception) -> Probe:
+    """A probe; raises what it failed with."""
+    if isinstance(probe, Exception):
+        raise probe
+    return probe
+
+
+def _loop_steps(run: RefineRun) -> list[Step]:
+    """A loop's trace steps: one for each call, with the answer that it gave by itself."""
+    calls = zip(run.calls, run.records, strict=True)
+    return [_step(r, Probe(c.answer, 0), c.seconds, c.reasoning or c.answer or "") for c, r in calls]
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
@@ -139,7 +308,8 @@ def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
 
 
 def _trace(question: Question, steps: list[Step], fields: Mapping[str, Any]) -> Trace:
-    return Trace(
+    """A trace that can be written. Raises TraceError where a value of the question or of the run is none of a trace's."""
+    made = Trace(
         id=question["id"],
         steps=steps,
         group=question.get("group"),
@@ -147,7 +317,5 @@ def _trace(question: Question, steps: list[Step], fields: Mapping[str, Any]) -> 
         gold=question.get("gold"),
         **fields,
     )
-
-
-def _reseeded(sampling: Sampling, seed: int) -> Sampling:
-    return Sampling(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens, seed)
+    validate(made.to_dict(), None, None)
+    return made

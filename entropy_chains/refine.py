@@ -11,11 +11,12 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
-from entropy_chains.errors import BatchError, SettingsError
+from entropy_chains.errors import BatchError, SettingsError, outcomes
 from entropy_chains.monitor import Decision, Monitor, Outcome
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.records import StepRecord
@@ -98,19 +99,18 @@ def run_refine(
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
     backend = _for_loop(backend, policy, stop)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
+        # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
+        given: dict[str, Any] = {"sampling": _reseeded(sampling, batch[0].step), "segmentation": PER_CALL}
+        threads = [loop.thread for loop in batch]
+        made: list[Generation | Exception]
         try:
-            # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
-            drawn = _reseeded(sampling, batch[0].step)
-            made = backend.generate([loop.thread for loop in batch], sampling=drawn, segmentation=PER_CALL)
-        except BatchError as error:
-            outcomes = list(zip(batch, error.runs, error.errors, strict=True))
+            made = outcomes(partial(backend.generate, threads, **given))
         except Exception as error:  # noqa: BLE001 (whatever a backend raises: the other conversations' runs must not be lost)
-            outcomes = [(loop, None, error) for loop in batch]
-        else:
-            outcomes = [(loop, call, None) for loop, call in zip(batch, made, strict=True)]
-        for loop, call, why in outcomes:
-            loop.error = why
-            if call is not None:
+            made = [error] * len(batch)
+        for loop, call in zip(batch, made, strict=True):
+            if isinstance(call, Exception):
+                loop.error = call
+            else:
                 loop.take(call)
         if on_done:
             on_done(sum(loop.ended for loop in batch))

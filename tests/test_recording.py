@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
+from itertools import chain, repeat
 
+import openai
 import pytest
+from hostile import Act, Hostile, begin, end, events
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loopback import UNSURE, Reply, is_answer_call, said, thinking
 
 from entropy_chains.backends import Probe, Sampling
+from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.scripted import Script, ScriptedBackend
-from entropy_chains.errors import InputError, SettingsError
+from entropy_chains.errors import BackendError, BatchError, InputError, NoLogprobsError, SettingsError, TraceError
 from entropy_chains.policy import Policy
-from entropy_chains.recording import conversation, read_questions, record, thinking_steps
+from entropy_chains.recording import PATIENCE, RecordError, conversation, read_questions, record, thinking_steps
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
 from entropy_chains.traces import append_traces, read_traces
@@ -56,6 +64,14 @@ def test_questions_are_read(tmp_path):
         ([{"id": "", "question": "x"}], "line 1: 'id' is ''"),
         ([{"id": True, "question": "x"}], "line 1: 'id' is True"),
         ([{"id": "a", "question": 5}], "line 1: 'question' is 5"),
+        ([{"id": "a", "question": "\ud800?"}], "line 1: 'question' is '\\ud800?'"),
+        ([{"id": "a\ud800", "question": "x"}], "line 1: 'id' is 'a\\ud800'"),
+        ([{"id": "a", "question": "x", "gold": ["2"]}], "line 1: 'gold' is ['2']"),
+        ([{"id": "a", "question": "x", "gold": {}}], "line 1: 'gold' is {}"),
+        (['{"id": "a", "question": "x", "gold": NaN}'], "line 1: 'gold' is nan"),
+        (['{"id": "a", "question": "x", "gold": -Infinity}'], "line 1: 'gold' is -inf"),
+        ([{"id": "a", "question": "x"}, {"id": "b", "question": "x", "group": 5}], "line 2: 'group' is 5"),
+        (['{"id": "a", "m": ' + "[" * 200_000 + "]" * 200_000 + "}"], "line 1: not JSON"),
         ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "line 2: id 'a' stands twice"),
         ([], "holds no questions"),
         (["", "  "], "holds no questions"),
@@ -67,6 +83,31 @@ def test_a_bad_line_is_named(tmp_path, lines, told):
     with pytest.raises(InputError, match=r"q\.jsonl") as error:
         read_questions(path)
     assert told in str(error.value)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+QUESTION = st.fixed_dictionaries(
+    {"id": TEXTS, "question": TEXTS},
+    optional={"gold": st.text(st.characters(exclude_categories=["Cs"])) | st.none(), "group": TEXTS},
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(QUESTION, min_size=1, unique_by=lambda q: q["id"]), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"])
+)
+def test_questions_come_in_as_they_went_out(tmp_path_factory, questions, newline, mark):
+    """Whatever the texts hold, other line separators among it, with either line end, with or without a byte order mark."""
+    path = tmp_path_factory.mktemp("q") / "q.jsonl"
+    lines = newline.join(json.dumps(q, ensure_ascii=False) for q in questions)
+    path.write_bytes((mark + lines).encode())
+    assert read_questions(path) == questions
+
+
+def test_numbers_of_any_size_become_texts(tmp_path):
+    """Also one that no float can hold."""
+    rows = [{"id": n, "question": "x", "gold": gold} for n, gold in enumerate([2, 2.5, 10**400, True])]
+    assert [q["gold"] for q in read_questions(write(tmp_path / "q.jsonl", *rows))] == ["2", "2.5", str(10**400), "True"]
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -195,3 +236,220 @@ def test_a_trace_tells_how_its_entropies_came_about():
         "template": b.template,
     }
     assert next(record(b, QUESTIONS[:1], details={"k": 5})).k == 5
+
+
+# --- what fails
+
+
+def failing(*bad, count=6):
+    """A backend of which these questions fail, and its questions."""
+    scripts = {f"{n}?": Script(STEPS, "4", fail_at=2 if n in bad else None) for n in range(count)}
+    return ScriptedBackend(scripts, segmentation=LINES), [{"id": f"q{n}", "question": f"{n}?"} for n in range(count)]
+
+
+def until_it_ends(traces):
+    """Ids of the traces, and what was raised after the last."""
+    found, raised = [], None
+    try:
+        found.extend(trace.id for trace in traces)
+    except Exception as error:  # noqa: BLE001 (looked at by the caller)
+        raised = error
+    return found, raised
+
+
+@pytest.mark.parametrize("mode", ["thinking", "refine"])
+def test_the_error_comes_last_and_holds_what_failed(mode):
+    """All other traces are yielded before; the error names the first by its id, and has each reason in its place and by id."""
+    b, questions = failing(1, 4)
+    told = []
+    traces = record(b, questions, mode=mode, batch=3, on_failure=lambda question, error: told.append((question["id"], error)))
+    found, error = until_it_ends(traces)
+    assert found == ["q0", "q2", "q3", "q5"]
+    assert isinstance(error, RecordError)
+    assert isinstance(error, BatchError)
+    assert str(error) == "2 of 6 questions failed, the first (q1) with the script fails at token 2, as it was told to"
+    assert list(error.failed.items()) == told
+    assert [name for name, _ in told] == ["q1", "q4"]
+    assert [type(e) for e in error.errors] == [BackendError if n in (1, 4) else type(None) for n in range(6)]
+    assert (error.__cause__, error.runs, error.given_up) == (error.failed["q1"], (), 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.sets(st.integers(0, 8)), st.integers(1, 10), st.sampled_from(["thinking", "refine"]))
+def test_every_question_is_recorded_once_or_named(count, bad, batch, mode):
+    """Whatever fails and however many run together; a second recording of what is left then has the rest, in the same places."""
+    bad = {n for n in bad if n < count}
+    b, questions = failing(*bad, count=count)
+    given = {"mode": mode, "batch": batch, "sampling": Sampling(seed=100)}
+    found, error = until_it_ends(record(b, questions, **given))
+    assert found == [f"q{n}" for n in range(count) if n not in bad]
+    assert (list(error.failed) if error else []) == [f"q{n}" for n in sorted(bad)]
+    whole, _ = failing(count=count)
+    again = list(record(whole, questions, **given, done=found))
+    assert [t.id for t in again] == [f"q{n}" for n in sorted(bad)]
+    places = [int(t.id[1:]) for t in again]
+    assert all(100 + place // batch * batch <= t.seed <= 100 + place for place, t in zip(places, again, strict=True))
+    assert batch > 1 or [t.seed for t in again] == [100 + place for place in places]
+
+
+def test_a_batch_that_fails_as_a_whole_is_halved():
+    """A backend that cannot tell which question it was, or has no room for so many: only those that fail alone are lost."""
+
+    class Small(ScriptedBackend):
+        def generate(self, conversations, **kwargs):
+            if len(conversations) > 4:
+                raise MemoryError("no room for so many")
+            if any("3?" in str(messages) for messages in conversations):
+                raise ValueError("one of these")
+            return super().generate(conversations, **kwargs)
+
+    questions = [{"id": f"q{n}", "question": f"{n}?"} for n in range(9)]
+    found, error = until_it_ends(record(Small(Script(STEPS, "4"), segmentation=LINES), questions))
+    assert found == [f"q{n}" for n in range(9) if n != 3]
+    assert str(error).endswith("the first (q3) with ValueError: one of these")
+
+
+def test_a_question_that_makes_no_trace_is_one_that_fails():
+    """A group must be a text: the line is not written, and the others are."""
+    questions = [q | ({"group": 5} if n == 1 else {}) for n, q in enumerate(QUESTIONS)]
+    found, error = until_it_ends(record(backend(), questions))
+    assert found == ["q0", "q2"]
+    assert isinstance(error.failed["q1"], TraceError)
+    assert "group is 5" in str(error)
+
+
+class Blind(ScriptedBackend):
+    """Gives no logprobs for questions that are told."""
+
+    def __init__(self, *blind):
+        super().__init__(Script(STEPS, "4"), segmentation=LINES)
+        self.blind, self.asked = blind, []
+
+    def generate(self, conversations, **kwargs):
+        self.asked += [int(messages[0]["content"][:-1]) for messages in conversations]
+        if self.asked[-1] in self.blind:
+            raise NoLogprobsError("none here")
+        return super().generate(conversations, **kwargs)
+
+
+def many(count):
+    return [{"id": f"q{n}", "question": f"{n}?"} for n in range(count)]
+
+
+def test_what_would_befall_all_is_raised_itself():
+    """Nothing was recorded, and nothing can be: the error's own type, after a handful of questions, with a note of the rest."""
+    b = Blind(*range(50))
+    found, error = until_it_ends(record(b, many(50), batch=1))
+    assert (found, type(error), str(error), len(b.asked)) == ([], NoLogprobsError, "none here", PATIENCE)
+    assert error.__notes__ == [f"{50 - PATIENCE} more were given up: each would have failed alike"]
+    found, error = until_it_ends(record(Blind(0, 1), many(2), batch=1))
+    assert (found, type(error), getattr(error, "__notes__", [])) == ([], NoLogprobsError, [])
+
+
+def test_one_of_them_among_others_ends_nothing():
+    """A reply without logprobs now and then is its own question's failure; only many in a row end the recording."""
+    found, error = until_it_ends(record(Blind(*range(0, 50, 2)), many(50), batch=1))
+    assert len(found) == len(error.failed) == 25
+    b = Blind(*range(10, 50))
+    found, error = until_it_ends(record(b, many(50), batch=1))
+    assert (len(found), list(error.failed), error.given_up) == (10, [f"q{n}" for n in range(10, 10 + PATIENCE)], 40 - PATIENCE)
+    assert len(b.asked) == 10 + PATIENCE
+
+
+def test_a_cancelled_recording_yields_what_is_finished():
+    """The rest of the batch that is being yielded comes; no further one is asked."""
+    cancelled = threading.Event()
+    found = []
+    for trace in record(backend(), many(9), batch=3, cancelled=cancelled):
+        found.append(trace.id)
+        cancelled.set()
+    assert found == ["q0", "q1", "q2"]
+
+
+# --- a server
+
+
+def answer(request):
+    """Two steps and an answer, or the answer alone."""
+    made = Reply(said("The answer is 4")) if is_answer_call(request.body) else thinking(UNSURE, UNSURE, answer="The answer is 4")
+    return [*begin(), *events(made, request.body), *end(len(made.tokens))]
+
+
+def served(client, **settings):
+    return OpenAIBackend(client, "scripted", segmentation=Segmentation("line", 32), **settings)
+
+
+def asked_of(request):
+    """Number of the question."""
+    return int(request.body["messages"][0]["content"][:-1])
+
+
+def test_a_slow_question_keeps_no_other_waiting():
+    """The first gets no answer until the last trace came: every other comes before it, with the seed of its place."""
+    free = threading.Event()
+
+    async def slowly(request):
+        while not free.is_set():
+            yield b""
+        for act in answer(request):
+            yield act
+
+    def script(request):
+        return slowly(request) if asked_of(request) == 0 and not is_answer_call(request.body) else answer(request)
+
+    seeds = {}
+    with Hostile(script) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
+        for trace in record(served(client, concurrency=2), many(8), sampling=Sampling(seed=10)):
+            seeds[trace.id] = (trace.seed, trace.batch)
+            if len(seeds) == 7:
+                free.set()
+        assert len(server.requests) == 8 * (1 + 2)  # a run and its two probes
+    assert sorted(seeds) == [f"q{n}" for n in range(8)]
+    assert list(seeds)[-1] == "q0"
+    assert all(seeds[f"q{n}"] == (10 + n, 1) for n in range(8))
+
+
+def test_never_more_requests_than_the_backend_s_concurrency():
+    """Though 64 questions may run together: runs and probes count alike."""
+    with Hostile(answer) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
+        most = 0
+
+        def script(request):
+            nonlocal most
+            most = max(most, server.busy)
+            return answer(request)
+
+        server.script = script
+        assert len(list(record(served(client, concurrency=3), many(12)))) == 12
+        assert len(server.requests) == 12 * 3
+    assert most <= 3
+
+
+@pytest.mark.parametrize("mode", ["thinking", "refine"])
+def test_leaving_a_recording_ends_the_work(mode):
+    """Closing it closes the requests under way at their next token, and nothing is asked that nobody waits for."""
+
+    def script(request):
+        endless = chain.from_iterable(repeat(events(thinking(UNSURE), request.body)))
+        return chain(begin(), endless) if asked_of(request) else answer(request)
+
+    with Hostile(script) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
+        traces = record(served(client, concurrency=3), many(50), mode=mode, steps=2)
+        assert next(traces).id == "q0"
+        assert {asked_of(r) for r in server.requests} <= {0, 1, 2}
+        traces.close()
+        assert server.quiet()
+        assert {asked_of(r) for r in server.requests} <= {0, 1, 2}
+
+
+def test_a_probe_that_fails_is_its_question_s_failure():
+    """The answer after a step cannot be had: that question is named, with the probe's own error."""
+
+    def script(request):
+        return [Act.CLOSE] if asked_of(request) == 1 and is_answer_call(request.body) else answer(request)
+
+    with Hostile(script) as server, openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        found, error = until_it_ends(record(served(client), many(4)))
+    assert sorted(found) == ["q0", "q2", "q3"]
+    assert type(error.failed["q1"]) is BackendError
+    assert "the connection to" in str(error)

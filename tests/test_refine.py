@@ -10,7 +10,7 @@ import pytest
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.scripted import Script, ScriptedBackend
-from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch, SettingsError
+from entropy_chains.errors import BackendError, BatchError, NoLogprobsError, PolicyMismatch, SettingsError
 from entropy_chains.policy import Policy
 from entropy_chains.records import StepRecord
 from entropy_chains.refine import AGAIN, PER_CALL, STRIDE, RefineError, arun_refine, run_refine
@@ -225,10 +225,24 @@ def test_an_error_ends_its_own_conversation_only():
 
 
 def test_an_error_in_a_batch():
-    """The whole batch of that step fails; a, sure before, is not lost."""
-    scripts = FAILS | {"a": entropies(0.1)}
+    """The backend tells which conversation failed: the others of its batch go on."""
+    with pytest.raises(RefineError, match="1 of 3") as error:
+        run_refine(ScriptedBackend(FAILS), [ask(q) for q in "abc"], policy=POLICY)
+    assert [r and len(r.calls) for r in error.value.runs] == [2, None, 3]
+
+
+def test_an_error_of_a_whole_batch():
+    """The backend does not tell which it was: all that were asked at that step fail; a, sure before, is not lost."""
+
+    class Whole(ScriptedBackend):
+        def generate(self, conversations, **kwargs):
+            try:
+                return super().generate(conversations, **kwargs)
+            except BatchError as error:
+                raise BackendError("the batch failed") from error
+
     with pytest.raises(RefineError, match="2 of 3") as error:
-        run_refine(ScriptedBackend(scripts), [ask(q) for q in "abc"], policy=POLICY)
+        run_refine(Whole(FAILS | {"a": entropies(0.1)}), [ask(q) for q in "abc"], policy=POLICY)
     assert [r and r.answer for r in error.value.runs] == ["1", None, None]
 
 

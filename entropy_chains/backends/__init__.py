@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -172,6 +173,22 @@ class Backend(Protocol):
         on_mismatch: str = "error",
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token; closing the generator ends the work at once."""
+        ...
+
+
+class RecordableBackend(Backend, Protocol):
+    """A backend whose runs can be recorded, each as soon as it is done."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """Most requests at a time; None: a call runs its conversations together as a batch."""
+        ...
+
+    def worker(self, cancelled: threading.Event) -> Backend:
+        """The same backend, which may be shared by threads: a call does its work in the thread that makes it.
+
+        Once ``cancelled`` is set its runs end at their next token, and are good for nothing.
+        """
         ...
 
 

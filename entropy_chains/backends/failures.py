@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from entropy_chains.backends.chunks_entries import fields
 from entropy_chains.backends.refused import refusals
-from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, UnreachableError, without_secrets
 
 try:
     import openai
@@ -27,6 +27,12 @@ REMEDIES = {
     429: "; wait, lower concurrency, or raise the client's max_retries",
 }
 
+REFUSES_ALL = (401, 402, 404)
+"""Statuses that refuse the client, its account or the model, whatever is asked. A 403 may be about one prompt."""
+
+NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ConnectionRefusedError")
+"""Errors from before a request was sent. A connection that breaks later may be one request's own fault."""
+
 
 @contextmanager
 def failures(logprobs: bool = False) -> Iterator[None]:
@@ -37,11 +43,20 @@ def failures(logprobs: bool = False) -> Iterator[None]:
     except (openai.OpenAIError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, EntropyChainsError):
             raise
-        raise BackendError(_told(error)) from error
+        raise _kind(error)(_told(error)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in HTTP:
-            raise BackendError(_told(error)) from error
+            raise _kind(error)(_told(error)) from error
         raise
+
+
+def _kind(error: Exception) -> type[BackendError]:
+    """Whether it says something of the server, or of this request only."""
+    if isinstance(error, openai.APIStatusError):
+        refused = error.status_code in REFUSES_ALL or error.code == "insufficient_quota"
+    else:
+        refused = bool({type(error).__name__, type(error.__cause__).__name__} & set(NOT_CONNECTED))
+    return UnreachableError if refused else BackendError
 
 
 def _told(error: Exception) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from entropy_chains.backends import Sampling
+from entropy_chains.backends import Message, Sampling
 from entropy_chains.backends.vocabulary import Vocabulary
-from entropy_chains.errors import MissingExtraError, SettingsError
+from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation
+from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation
 
 try:
     import torch
@@ -51,6 +52,8 @@ class LocalModel:
     """
 
     estimator_mode = "raw"
+    concurrency: int | None = None
+    _cancelled: threading.Event | None = None
 
     def __init__(
         self,
@@ -139,6 +142,12 @@ class LocalModel:
         other._vocabulary = self._vocabulary.with_template(settings)
         return other
 
+    def worker(self, cancelled: threading.Event) -> Self:
+        """See :class:`entropy_chains.backends.RecordableBackend`: batches as ever, which end once ``cancelled`` is set."""
+        other = copy.copy(self)
+        other._cancelled = cancelled
+        return other
+
     def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
         """What a trace says about how its entropies came about."""
         return {
@@ -221,6 +230,17 @@ class LocalModel:
     def _room(self) -> int | None:
         """Tokens that prompt and reply may have together, or None where the model does not say."""
         return getattr(self._model.config, "max_position_embeddings", None)
+
+    def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], Phase]:
+        """The prompt's ids, and where the output begins. Raises BackendError where it leaves no room, or cannot be made."""
+        try:
+            ids, phase = self._vocabulary.prompt(messages)
+        except Exception as error:
+            raise BackendError(f"no prompt can be made of the conversation ({type(error).__name__}: {error})") from error
+        if self._room is not None and len(ids) >= self._room:
+            remedy = "shorten the conversation"
+            raise BackendError(f"a prompt of {len(ids)} tokens leaves no room in the model's {self._room}; {remedy}")
+        return ids, phase
 
     def _has_room(self, length: int) -> bool:
         """Whether a prefix of this many tokens can be closed and answered."""

@@ -9,13 +9,14 @@ the answer is asked for in the best way the server has (:mod:`.continuations`). 
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.chunks import Update
@@ -23,11 +24,11 @@ from entropy_chains.backends.continuations import Request
 from entropy_chains.backends.dialogue import Dialogue
 from entropy_chains.backends.failures import failures
 from entropy_chains.backends.replies import Reply
-from entropy_chains.backends.served import CONTROL, ServedModel, all_of, ended, is_done, only_its_own, prompt_of, seeded
+from entropy_chains.backends.served import CONTROL, ServedModel, ended, is_done, only_its_own, prompt_of, seeded
 from entropy_chains.backends.servers import identify
 from entropy_chains.backends.talking import atalk, talk
 from entropy_chains.backends.vllm_client import hello, version_in
-from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError
+from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, all_of
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Phase, Segmentation
 
@@ -60,6 +61,15 @@ class OpenAIBackend(ServedModel):
             have no logprobs), and the answer after a stop by a ``turn``.
         request: further settings of every request (``extra_body`` and the like).
     """
+
+    _cancelled: threading.Event | None = None
+
+    def worker(self, cancelled: threading.Event) -> Self:
+        """See :class:`entropy_chains.backends.RecordableBackend`: each request in the thread that calls."""
+        self.connect()  # once, and not in every thread
+        other = copy.copy(self)
+        other._concurrency, other._cancelled = 1, cancelled
+        return other
 
     def generate(
         self,
@@ -132,7 +142,7 @@ class OpenAIBackend(ServedModel):
         return self._together(ask, len(runs))
 
     def _together(self, work: Callable[[int, threading.Event], Any], count: int) -> list[Any]:
-        over = threading.Event()  # set on Ctrl-C or an error: nobody waits for the other requests, they end at their next token
+        over = self._cancelled or threading.Event()
 
         def one(n: int) -> Any:
             try:
@@ -140,12 +150,14 @@ class OpenAIBackend(ServedModel):
             except BackendError as error:
                 return only_its_own(error)
 
+        if self._concurrency == 1:  # one after the other needs no thread: Ctrl-C ends the request itself
+            return all_of([one(n) for n in range(count)])
         with ThreadPoolExecutor(min(self._concurrency, count) or 1, "entropy-chains") as pool:
             futures = [pool.submit(one, n) for n in range(count)]
             try:
                 return all_of([f.result() for f in futures])
             except BaseException:
-                over.set()
+                over.set()  # nobody waits for the other requests: they end at their next token
                 for future in futures:
                     future.cancel()
                 raise

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
 from entropy_chains.backends.assembly import MALFORMED, run_instead
 from entropy_chains.backends.markup import Markup, Span, as_chunks, clean_answer, text_in
 from entropy_chains.entropy import token_entropy
-from entropy_chains.errors import BackendError, InputError, SettingsError
+from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
 from entropy_chains.monitor import Decision, Monitor
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.records import Tally
@@ -80,6 +81,7 @@ class ScriptedBackend:
     """
 
     estimator_mode = "raw"
+    concurrency: int | None = None
 
     def __init__(
         self,
@@ -102,6 +104,10 @@ class ScriptedBackend:
     def model(self) -> str:
         """The model's label."""
         return self._name
+
+    def worker(self, cancelled: threading.Event) -> Self:
+        """See :class:`entropy_chains.backends.RecordableBackend`: a script is over at once."""
+        return self
 
     @property
     def tags(self) -> ThinkTags:
@@ -140,14 +146,19 @@ class ScriptedBackend:
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
     ) -> list[Generation]:
-        """Answer every conversation; see :class:`entropy_chains.backends.Backend`."""
-        segmentation = self._check(policy, sampling, segmentation, on_mismatch)
-        runs = []
-        for n, messages in enumerate(conversations):
-            held = bool(holdout is not None and holdout[n])
-            *_, last = self._play(messages, policy, sampling, segmentation, stop and stopping_enabled(), held)
-            runs.append(_final(last))
-        return runs
+        """Answer every conversation; see :class:`entropy_chains.backends.Backend`.
+
+        Raises:
+            BatchError: some scripts fail; the others' runs are on it. Where all fail, the first one's own error.
+        """
+        steps = self._check(policy, sampling, segmentation, on_mismatch)
+
+        def whole(messages: Sequence[Message], held: bool) -> Generation:
+            *_, last = self._play(messages, policy, sampling, steps, stop and stopping_enabled(), held)
+            return _final(last)
+
+        held = [False] * len(conversations) if holdout is None else holdout
+        return all_of([outcome(whole, m, h) for m, h in zip(conversations, held, strict=True)])
 
     def stream(
         self,

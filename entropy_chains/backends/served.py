@@ -14,7 +14,7 @@ from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.refused import CHOICES, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.servers import Server
 from entropy_chains.backends.vllm_client import settings_for
-from entropy_chains.errors import BackendError, BatchError, NoLogprobsError, SettingsError
+from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 
@@ -86,6 +86,11 @@ class ServedModel:
     def model(self) -> str:
         """The model's label, compared with the policy's."""
         return self._name
+
+    @property
+    def concurrency(self) -> int:
+        """Most requests at a time."""
+        return self._concurrency
 
     @property
     def server(self) -> Server | None:
@@ -284,10 +289,3 @@ def only_its_own(error: BackendError) -> BackendError:
     if isinstance(error, NoLogprobsError):
         raise error
     return error
-
-
-def all_of(made: list[Any]) -> list[Any]:
-    """What every conversation gave; raises BatchError where some failed."""
-    errors = [m if isinstance(m, BackendError) else None for m in made]
-    BatchError.check([m if e is None else None for m, e in zip(made, errors, strict=True)], errors)
-    return made

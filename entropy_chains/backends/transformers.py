@@ -18,7 +18,7 @@ from typing import Any
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.assembly import MALFORMED, run_instead
 from entropy_chains.entropy import SMALL, logits_entropy
-from entropy_chains.errors import BackendError, MissingExtraError
+from entropy_chains.errors import MissingExtraError, all_of, outcome
 from entropy_chains.monitor import BatchMonitor
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.records import Tally
@@ -72,19 +72,24 @@ class TransformersBackend(LocalModel):
         """Answer every conversation in batches; see :class:`entropy_chains.backends.Backend`.
 
         ``on_done(n)``: n more are done. ``cancelled``: once set, every row ends at its next token.
+
+        Raises:
+            BatchError: some conversations are too long, or no prompt can be made of them; the others' runs are on it. Where that
+                is true of every one, the first one's own error.
         """
         segmentation = self._check(policy, sampling, segmentation, on_mismatch)
-        done: list[Generation] = []
+        stop, cancelled = stop and stopping_enabled(), cancelled or self._cancelled
+        done: list[Generation | Exception] = []
         for start in range(0, len(conversations), self._batch_size):
-            part = conversations[start : start + self._batch_size]
-            held = holdout[start : start + self._batch_size] if holdout is not None else None
-            places = range(start, start + len(part))
-            done += self._batch(
-                part, policy, sampling, segmentation, stop and stopping_enabled(), held, places, cancelled=cancelled
-            )
+            part = [outcome(self._prompt, m) for m in conversations[start : start + self._batch_size]]
+            places = [start + n for n, prompt in enumerate(part) if not isinstance(prompt, Exception)]
+            held = [holdout[place] for place in places] if holdout is not None else None
+            prompts = [prompt for prompt in part if not isinstance(prompt, Exception)]
+            runs = iter(self._batch(prompts, policy, sampling, segmentation, stop, held, places, cancelled=cancelled))
+            done += [prompt if isinstance(prompt, Exception) else next(runs) for prompt in part]
             if on_done:
                 on_done(len(part))
-        return done
+        return all_of(done)
 
     def stream(
         self,
@@ -112,8 +117,9 @@ class TransformersBackend(LocalModel):
         def work() -> None:
             try:
                 run = self._batch(
-                    [messages], policy, sampling, segmentation, stop and stopping_enabled(), [holdout], [0], put, cancelled
-                )
+                    [self._prompt(messages)], policy, sampling, segmentation, stop and stopping_enabled(), [holdout], [0], put,
+                    cancelled,
+                )  # fmt: skip
                 put(Chunk("", Phase.ANSWER, final=run[0]))
             except BaseException as error:  # noqa: BLE001 (handed to the reader, who raises it)
                 put(error)
@@ -158,7 +164,8 @@ class TransformersBackend(LocalModel):
             if cache is not None and len(left) < len(rows):
                 cache.batch_select_indices(torch.tensor(left))
             rows = [rows[m] for m in left]
-            probes = self._close_and_answer([tokens[: ends[n][0]] for tokens, ends in rows], sampling, cache=cache)
+            prefixes = [tokens[: ends[n][0]] for tokens, ends in rows]
+            probes = self._close_and_answer(prefixes, sampling, cancelled=self._cancelled, cache=cache)
             found |= {ends[n][1]: probe for (_, ends), probe in zip(rows, probes, strict=True)}
         return found
 
@@ -177,8 +184,6 @@ class TransformersBackend(LocalModel):
         """``generate()`` on ids and mask; returns prompts and new ids, [rows, length]. ``cache``: what came before; it grows."""
         ids, mask = prompts
         room, width = self._room, int(mask.sum(-1).max())
-        if room is not None and width >= room:
-            raise BackendError(f"a prompt of {width} tokens leaves no room in the model's {room}; shorten the conversation")
         config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
         config.pad_token_id = self._vocabulary.pad
         reader = watch.processor if watch else trial
@@ -279,7 +284,7 @@ class TransformersBackend(LocalModel):
 
     def _batch(
         self,
-        conversations: Sequence[Sequence[Message]],
+        asked: Sequence[tuple[list[int], Phase]],
         policy: Policy | None,
         sampling: Sampling,
         segmentation: Segmentation,
@@ -289,10 +294,10 @@ class TransformersBackend(LocalModel):
         put: Callable[[Chunk], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
-        """``numbers``: the conversations' places in the call, whose draws are their own."""
-        if not conversations:
+        """``asked``: prompts, and where each output begins. ``numbers``: their places in the call: each draws by its own."""
+        if not asked:
             return []
-        prompts, phases = zip(*(self._vocabulary.prompt(m) for m in conversations), strict=True)
+        prompts, phases = zip(*asked, strict=True)
         k = self._k if policy is None else policy.k
         # A small model's logits are kept until a step ends: many small computations would cost more than the model itself.
         # Rounded as in a stream, whose figures come as tensors: both must give the same run.
@@ -313,7 +318,7 @@ class TransformersBackend(LocalModel):
         runs = [watch.finished(r, len(prompts[r])) for r in range(len(prompts))]
         broken = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not watch.is_cancelled]
         if broken:  # a full answer is always acceptable, a cut one never
-            again, same = [conversations[r] for r in broken], [numbers[r] for r in broken]
+            again, same = [asked[r] for r in broken], [numbers[r] for r in broken]
             redone = self._batch(again, policy, sampling, segmentation, False, None, same, put, cancelled)
             for r, full in zip(broken, redone, strict=True):
                 runs[r] = run_instead(full, runs[r], monitor.rows[r].finish(MALFORMED))

@@ -25,9 +25,9 @@ from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.backends.watching import Trial
 from entropy_chains.demo.train import CHAT_TEMPLATE, ID, VOCAB, save
 from entropy_chains.entropy import token_entropy
-from entropy_chains.errors import BackendError, SettingsError
+from entropy_chains.errors import BackendError, BatchError, SettingsError
 from entropy_chains.policy import MassFloor, Policy
-from entropy_chains.refine import PER_CALL, run_refine
+from entropy_chains.refine import PER_CALL, RefineError, run_refine
 from entropy_chains.steps import Segmentation
 
 _spec = importlib.util.spec_from_file_location("backend_contract", Path(__file__).with_name("contract.py"))
@@ -406,6 +406,37 @@ def test_a_prompt_longer_than_the_context(small):
     """The message gives both lengths."""
     with pytest.raises(BackendError, match=r"\d+ tokens.*512"):
         small.generate([ask("x" * 600)])
+
+
+def test_a_conversation_that_cannot_run_costs_itself_alone(small):
+    """Too long, or no prompt: the others of the call have the runs that they have without it, each failed one its own reason."""
+    bad = [ask("9" * 600), ask("\ud800"), ask("9" * 700)]
+    settings = {"sampling": Sampling(temperature=1.0, max_tokens=40, seed=3)}
+    fine = small.generate([*ASKED, *ASKED], **settings)
+    with pytest.raises(BatchError, match="3 of 8") as caught:
+        small.generate([ASKED[0], bad[0], ASKED[2], ASKED[3], bad[1], ASKED[1], bad[2], ASKED[3]], **settings)
+    assert [run is None for run in caught.value.runs] == [n in (1, 4, 6) for n in range(8)]
+    assert all(contract.same_run(run, fine[n]) for n, run in enumerate(caught.value.runs) if run)
+    told = [str(error) for error in caught.value.errors if error]
+    assert "leaves no room in the model's 512" in told[0]
+    assert told[1].startswith("no prompt can be made of the conversation")
+    assert told[0] != told[2]
+    with pytest.raises(RefineError, match="1 of 2") as refined:
+        run_refine(small, [ASKED[0], bad[0]], steps=2, sampling=GREEDY)
+    assert len(refined.value.runs[0].calls) == 2
+
+
+def test_a_worker_that_is_cancelled_ends_at_its_next_token(small):
+    """Runs and probes alike; the backend that it was made of goes on."""
+    cancelled = threading.Event()
+    worker = small.worker(cancelled)
+    (run,) = worker.generate([ASKED[0]], sampling=GREEDY)
+    assert run.tokens == 60
+    (probe,) = worker.probe([(ASKED[0], run, 1)], sampling=GREEDY)
+    cancelled.set()
+    assert worker.generate([ASKED[0]], sampling=GREEDY)[0].tokens <= 2
+    assert worker.probe([(ASKED[0], run, 1)], sampling=GREEDY)[0].tokens < probe.tokens
+    assert small.generate([ASKED[0]], sampling=GREEDY)[0].tokens == 60
 
 
 def test_the_context_is_a_limit(tokenizer):

@@ -1,0 +1,72 @@
+"""The part of ``record`` between asking and telling: every trace to its file, and what is said of a recording that lacks some."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entropy_chains.errors import reason
+from entropy_chains.progress import interrupts, progress
+from entropy_chains.recording import GIVEN_UP, Question, RecordError
+from entropy_chains.traces import Trace, TraceWriter
+
+
+def write_traces(
+    run: Callable[..., Generator[Trace, None, None]], questions: Sequence[Question], out: Path, quiet: bool
+) -> tuple[dict[str, Any], str | None]:
+    """Write each trace of ``run`` (a :func:`record` that lacks its last arguments) as it comes.
+
+    Returns:
+        What ``--json`` prints, and what is to be told where questions are left over.
+    """
+    failed: dict[str, str] = {}
+    given_up = 0
+    with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
+        before = set(writer.ids)
+        skipped = sum(q["id"] in before for q in questions)
+        advance = track("recording", len(questions) - skipped)
+
+        def fail(question: Question, error: Exception) -> None:
+            failed[question["id"]] = reason(error)
+            click.echo(f"{question['id']} failed: {reason(error)}", err=True)
+            advance(1)
+
+        try:
+            with closing(run(done=before, on_failure=fail, cancelled=interrupted)) as traces:
+                for trace in traces:
+                    writer.write(trace)
+                    advance(1)
+        except RecordError as error:
+            given_up = error.given_up
+        recorded = len(writer.ids) - len(before)
+    result = {"recorded": recorded, "skipped": skipped, "traces": len(before) + recorded, "out": str(out)}
+    lacking = len(questions) - skipped - recorded
+    if not lacking:
+        return result, None
+    what = "interrupted" if interrupted.is_set() else "error"
+    told = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
+    return result | ({"failed": failed} if failed else {}), f"{told}; go on with: {line_again('--resume')}"
+
+
+def _why(failed: Sequence[str], given_up: int) -> str:
+    named = ", ".join(failed[:10]) + (f" and {len(failed) - 10} more" if len(failed) > 10 else "")
+    why = [f"{named} failed"] if failed else []
+    why += [f"{given_up} {GIVEN_UP}"] if given_up else []
+    return f" ({'; '.join(why)})" if why else ""
+
+
+def line_again(*more: str) -> str:
+    """The running command as it was typed, with further options."""
+    context = click.get_current_context()
+    words = ["entropy-chains", str(context.info_name)]
+    for option in context.command.params:
+        name = str(option.name)
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            words += [option.opts[-1]] if value is True else [option.opts[-1], str(value)]
+    return shlex.join([*words, *(word for word in more if word not in words)])

@@ -1,0 +1,64 @@
+"""What a long command shows while it runs, and how it is ended: bars, lines in a log, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+Track = Callable[[str, int], Callable[[int], None]]
+"""``track(name, total)`` gives the function that moves a bar on."""
+
+LOG_EVERY = 10.0
+"""Seconds between two lines of progress where standard error is no terminal."""
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Track]:
+    """Progress on standard error: bars on a terminal; elsewhere a line now and then, and none if ``quiet``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bars = Progress(*columns, console=Console(stderr=True), disable=quiet and not sys.stderr.isatty())
+    logged = time.monotonic()
+
+    def track(name: str, total: int) -> Callable[[int], None]:
+        task, done = bars.add_task(name, total=total), 0
+
+        def advance(count: int) -> None:
+            nonlocal done, logged
+            done += count
+            bars.advance(task, count)
+            if not bars.disable and not bars.console.is_terminal and time.monotonic() >= logged + LOG_EVERY:
+                logged = time.monotonic()
+                bars.console.print(f"{name}: {done}/{total}", highlight=False)
+
+        return advance
+
+    with bars:
+        yield track
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, in the place of an exception, so that nothing is torn. A second one is an exception."""
+    told = threading.Event()
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        if told.is_set():
+            raise KeyboardInterrupt
+        told.set()
+
+    here = threading.current_thread() is threading.main_thread()  # elsewhere Python sets no handlers
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, tell) for s in signals}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
