@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
-from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
+from entropy_chains.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, Policy
 
 if TYPE_CHECKING:
     import openai
@@ -37,7 +38,10 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("always", module="entropy_chains", category=UserWarning)
+                warnings.showwarning = show_warning
+                return super().invoke(ctx)
         except InputError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
@@ -47,6 +51,11 @@ class Commands(click.Group):
         except OSError as error:
             click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
             ctx.exit(2 if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) else 1)
+
+
+def show_warning(message: Warning | str, *_: Any) -> None:
+    """A warning as one line on standard error, without the place in the code that it comes from."""
+    click.echo(f"warning: {message}", err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -145,14 +154,15 @@ def record(
     check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut})
     with TraceWriter(out) as writer, progress(as_json) as track:
         left = [q for q in questions if q["id"] not in writer.ids]
-        advance = track("recording", len(left))
+        advance, cut = track("recording", len(left)), 0
         for trace in run(
             backend, left, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency, system=system,
         ):  # fmt: skip
             writer.write(trace)
+            cut += trace.is_cut
             advance(1)
         done = len(writer.ids)
-    result = {"recorded": len(left), "skipped": len(questions) - len(left), "traces": done, "out": str(out)}
+    result = {"recorded": len(left), "skipped": len(questions) - len(left), "cut": cut, "traces": done, "out": str(out)}
     show(result, as_json, f"{len(left)} recorded, {len(questions) - len(left)} skipped → {out}")
 
 
@@ -181,6 +191,10 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @click.option("--per-step/--no-per-step", default=False, show_default=True, help="One threshold per step.")
 @click.option("--min-steps", type=int, help="First step at which a stop is allowed.")
 @click.option("--examples", type=int, help="Calibrate on this many questions, drawn with --seed.")
+@click.option(
+    "--cut-runs", default="lost", show_default=True, type=click.Choice(CUT_RUNS),
+    help="Take runs that were cut off for lost where stopped, or, where users have the same limit, for wrong full runs.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:

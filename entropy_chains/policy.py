@@ -28,6 +28,8 @@ PROBE_SIGNALS = ("trial_entropy", "eat", "trial_confidence")
 HIGHER_IS_SURER = ("deepconf", "trial_confidence")
 """Recorded confidences: "stop at or under a threshold" would stop where the model is least sure."""
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
+CUT_RUNS = ("lost", "wrong")
+"""What calibration takes a run for that was cut off: a stop on it loses an answer, or its wrong end is what users get, too."""
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
 ESTIMATORS = ("renormalised", "full")
@@ -147,12 +149,15 @@ class Policy:
         """The same policy under further names of the same checkpoint: a path, a served name, a GGUF."""
         return replace(self, aliases=(*self.aliases, *(n for n in names if n != self.model and n not in self.aliases)))
 
-    def check(self, *, on_mismatch: str = "error", temperature: float | None = None, **running: Any) -> None:
+    def check(
+        self, *, on_mismatch: str = "error", temperature: float | None = None, max_tokens: int | None = None, **running: Any
+    ) -> None:
         """Compare with what is running; fields not given are not compared.
 
         Args:
             on_mismatch: ``error`` or ``warn``.
             temperature: the running temperature; one that was not calibrated is only ever a warning.
+            max_tokens: the running limit; where calibration took cut runs for full ones, a larger one is a warning.
             running: any of ``model``, ``k``, ``estimator``, ``mode``, ``temperature_mode``, ``template``, ``segmentation``.
 
         Raises:
@@ -179,6 +184,10 @@ class Policy:
         if temperature is not None and self.temperature and not any(math.isclose(temperature, t) for t in self.temperature):
             known = ", ".join(map(str, self.temperature))
             warnings.warn(f"temperature {temperature} was not calibrated (the policy knows {known})", stacklevel=3)
+        limit = self.calibration.get("max_tokens") if self.calibration.get("cut_runs") == "wrong" else None
+        if isinstance(limit, int) and max_tokens is not None and max_tokens > limit:
+            text = f"max_tokens is {max_tokens}, but the policy takes runs cut off at {limit} for full ones (cut_runs is 'wrong')"
+            warnings.warn(f"{text}: its promise does not cover longer runs; calibrate again with longer ones", stacklevel=3)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy file's object."""

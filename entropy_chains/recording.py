@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from entropy_chains import answers
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
 from entropy_chains.errors import InputError, SettingsError
+from entropy_chains.finish_reasons import finish_of, is_cut
 from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL, run_refine
 from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.traces import Step, Trace
+
+P = ParamSpec("P")
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
@@ -56,6 +62,45 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str,
     return list(questions.values())[:limit]
 
 
+def cut_runs_told(recorder: Callable[P, Iterator[Trace]]) -> Callable[P, Iterator[Trace]]:
+    """The same recorder, which warns when it is done of the runs that were cut off."""
+
+    @wraps(recorder)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> Iterator[Trace]:
+        finishes, limit = Counter[str](), None
+        for trace in recorder(*args, **kwargs):
+            finishes[trace.finish or ""] += 1
+            limit = trace.max_tokens
+            yield trace
+        if told := cut_runs_message(finishes, limit):
+            warnings.warn(told, stacklevel=2)
+
+    return telling
+
+
+def cut_runs_message(finishes: Mapping[str, int], limit: int | None) -> str | None:
+    """How many of the runs were cut off, and what to do; None where none was.
+
+    Args:
+        finishes: how many runs ended in which way, as the traces' ``finish`` says.
+        limit: tokens that a reply was allowed.
+    """
+    cut = {finish: count for finish, count in finishes.items() if is_cut(finish)}
+    if not cut:
+        return None
+    remedies = []
+    if "length" in cut:
+        remedies.append(
+            f"raise max_tokens (--max-tokens; it was {limit}), or the context length of the model or server where that is less"
+        )
+    if cut.keys() - {"length"}:
+        remedies.append("finish_raw in the traces holds the server's own words")
+    ways = ", ".join(f"{finish}: {count}" for finish, count in cut.items())
+    total, runs = sum(cut.values()), sum(finishes.values())
+    return f"{total} of {runs} runs were cut off ({ways}), so nobody knows their full answers: {'; '.join(remedies)}"
+
+
+@cut_runs_told
 def record(
     backend: Backend,
     questions: Sequence[Question],
@@ -69,6 +114,9 @@ def record(
     details: Mapping[str, Any] | None = None,
 ) -> Iterator[Trace]:
     """Run every question in full and yield its trace, with the answer that a stop after each step would have given.
+
+    A run that was cut off has no full answer: its last answer is None, and its ``finish`` says why. A warning at the end counts
+    such runs.
 
     Args:
         backend: the model.
@@ -96,8 +144,8 @@ def record(
             common |= {**backend.details(sampling), **(details or {})}
             for q, run in zip(part, runs, strict=True):
                 done = zip(run.calls, run.records, strict=False)
-                found = [_step(r, Probe(c.answer, 0), c.seconds, c.reasoning or c.answer or "") for c, r in done]
-                yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()})
+                found = [_step(r, Probe(_whole_answer(c), 0), c.seconds, c.reasoning or c.answer or "") for c, r in done]
+                yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()} | _ending(run.calls[-1], sampling))
             continue
         full = backend.generate(conversations, sampling=seeded, segmentation=segmentation, stop=False)
         common |= {**backend.details(sampling, segmentation), **(details or {})}  # a server's are known once it was asked
@@ -106,7 +154,7 @@ def record(
         after = dict(zip(boundaries, probes, strict=True))
         for n, (q, g) in enumerate(zip(part, full, strict=True)):
             kept = [after[n, step] for step in range(1, len(g.steps[:steps]) + 1)]
-            yield _trace(q, thinking_steps(g, kept), common)
+            yield _trace(q, thinking_steps(g, kept), common | _ending(g, sampling))
 
 
 def conversation(question: Question, system: str | None = None) -> list[Message]:
@@ -121,8 +169,19 @@ def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     found = [_step(s.record, p, s.seconds, s.text) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
     end = run.steps[len(probes) - 1].end if probes else 0
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
-    answer = answers.extract(run.answer)
+    answer = answers.extract(_whole_answer(run))
     return [*found, Step(answer=answer, entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0)]
+
+
+def _whole_answer(run: Generation) -> str | None:
+    """The answer of a run that ended by itself; what one that was cut off had written is no answer."""
+    return None if is_cut(run.finish_reason) else run.answer
+
+
+def _ending(run: Generation, sampling: Sampling) -> dict[str, Any]:
+    """The trace fields that say how a run ended."""
+    word = run.finish_raw or run.finish_reason
+    return {"finish": finish_of(word), "finish_raw": word, "max_tokens": sampling.max_tokens}
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, BinaryIO
 
 from entropy_chains.errors import InputError, TraceError
+from entropy_chains.finish_reasons import FINISHES, run_is_cut
 from entropy_chains.policy import ESTIMATORS
 from entropy_chains.steps import MODES, Segmentation
 
@@ -69,6 +70,7 @@ class Trace:
         gold: the right answer, compared with :func:`entropy_chains.answers.same`.
         mode: ``thinking`` or ``refine``; estimator: ``renormalised`` or ``full``; k: None = full vocabulary.
         signal: the name of what ``entropy`` holds.
+        finish: how it ended, one of :data:`FINISHES`; finish_raw: the server's own word; max_tokens: the limit it ran under.
         extra: unknown fields, kept.
     """
 
@@ -89,7 +91,15 @@ class Trace:
     vocab_size: int | None = None
     batch: int | None = None
     seed: int | None = None
+    finish: str | None = None
+    finish_raw: str | None = None
+    max_tokens: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the run was cut off, so that nobody knows its full answer."""
+        return run_is_cut(self.finish, self.steps[-1].answer)
 
     def to_dict(self) -> dict[str, Any]:
         """The form in a trace file; absent fields are left out, ``steps`` come last."""
@@ -175,12 +185,14 @@ TRACE_FIELDS: dict[str, _Check] = {
     "id": (_text, "a string", False),
     "steps": (lambda v: isinstance(v, list) and len(v) > 0, "a list of at least one step", False),
     **dict.fromkeys(("group", "question", "gold", "model", "signal", "temperature_mode", "template"), (_text, "a string", True)),
+    "finish": (lambda v: v in FINISHES, " or ".join(FINISHES) + "; the server's own word belongs in finish_raw", True),
+    "finish_raw": (_text, "a string", True),
     "mode": (lambda v: v in MODES, " or ".join(MODES), True),
     "estimator": (lambda v: v in ESTIMATORS, " or ".join(ESTIMATORS), True),
     "k": (_whole, "a whole number of at least 1, or null for the full vocabulary", True),
     "temperature": (_amount, _AMOUNT, True),
     "segmentation": (_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', True),
-    "vocab_size": (_whole, "a whole number of at least 1", True),
+    **dict.fromkeys(("vocab_size", "max_tokens"), (_whole, "a whole number of at least 1", True)),
     "batch": (_count, "a whole number of at least 0", True),
     "seed": (lambda v: type(v) is int, "a whole number", True),
 }

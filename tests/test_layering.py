@@ -12,7 +12,7 @@ import pytest
 import entropy_chains
 
 ROOT = Path(entropy_chains.__file__).parent
-PURE = ["errors", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
+PURE = ["errors", "tokens", "finish_reasons", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
 """The decision, in order: each may import those before it."""
 OFFLINE = [
     "traces",

@@ -33,8 +33,8 @@ def test_correct_wins_over_gold():
 
 
 def test_without_labels_the_last_answer_stands_in():
-    """Agreement labels: right = the run's last answer; a run without a last answer has nothing to lose."""
-    table = as_table([run("a", "1", "2", "2.0"), run("b", "1", None)])
+    """Agreement labels: right = the run's last answer; a whole run without a last answer has nothing to lose."""
+    table = as_table([run("a", "1", "2", "2.0"), run("b", "1", None, finish="stop")])
     assert table.labels == "agreement"
     assert table.correct.tolist() == [0, 1, 1, 0, 0]
     assert table.lost.tolist() == [True, False, False, False, False]
