@@ -98,6 +98,8 @@ def calibrate(
         table.values(signal)  # refuses what cannot be read
     basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed)
     found = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
+    if cut == table.runs:  # no run came to its end: there is nothing that could be kept or lost
+        found = found._replace(thresholds=(None,), reason="too_few_examples", certificate=None)
     refining = table.mode == "refine"
     return Policy(
         model=table.model or "unknown",
@@ -180,7 +182,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
     level = basis.delta / len(candidates)
     needed = examples_needed(basis.max_loss, level)
     never = _Found("entropy" if rule == "auto" else rule, main, (None,), basis.first_step(rule), "too_few_examples", needed)
-    if table.cut.all() or stats.binom.cdf(0, n, basis.max_loss) > level:
+    if stats.binom.cdf(0, n, basis.max_loss) > level:
         return never
     takes_part = {c: c.rule == "fixed-step" or verdict_of(basis.auroc(c.signal)[1]) == "signal" for c in candidates}
     if rule != "fixed-step" and not any(takes_part[c] for c in candidates if c.rule != "fixed-step"):
@@ -229,7 +231,7 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
     for step, rows in rows_by_step(table.step, judged_rows(table)):
         if step in classes:
             classes[step] = separation(values[rows], wrong[rows])
-    if table.cut.all() or classes[1].mu_correct is None:
+    if classes[1].mu_correct is None:
         return never
     verdict = verdict_of(basis.auroc(signal)[1])
     if verdict != "signal":

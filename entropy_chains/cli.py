@@ -53,7 +53,7 @@ class Commands(click.Group):
             ctx.exit(2 if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) else 1)
 
 
-def show_warning(message: Warning | str, *_: Any) -> None:
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line on standard error, without the place in the code that it comes from."""
     click.echo(f"warning: {message}", err=True)
 

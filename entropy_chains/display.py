@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from entropy_chains import wording
+from entropy_chains import cut_runs, wording
 from entropy_chains.diagnosis import SENTENCES
 from entropy_chains.policy import Policy
 
@@ -154,7 +154,7 @@ def doctor_table(found: Mapping[str, Any]) -> Group:
 
 
 def _cut_runs(found: Mapping[str, Any]) -> list[Text]:
-    told = wording.cut_runs(found)
+    told = cut_runs.of_figures(found)
     return [Text(told)] if told else []
 
 

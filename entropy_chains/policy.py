@@ -186,8 +186,8 @@ class Policy:
             warnings.warn(f"temperature {temperature} was not calibrated (the policy knows {known})", stacklevel=3)
         limit = self.calibration.get("max_tokens") if self.calibration.get("cut_runs") == "wrong" else None
         if isinstance(limit, int) and max_tokens is not None and max_tokens > limit:
-            text = f"max_tokens is {max_tokens}, but the policy takes runs cut off at {limit} for full ones (cut_runs is 'wrong')"
-            warnings.warn(f"{text}: its promise does not cover longer runs; calibrate again with longer ones", stacklevel=3)
+            text = f"replies may be longer than {limit} tokens, at which runs were cut off and taken for full ones in calibration"
+            warnings.warn(f"{text}: what it promises holds with max_tokens={limit}, or calibrate on longer runs", stacklevel=3)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy file's object."""

@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from entropy_chains import answers
+from entropy_chains import answers, cut_runs
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
 from entropy_chains.errors import InputError, SettingsError
 from entropy_chains.finish_reasons import finish_of, is_cut
@@ -72,32 +72,10 @@ def cut_runs_told(recorder: Callable[P, Iterator[Trace]]) -> Callable[P, Iterato
             finishes[trace.finish or ""] += 1
             limit = trace.max_tokens
             yield trace
-        if told := cut_runs_message(finishes, limit):
+        if told := cut_runs.of_recording(finishes, limit):
             warnings.warn(told, stacklevel=2)
 
     return telling
-
-
-def cut_runs_message(finishes: Mapping[str, int], limit: int | None) -> str | None:
-    """How many of the runs were cut off, and what to do; None where none was.
-
-    Args:
-        finishes: how many runs ended in which way, as the traces' ``finish`` says.
-        limit: tokens that a reply was allowed.
-    """
-    cut = {finish: count for finish, count in finishes.items() if is_cut(finish)}
-    if not cut:
-        return None
-    remedies = []
-    if "length" in cut:
-        remedies.append(
-            f"raise max_tokens (--max-tokens; it was {limit}), or the context length of the model or server where that is less"
-        )
-    if cut.keys() - {"length"}:
-        remedies.append("finish_raw in the traces holds the server's own words")
-    ways = ", ".join(f"{finish}: {count}" for finish, count in cut.items())
-    total, runs = sum(cut.values()), sum(finishes.values())
-    return f"{total} of {runs} runs were cut off ({ways}), so nobody knows their full answers: {'; '.join(remedies)}"
 
 
 @cut_runs_told

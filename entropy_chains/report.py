@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains import plots, wording
+from entropy_chains import cut_runs, plots, wording
 from entropy_chains.certificates import Candidate
 from entropy_chains.diagnosis import diagnose, judged_rows
 from entropy_chains.errors import InputError, MissingExtraError
@@ -83,7 +83,7 @@ def build_report(
     page: str = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         subtitle=words.subtitle(table, found),
-        lead=f"{words.lead(found, policy, oracle)} {wording.cut_runs(found or diagnosis.to_dict())}".strip(),
+        lead=f"{words.lead(found, policy, oracle)} {cut_runs.of_figures(found or diagnosis.to_dict())}".strip(),
         cards=words.cards(found, diagnosis, oracle, table),
         stopping=words.stopping(policy),
         verdict=words.verdict(diagnosis, signal),

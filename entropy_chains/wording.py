@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from entropy_chains import cut_runs
 from entropy_chains.diagnosis import Diagnosis
 from entropy_chains.policy import BY_HAND, Policy
 from entropy_chains.replaying import ReplayResult
@@ -148,36 +149,7 @@ def state_sentence(policy: Policy) -> str:
     state = (
         certificate_sentence(policy) if policy.active else REASONS.get(policy.reason, f"the policy's reason is {policy.reason}.")
     )
-    return f"{state} {calibration_cut(policy)}".strip()
-
-
-def calibration_cut(policy: Policy) -> str:
-    """What calibration did with the runs that were cut off, and what helps; empty where there were none."""
-    get = policy.calibration.get
-    cut, runs, limit = get("cut"), get("runs"), get("max_tokens")
-    if not cut:
-        return ""
-    said = f"{'All' if cut == runs else f'{cut} of the'} {runs} calibration runs were cut off"
-    at = f" at {limit} tokens" if limit else ""
-    if get("cut_runs") == "wrong":
-        return f"{said} and taken for full runs: this holds only where users' runs are cut off{at}, too."
-    remedy = "Record them with a larger --max-tokens; or, where users' runs are cut off at the same limit, use --cut-runs wrong."
-    if cut == runs:
-        return f"{said}, so no full answer is known. {remedy}"
-    counted = f"{said}, so their full answers are not known: a stop on them counts as lost unless its answer is known to be right."
-    return counted if policy.active else f"{counted} {remedy}"
-
-
-def cut_runs(found: Mapping[str, Any]) -> str:
-    """What figures say of runs that were cut off; empty where there were none."""
-    cut, judged, lost = found.get("cut"), found.get("judged"), found.get("lost_cut")
-    if not cut:
-        return ""
-    text = f"{number(cut)} runs were cut off, so their full answers are not known"
-    text += f"; accuracy is over the other {number(judged)}." if judged else ", and no run came to its end."
-    if lost is not None:
-        text += f" Of them, stopped with an answer that is not known to be right: {number(lost)}. These count as lost."
-    return text
+    return f"{state} {cut_runs.of_calibration(policy)}".strip()
 
 
 def thresholds_text(policy: Policy) -> str:
