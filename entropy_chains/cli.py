@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -38,10 +37,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("always", module="entropy_chains", category=UserWarning)
-                warnings.showwarning = show_warning
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except InputError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(2)
@@ -51,11 +47,6 @@ class Commands(click.Group):
         except OSError as error:
             click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
             ctx.exit(2 if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) else 1)
-
-
-def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """A warning as one line on standard error, without the place in the code that it comes from."""
-    click.echo(f"warning: {message}", err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -157,13 +148,14 @@ def record(
         advance, cut = track("recording", len(left)), 0
         for trace in run(
             backend, left, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency, system=system,
+            tell=lambda text: click.echo(f"warning: {text}", err=True),
         ):  # fmt: skip
             writer.write(trace)
             cut += trace.is_cut
             advance(1)
         done = len(writer.ids)
     result = {"recorded": len(left), "skipped": len(questions) - len(left), "cut": cut, "traces": done, "out": str(out)}
-    show(result, as_json, f"{len(left)} recorded, {len(questions) - len(left)} skipped → {out}")
+    show(result, as_json, f"{len(left)} recorded, {cut} of them cut off, {len(questions) - len(left)} skipped → {out}")
 
 
 @main.command()

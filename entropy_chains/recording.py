@@ -6,9 +6,8 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 from entropy_chains import answers, cut_runs
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
@@ -18,8 +17,6 @@ from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL, run_refine
 from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.traces import Step, Trace
-
-P = ParamSpec("P")
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
@@ -62,23 +59,6 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str,
     return list(questions.values())[:limit]
 
 
-def cut_runs_told(recorder: Callable[P, Iterator[Trace]]) -> Callable[P, Iterator[Trace]]:
-    """The same recorder, which warns when it is done of the runs that were cut off."""
-
-    @wraps(recorder)
-    def telling(*args: P.args, **kwargs: P.kwargs) -> Iterator[Trace]:
-        finishes, limit = Counter[str](), None
-        for trace in recorder(*args, **kwargs):
-            finishes[trace.finish or ""] += 1
-            limit = trace.max_tokens
-            yield trace
-        if told := cut_runs.of_recording(finishes, limit):
-            warnings.warn(told, stacklevel=2)
-
-    return telling
-
-
-@cut_runs_told
 def record(
     backend: Backend,
     questions: Sequence[Question],
@@ -90,11 +70,11 @@ def record(
     batch: int = 64,
     system: str | None = None,
     details: Mapping[str, Any] | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Iterator[Trace]:
     """Run every question in full and yield its trace, with the answer that a stop after each step would have given.
 
-    A run that was cut off has no full answer: its last answer is None, and its ``finish`` says why. A warning at the end counts
-    such runs.
+    A run that was cut off has no full answer: its last answer is None, and its ``finish`` says why.
 
     Args:
         backend: the model.
@@ -107,11 +87,13 @@ def record(
         batch: questions run together.
         system: a system prompt for every question.
         details: further trace fields, or other values than the backend's own details (k, estimator, temperature, template, …).
+        tell: is told at the end how many runs were cut off, and which limit to raise, if any were; None: a warning.
     """
     if mode not in MODES:
         raise SettingsError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
     if steps is not None and steps < 1:
         raise SettingsError(f"steps is {steps}; it must be at least 1")
+    finishes = Counter[str]()
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         seeded = sampling if sampling.seed is None else _reseeded(sampling, sampling.seed + start)
@@ -121,9 +103,11 @@ def record(
             runs = run_refine(backend, conversations, steps=steps or 4, sampling=seeded)
             common |= {**backend.details(sampling), **(details or {})}
             for q, run in zip(part, runs, strict=True):
+                ending = _ending(run.calls[-1], sampling)
+                finishes[ending["finish"]] += 1
                 done = zip(run.calls, run.records, strict=False)
                 found = [_step(r, Probe(_whole_answer(c), 0), c.seconds, c.reasoning or c.answer or "") for c, r in done]
-                yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()} | _ending(run.calls[-1], sampling))
+                yield _trace(q, found, common | {"segmentation": PER_CALL.to_dict()} | ending)
             continue
         full = backend.generate(conversations, sampling=seeded, segmentation=segmentation, stop=False)
         common |= {**backend.details(sampling, segmentation), **(details or {})}  # a server's are known once it was asked
@@ -132,7 +116,14 @@ def record(
         after = dict(zip(boundaries, probes, strict=True))
         for n, (q, g) in enumerate(zip(part, full, strict=True)):
             kept = [after[n, step] for step in range(1, len(g.steps[:steps]) + 1)]
-            yield _trace(q, thinking_steps(g, kept), common | _ending(g, sampling))
+            ending = _ending(g, sampling)
+            finishes[ending["finish"]] += 1
+            yield _trace(q, thinking_steps(g, kept), common | ending)
+    message = cut_runs.of_recording(finishes, sampling.max_tokens)
+    if message and tell:
+        tell(message)
+    elif message:
+        warnings.warn(message, stacklevel=2)
 
 
 def conversation(question: Question, system: str | None = None) -> list[Message]:

@@ -289,7 +289,7 @@ def test_any_mix_of_cut_and_whole_runs_adds_up(traces, threshold, mode):
 
 
 def test_a_report_on_cut_runs_says_so():
-    """In the subtitle, in the first sentence, in the examples, and where stopping is off; a page of cut runs only has no accuracy."""
+    """In the subtitle, the first sentence, the examples, and where stopping is off; cut runs alone have no accuracy."""
     traces = [*many(40), *cut_ones(10)]
     page = build_report(traces, calibrate(traces))
     assert "10 of the runs cut off" in page
