@@ -112,7 +112,7 @@ def _reading(table: Table, policy: Policy | None) -> Policy:
     """A policy that reads the signal as this one does, to walk thresholds with; the entropy rule where it reads none."""
     if policy is not None and policy.rule != "fixed-step":
         return replace(policy, active=True)
-    return Policy(table.model or "", (None,), signal=table.signal)
+    return Policy(table.model or "unknown", (None,), signal=table.signal)
 
 
 # --- plots
