@@ -38,7 +38,7 @@ def is_cut(word: str | None) -> bool:
     return finish_of(word) != "stop"
 
 
-def told(word: str | None) -> str:
+def finish_reason(word: str | None) -> str:
     """``stop`` or ``length`` in the place of the many words for them; any other word as the server gave it."""
     finish = finish_of(word)
     return word if word is not None and finish not in ("stop", "length") else finish

@@ -17,7 +17,7 @@ from entropy_chains.comparing import compare
 from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError
 from entropy_chains.policy import CUT_RUNS, METHODS, Policy
-from entropy_chains.replaying import replay
+from entropy_chains.replaying import judge_live, replay
 from entropy_chains.report import build_report
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace
@@ -199,6 +199,15 @@ def test_a_replay_on_cut_runs_by_hand():
     assert (found.tokens, found.tokens_full, found.stopped_early) == (40, 80, 1.0)
     never = replay([*whole, *cut], Policy("m", (None,)))
     assert (never.lost_correct, never.lost_cut, never.risk, never.accuracy_change) == (0, 0, 0.0, 0.0)
+
+
+def test_live_runs_are_judged_against_cut_full_runs():
+    """A right live answer is kept though the full run was cut off; a wrong one is lost; one that was not stopped loses nothing."""
+    found = judge_live(
+        as_table(cut_ones(3)), np.array([1, 1, 0]), np.array([100, 100, 200]), np.array([True, False, False]), resamples=100
+    )
+    assert (found.judged, found.cut, found.lost_cut, found.lost_correct, found.gained_correct) == (0, 3, 1, 0, 0)
+    assert found.risk == pytest.approx(1 / 3)
 
 
 def test_without_gold_every_stop_on_a_cut_run_is_lost():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropy_chains.finish_reasons import FINISHES, finish_of, is_cut, run_is_cut, told
+from entropy_chains.finish_reasons import FINISHES, finish_of, finish_reason, is_cut, run_is_cut
 
 WORDS = [
     *[(word, "stop") for word in ("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "function_call", "STOP", " Stop ")],
@@ -26,14 +26,14 @@ def test_the_words_of_servers(word, finish):
 
 def test_no_word_is_a_proper_end():
     """A stream that ended as it should without a word ended by itself."""
-    assert (finish_of(None), told(None), is_cut(None)) == ("stop", "stop", False)
+    assert (finish_of(None), finish_reason(None), is_cut(None)) == ("stop", "stop", False)
 
 
 @given(st.one_of(st.sampled_from(FINISHES), st.text()))
 def test_normalising_twice_changes_nothing(word):
     """The five mean themselves, in capitals too."""
     assert finish_of(finish_of(word)) == finish_of(finish_of(word).upper()) == finish_of(word)
-    assert told(word) == (finish_of(word) if finish_of(word) in ("stop", "length") else word)
+    assert finish_reason(word) == (finish_of(word) if finish_of(word) in ("stop", "length") else word)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
-from entropy_chains.finish_reasons import told
+from entropy_chains.finish_reasons import finish_reason
 from entropy_chains.monitor import Decision, Monitor
 from entropy_chains.policy import BY_HAND, PROBE_SIGNALS, Policy
 from entropy_chains.records import StepRecord
@@ -363,7 +363,7 @@ class Dialogue:
             prompt_tokens=asked or 0,
             rest_tokens=max(0, tokens - (now.steps[-1].end if now.steps else 0)),
             seconds=time.perf_counter() - now.start,
-            finish_reason=told(now.streams[-1].finish),
+            finish_reason=finish_reason(now.streams[-1].finish),
             finish_raw=now.streams[-1].finish,
             prefill_tokens=prefill,
         )
