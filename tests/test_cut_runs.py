@@ -11,16 +11,20 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from entropy_chains import cut_runs
+from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.calibration import calibrate
 from entropy_chains.certificates import last_seen_step, within
 from entropy_chains.comparing import compare
 from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError
 from entropy_chains.policy import CUT_RUNS, METHODS, Policy
+from entropy_chains.recording import record
 from entropy_chains.replaying import judge_live, replay
 from entropy_chains.report import build_report
+from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace
+from entropy_chains.wording import thresholds_text
 
 RIGHT, WRONG = "1", "0"
 EPSILON, DELTA, REPEATS = 0.05, 0.1, 60
@@ -123,6 +127,35 @@ def test_the_last_step_that_enough_runs_reach():
     assert within((0.5,), None) == (0.5,)
     assert within((0.5, 0.4), 3) == (0.5, 0.4, 0.4, None)
     assert within((0.5,), 0) == (None,)
+
+
+@pytest.mark.parametrize(("sure_at", "stop"), [(1, 1), (2, 2), (3, 0)])
+def test_live_nothing_stops_after_the_last_seen_step(sure_at, stop):
+    """Live and replayed, a step behind it is no stop, however sure."""
+    lines = [
+        piece for n in range(1, 5) for piece in ((f"step{n}", 0.1 if n == sure_at else 2.0), ("\n", 0.1 if n == sure_at else 2.0))
+    ]
+    cutting = Segmentation("line", 1)
+    backend = ScriptedBackend(Script(lines, "1", early=["1"] * 4), segmentation=cutting)
+    policy = Policy("scripted", within((0.5,), 2), segmentation=cutting, template=backend.template)
+    outcome = backend.generate([[{"role": "user", "content": "1?"}]], policy=policy)[0].outcome
+    assert (outcome.step if outcome.stopped else 0) == stop
+    traces = list(record(backend, [{"id": "q", "question": "1?", "gold": "1"}]))
+    assert replay(traces, policy, resamples=100).stop_step.tolist() == [stop]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "text"),
+    [
+        ((0.25,), "0.25"),
+        ((0.25, 0.25, None), "0.25 for 2 steps, never"),
+        ((0.5, 0.25, None), "0.5, 0.25, never"),
+        ((None,), "never"),
+    ],
+)
+def test_equal_thresholds_are_told_as_one(thresholds, text):
+    """In the order of the steps."""
+    assert thresholds_text(Policy("m", thresholds)) == text
 
 
 def many(count: int, **given) -> list[Trace]:
