@@ -271,7 +271,7 @@ def certified_parameter(rule: Baseline, table: Table, *, max_loss: float, level:
     setting that fails. A parameter that saves nothing on the fitting part is not kept.
     """
     tested = table.subset(one_run_a_group(table, seed))
-    if last_passing(np.zeros(1, np.int64), tested.runs, max_loss, level) is None:
+    if tested.cut.all() or last_passing(np.zeros(1, np.int64), tested.runs, max_loss, level) is None:
         return None, "too_few_examples"
     values, settings = rule.values(tested), rule.settings()
     known = np.sort(values[~np.isnan(values)])

@@ -25,8 +25,10 @@ from entropy_chains.certificates import (
     eligible_rows,
     examples_needed,
     last_passing,
+    last_seen_step,
     one_run_a_group,
     upper_bound,
+    within,
 )
 from entropy_chains.diagnosis import (
     Interval,
@@ -39,7 +41,7 @@ from entropy_chains.diagnosis import (
     verdict_of,
 )
 from entropy_chains.errors import InputError
-from entropy_chains.policy import CALIBRATED_RULES, METHODS, QUANTILES, STOPPING, MassFloor, Policy
+from entropy_chains.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import Array, Table, Traces, as_table
 
@@ -59,6 +61,7 @@ def calibrate(
     examples: int | None = None,
     seed: int = 0,
     scope: str = "call",
+    cut_runs: str = "lost",
 ) -> Policy:
     """Fit a stop rule to recorded runs. A rule that must not stop comes back too, with ``active`` False and the reason.
 
@@ -76,18 +79,26 @@ def calibrate(
         examples: calibrate on this many groups, drawn by ``seed``.
         seed: of every draw.
         scope: ``call`` or ``agent``.
+        cut_runs: what a run is taken for that was cut off. ``lost``: nobody knows its full answer, so a stop loses it unless the
+            answer there is known to be right, and longer runs are covered, too. ``wrong``: users run under the same limit, so
+            where it ends is the full run.
 
     Raises:
         InputError: bad traces or a bad argument.
     """
-    _check_arguments(method, rule, max_loss, confidence, per_step, min_steps, examples, seed)
-    table = as_table(traces)
+    _check_arguments(method, rule, max_loss, confidence, per_step, min_steps, examples, seed, cut_runs)
+    table = given = as_table(traces)
     if examples is not None:
         table = _draw_groups(table, examples, seed)
+    cut = int(table.cut.sum())
+    if cut_runs == "wrong":
+        table = table.with_cut_as_full()
     if signal != "auto":
         table.values(signal)  # refuses what cannot be read
     basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed)
     found = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
+    if cut == table.runs:  # no run came to its end: there is nothing that could be kept or lost
+        found = found._replace(thresholds=(None,), reason="too_few_examples", certificate=None)
     refining = table.mode == "refine"
     return Policy(
         model=table.model or "unknown",
@@ -107,7 +118,8 @@ def calibrate(
         method=method,
         active=found.reason in STOPPING,
         reason=found.reason,
-        calibration=_figures(basis, found),
+        calibration=_figures(basis, found)
+        | {"max_tokens": table.max_tokens, "cut_runs": cut_runs, "cut": cut, "left_out": given.runs - table.runs},
     )
 
 
@@ -176,13 +188,14 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
         return never._replace(reason=verdict_of(basis.auroc(main)[1]))
     learning, walking = _halves(table, basis.seed) if basis.per_step else (table, table)
     tested = one_run_a_group(walking, basis.seed)
+    last = last_seen_step(walking, tested, basis.max_loss)
     best, most = never._replace(reason="no_safe_threshold"), 0.0
     for c in candidates:
         if not takes_part[c]:
             continue
         first = basis.first_step(c.rule)
         scales = _scales(learning, c.signal, basis) if basis.per_step and c.rule != "fixed-step" else None
-        found = curve(walking, c, tested, min_steps=first, floor=basis.floor, scales=scales)
+        found = curve(walking, c, tested, min_steps=first, floor=basis.floor, scales=scales, last_step=last)
         at = last_passing(found.losses, found.n, basis.max_loss, level)
         if at is None or found.saved[at] <= most:
             continue
@@ -201,6 +214,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
         }
         thresholds = (setting,) if scales is None else tuple(None if math.isnan(s) else setting * s for s in scales.tolist())
         first = int(setting) if c.rule == "fixed-step" else first
+        thresholds = thresholds if c.rule == "fixed-step" else within(thresholds, last)
         best = _Found(c.rule, c.signal, thresholds, first, "certified", needed, certificate)
     return best
 
@@ -318,13 +332,16 @@ def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
         quantiles[step - 1] = np.quantile(values[rows], QUANTILES).tolist()
     stop_cost, full = table.costs(Candidate(found.rule, found.signal).reads_probes)
     early = ~table.is_last
+    gold, right = table.labels == "gold", int(table.full_right.sum())
     saved = np.bincount(table.step[early], (full[table.run] - stop_cost)[early], minlength=longest + 1)[1:]
     counts = np.bincount(table.step[early], minlength=longest + 1)[1:]
     return {
         "runs": table.runs,
         "groups": table.groups,
         "labels": table.labels,
-        "accuracy_full": float(table.correct[table.last].mean()) if table.labels == "gold" else None,
+        "accuracy_full": table.accuracy_full,
+        "right": right if gold else None,
+        "wrong": int((~table.cut).sum()) - right if gold else None,
         **{name: getattr(s, name) for name in ("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d")},
         "auroc": auroc,
         "auroc_interval": None if interval is None else list(interval),
@@ -344,8 +361,10 @@ def _check_arguments(
     min_steps: int | None,
     examples: int | None,
     seed: int,
+    cut_runs: str,
 ) -> None:
-    for name, given, known in (("method", method, METHODS), ("rule", rule, ("auto", *CALIBRATED_RULES))):
+    known_values = (("method", method, METHODS), ("rule", rule, ("auto", *CALIBRATED_RULES)), ("cut_runs", cut_runs, CUT_RUNS))
+    for name, given, known in known_values:
         if given not in known:
             raise InputError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
     if method != "certified" and rule == "fixed-step":

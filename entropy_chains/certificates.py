@@ -3,6 +3,9 @@
 The loss of a question is *lost-correct*: the full run is right and the early answer wrong. Settings are tested in an order fixed
 before the data are seen, each with the exact binomial p-value of "the risk is above max_loss"; the walk ends at the first that
 fails and keeps the last that passed. P(risk <= max_loss) >= 1 - level then, whatever the number of settings.
+
+Of a run that was cut off neither the full answer nor what a rule would have done after the cut is known. A stop on it counts as
+lost unless its answer is known to be right; and no rule stops after the last step that enough runs reach (:func:`last_seen_step`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from scipy import stats
 
 from entropy_chains.diagnosis import rows_by_step
 from entropy_chains.policy import AGREEING, MEANS, PROBE_SIGNALS, MassFloor
+from entropy_chains.rules import threshold_at
 from entropy_chains.tables import Array, Table
 
 SMALLEST = -14
@@ -23,6 +27,8 @@ SMALLEST = -14
 PER_OCTAVE = 16
 LARGEST_SUM = 14
 """Grid of sums and unknown signals ends at 2^14 bits."""
+UNSEEN = 0.1
+"""Share of ``max_loss`` that runs cut off before the last step of a rule may take; each of them counts as lost, unless stopped."""
 DEFAULT_BITS = 18.0
 """Largest entropy, bits, of a full vocabulary whose size is not recorded."""
 GRID = "0 and 2^-14 to the signal's maximum, 16 an octave"
@@ -46,7 +52,7 @@ class Curve(NamedTuple):
 
     Attributes:
         settings: thresholds in bits, or steps.
-        losses: lost-correct among the tested runs; n: how many runs were tested.
+        losses: lost among the tested runs, those not known to keep the right answer included; n: how many runs were tested.
         saved: fraction of all runs' tokens saved, probes paid.
     """
 
@@ -67,6 +73,26 @@ def threshold_grid(signal: str, k: int | None, vocab_size: int | None = None) ->
     return np.unique(np.concatenate([[0.0], 2.0**exponents, [largest]]))
 
 
+def last_seen_step(table: Table, tested: Array, max_loss: float) -> int | None:
+    """The last step at which a stop may be allowed; None, no limit, where no run was cut off.
+
+    Steps after a cut are not recorded, but a longer run has them, and could be stopped there. So no more than :data:`UNSEEN` of
+    ``max_loss`` of the tested runs may have been cut off before this step.
+    """
+    if not table.cut.any():
+        return None
+    seen = np.sort((np.diff(table.offsets) - 1)[table.cut & tested])
+    allowed = int(UNSEEN * max_loss * tested.sum())
+    return int(seen[allowed]) if allowed < len(seen) else int(table.step.max()) - 1
+
+
+def within(thresholds: tuple[float | None, ...], last_step: int | None) -> tuple[float | None, ...]:
+    """The same thresholds, with no stop after a step; None: no limit."""
+    if last_step is None:
+        return thresholds
+    return (*(threshold_at(thresholds, step) for step in range(1, last_step + 1)), None)
+
+
 def eligible_rows(table: Table, values: Array, rule: str, min_steps: int, floor: MassFloor) -> Array:
     """Rows after which the rule may stop, whatever its threshold, bool [rows]; the last recorded step is never an early stop."""
     allowed: Array = ~table.is_last & (table.step >= min_steps)
@@ -83,6 +109,7 @@ def curve(
     min_steps: int = 1,
     floor: MassFloor | None = None,
     scales: Array | None = None,
+    last_step: int | None = None,
 ) -> Curve:
     """Losses and savings of a candidate at all its settings at once.
 
@@ -97,12 +124,14 @@ def curve(
         min_steps: first step at which a stop is allowed.
         floor: least mass; None: the default.
         scales: threshold at each step relative to the grid's, the last repeated, NaN = never stop there; None: 1.
+        last_step: last step at which a stop is allowed; None: no limit. A run cut off earlier and not stopped counts as lost.
     """
     values = table.values(candidate.signal)
-    allowed = eligible_rows(table, values, candidate.rule, min_steps, floor or MassFloor())
+    last_step = int(table.step.max()) - 1 if last_step is None else last_step
+    allowed = eligible_rows(table, values, candidate.rule, min_steps, floor or MassFloor()) & (table.step <= last_step)
     stop_cost, full_cost = table.costs(candidate.reads_probes)
     if candidate.rule == "fixed-step":
-        settings = np.arange(int(table.step.max()) - 1, min_steps - 1, -1)
+        settings = np.arange(last_step, min_steps - 1, -1)
         size = int(table.step.max()) + 1
         rows, first, end = np.flatnonzero(allowed), table.step[allowed], None
     else:
@@ -127,7 +156,9 @@ def curve(
         summed: Array = np.cumsum(total - np.bincount(end, amount, minlength=size)[:size])
         return summed
 
-    losses = np.rint(added((table.lost[rows] & tested[table.run[rows]]).astype(float))).astype(np.int64)
+    unseen = tested & table.cut & (np.diff(table.offsets) - 1 < last_step)
+    lost = (table.lost[rows] & tested[table.run[rows]]).astype(float) - unseen[table.run[rows]]
+    losses = np.rint(unseen.sum() + added(lost)).astype(np.int64)
     tokens = max(1, int(table.tokens.sum()))
     saved = (added((full_cost[table.run[rows]] - stop_cost[rows]).astype(float)) + tokens - full_cost.sum()) / tokens
     return Curve(settings, losses, int(tested.sum()), saved)

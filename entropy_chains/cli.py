@@ -16,7 +16,7 @@ import click
 
 from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
-from entropy_chains.policy import CALIBRATED_RULES, METHODS, Policy
+from entropy_chains.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, Policy
 from entropy_chains.progress import progress
 
 if TYPE_CHECKING:
@@ -146,10 +146,10 @@ def record(
     check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut})
     asking = partial(
         run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
-        system=system,
+        system=system, tell=lambda text: click.echo(f"warning: {text}", err=True),
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, as_json)
-    show(result, as_json, f"{result['recorded']} recorded, {result['skipped']} skipped → {out}")
+    show(result, as_json, "{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result))
     if lacking:
         click.echo(lacking, err=True)
         raise click.exceptions.Exit(1)
@@ -180,6 +180,10 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @click.option("--per-step/--no-per-step", default=False, show_default=True, help="One threshold per step.")
 @click.option("--min-steps", type=int, help="First step at which a stop is allowed.")
 @click.option("--examples", type=int, help="Calibrate on this many questions, drawn with --seed.")
+@click.option(
+    "--cut-runs", default="lost", show_default=True, type=click.Choice(CUT_RUNS),
+    help="Take runs that were cut off for lost where stopped, or, where users have the same limit, for wrong full runs.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:

@@ -25,7 +25,7 @@ def write_traces(
         What ``--json`` prints, and what is to be told where questions are left over.
     """
     failed: dict[str, str] = {}
-    given_up = 0
+    given_up = cut = 0
     with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
         before = set(writer.ids)
         skipped = sum(q["id"] in before for q in questions)
@@ -40,11 +40,12 @@ def write_traces(
             with closing(run(done=before, on_failure=fail, cancelled=interrupted)) as traces:
                 for trace in traces:
                     writer.write(trace)
+                    cut += trace.is_cut
                     advance(1)
         except RecordError as error:
             given_up = error.given_up
         recorded = len(writer.ids) - len(before)
-    result = {"recorded": recorded, "skipped": skipped, "traces": len(before) + recorded, "out": str(out)}
+    result = {"recorded": recorded, "skipped": skipped, "cut": cut, "traces": len(before) + recorded, "out": str(out)}
     lacking = len(questions) - skipped - recorded
     if not lacking:
         return result, None

@@ -35,8 +35,9 @@ class ComparedRule:
         parameters: its parameter in each fold, None = never stopped there.
         accuracy_change: with its interval; None with ``agreement`` labels.
         tokens_saved: with its interval; probes paid.
-        lost_correct, gained_correct: lines turned from right to wrong, and the other way.
-        lost_share: lost lines over all lines; within_max_loss: it is at most the ``max_loss`` asked for.
+        lost_correct, gained_correct: judged lines turned from right to wrong, and the other way.
+        lost_cut: lines of runs that were cut off, stopped with an answer that is not known to be right.
+        lost_share: lines lost in either way over all lines; within_max_loss: it is at most the ``max_loss`` asked for.
         lost_bound: exact upper bound (95 %) of the share of questions with a lost line: where hardly any is lost, the bootstrap
             interval is too narrow, and with none it is a single point.
         oracle_fraction: tokens saved over what the oracle saves, None where that is nothing; above 1 only with other answers.
@@ -55,6 +56,7 @@ class ComparedRule:
     tokens_saved_interval: Interval = None
     lost_correct: int | None = None
     gained_correct: int | None = None
+    lost_cut: int | None = None
     lost_share: float | None = None
     lost_bound: float | None = None
     within_max_loss: bool | None = None
@@ -72,7 +74,8 @@ class Comparison:
     """Rules on the same runs: those within ``max_loss`` first, then by tokens saved; those that cannot be judged last.
 
     Attributes:
-        questions, groups: of the judged runs; labels: ``gold`` or ``agreement``.
+        questions, groups: of the runs judged on; labels: ``gold`` or ``agreement``.
+        cut: lines of them whose run was cut off; judged: the others.
         max_loss, confidence: of the certificates.
         folds: parts, each judged with rules fitted on the others; None after :func:`transfer`.
         oracle_tokens_saved: by stopping at the first step with the full run's answer.
@@ -82,6 +85,8 @@ class Comparison:
     questions: int
     groups: int
     labels: str
+    judged: int
+    cut: int
     max_loss: float
     confidence: float
     folds: int | None
@@ -193,6 +198,8 @@ def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int |
         questions=judged.runs,
         groups=judged.groups,
         labels=judged.labels,
+        judged=int((~judged.cut).sum()),
+        cut=int(judged.cut.sum()),
         max_loss=terms.max_loss,
         confidence=terms.confidence,
         folds=folds,
@@ -202,9 +209,7 @@ def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int |
 
 
 def _rule(contender: Contender, decided: Sequence[Decided], found: ReplayResult, judged: Table, max_loss: float) -> ComparedRule:
-    lost = found.lost_correct / found.questions
-    gone = (judged.correct[judged.last] == 1) & ~found.run_correct
-    bound = upper_bound(len(np.unique(judged.group[gone])), judged.groups, 0.05) if found.stopped_early else 0.0
+    bound = upper_bound(len(np.unique(judged.group[found.run_lost])), judged.groups, 0.05) if found.stopped_early else 0.0
     return ComparedRule(
         *contender[:3],
         reason=", ".join(dict.fromkeys(d.reason for d in decided)),
@@ -215,9 +220,10 @@ def _rule(contender: Contender, decided: Sequence[Decided], found: ReplayResult,
         tokens_saved_interval=found.tokens_saved_interval,
         lost_correct=found.lost_correct,
         gained_correct=found.gained_correct,
-        lost_share=lost,
+        lost_cut=found.lost_cut,
+        lost_share=found.risk,
         lost_bound=bound,
-        within_max_loss=lost <= max_loss,
+        within_max_loss=found.risk <= max_loss,
         oracle_fraction=found.tokens_saved / found.oracle_tokens_saved if found.oracle_tokens_saved > 0 else None,
     )
 

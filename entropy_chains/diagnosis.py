@@ -60,18 +60,22 @@ class Diagnosis:
 
     Attributes:
         questions: trace lines; groups: distinct questions; labels: ``gold`` or ``agreement``.
-        accuracy_full: share of right full runs; None with ``agreement`` labels.
+        cut: lines of runs that were cut off; judged: the others.
+        accuracy_full: share of right full runs among the judged; None with ``agreement`` labels, or where none is judged.
         signal: the lower bound of ``auroc`` is above 0.5.
         verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``.
         auroc: chance that of a wrong and a right answer of the same step the wrong one has the higher entropy; ties count half.
         auroc_pooled: the same over pairs of any steps, shown only because others report it.
-        auroc_lost: positive = the full run is right and this step wrong, what a stop can lose; last steps left out.
+        auroc_lost: positive = what a stop here loses: the full run is right, or was cut off, and this step wrong; last steps left
+            out.
         cohens_d: (mean of wrong - mean of right) / pooled standard deviation at step 1; above 0 = useful.
     """
 
     questions: int
     groups: int
     labels: str
+    judged: int
+    cut: int
     accuracy_full: float | None
     signal: bool
     verdict: str
@@ -120,12 +124,14 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
         auroc, bounds = per_step.get(step, (None, None))
         d = separation(values[rows], wrong[rows]).cohens_d
         steps.append(StepDiagnosis(step, len(rows), float(table.correct[rows].mean()), auroc, bounds, d))
-    full = float(table.correct[table.last].mean()) if table.labels == "gold" else None
+    cut = int(table.cut.sum())
     return Diagnosis(
         questions=table.runs,
         groups=table.groups,
         labels=table.labels,
-        accuracy_full=full,
+        judged=table.runs - cut,
+        cut=cut,
+        accuracy_full=table.accuracy_full,
         signal=interval is not None and interval[0] > 0.5,
         verdict=verdict_of(interval),
         auroc=estimate,
@@ -152,8 +158,14 @@ def verdict_of(interval: Interval) -> str:
 
 
 def judged_rows(table: Table) -> Array:
-    """Rows that diagnosis looks at, bool [rows]: all, or with ``agreement`` labels all but the last, which always agree."""
-    return np.ones(len(table.step), bool) if table.labels == "gold" else ~table.is_last
+    """Rows that diagnosis looks at, bool [rows]: those whose answer is known to be right or wrong.
+
+    With ``agreement`` labels the last row always agrees and is left out. Of a run that was cut off the last row is no answer; with
+    ``agreement`` labels there is nothing to compare its other rows with either.
+    """
+    cut = table.cut[table.run]
+    known: Array = ~(cut & table.is_last) if table.labels == "gold" else ~(cut | table.is_last)
+    return known
 
 
 def rows_by_step(step: Array, kept: Array) -> Iterator[tuple[int, Array]]:

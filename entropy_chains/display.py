@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from entropy_chains import wording
+from entropy_chains import cut_runs, wording
 from entropy_chains.diagnosis import SENTENCES
 from entropy_chains.policy import Policy
 
@@ -33,7 +33,8 @@ def diagnosis_table(found: Mapping[str, Any]) -> Group:
     for name, n, accuracy, auroc, bounds, d in rows:
         table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
     lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(found['auroc_lost'])}"
-    return Group(Text(f"{found['verdict']}: {SENTENCES[found['verdict']]}", style="bold"), table, Text(lost))
+    verdict = Text(f"{found['verdict']}: {SENTENCES[found['verdict']]}", style="bold")
+    return Group(verdict, table, Text(lost), *_cut_runs(found))
 
 
 def policy_table(policy: Policy, out: Path) -> Group:
@@ -43,7 +44,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
     for name, value in (
         ("stops", "yes" if policy.active else f"never: {policy.reason}"),
         ("rule", f"{policy.rule} on {policy.signal}" if policy.stop_rule.reads_signal else policy.rule),
-        ("thresholds (bits)", ", ".join("never" if t is None else f"{t:.4g}" for t in policy.thresholds)),
+        ("thresholds (bits)", wording.thresholds_text(policy)),
         ("first step", str(policy.min_steps)),
         (
             "calibrated on",
@@ -55,8 +56,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
         table.add_row(name, Text(value))
     needed = calibration.get("examples_needed")
     hint = f"A certificate at this level needs at least {needed} questions without a loss." if needed else ""
-    reason = wording.REASONS.get(policy.reason, "")
-    parts: list[Table | Text] = [table, Text(_capital(wording.certificate_sentence(policy)) if policy.active else _capital(reason))]
+    parts: list[Table | Text] = [table, Text(_capital(wording.state_sentence(policy)))]
     return Group(*parts, Text(hint)) if hint else Group(*parts)
 
 
@@ -72,12 +72,12 @@ def replay_table(found: Mapping[str, Any]) -> Group:
         "accuracy",
         wording.percent(found["accuracy_full"]),
         wording.percent(found["accuracy"]),
-        change if gold else "no gold answers",
+        change if gold else "no gold answers" if found["judged"] else "every run was cut off",
     )
     table.add_row("tokens", wording.number(found["tokens_full"]), wording.number(found["tokens"]), saved)
     if found["seconds_full"] is not None and found["seconds"] is not None:
         table.add_row("seconds", wording.number(found["seconds_full"]), wording.number(found["seconds"]), "")
-    return Group(table, Text(_losses(found)))
+    return Group(table, Text(_losses(found)), *_cut_runs(found))
 
 
 def comparison_table(found: Mapping[str, Any]) -> Group:
@@ -96,7 +96,9 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
         saved = f"{_hundredths(r['tokens_saved'])} ({wording.interval(r['tokens_saved_interval'], _hundredths)})"
         rule = Text(r["rule"], style="bold" if r["pareto"] else "")
         other = change if gold else wording.percent(r["lost_share"])
-        table.add_row(rule, r["method"], other, str(r["lost_correct"]), saved, wording.percent(r["oracle_fraction"], 0))
+        table.add_row(
+            rule, r["method"], other, str(r["lost_correct"] + r["lost_cut"]), saved, wording.percent(r["oracle_fraction"], 0)
+        )
     how = "fitted on one file, judged on the other"
     if found["folds"] is not None:
         how = f"in {found['folds']} parts, each judged with rules fitted on the others"
@@ -109,7 +111,7 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
     plain = ("certified", "uncertified", "always full", "hindsight")
     notes += [f"{r['rule']} ({r['method']}): {r['reason']}" for r in rows if r["reason"] not in plain]
     notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in found["rules"] if not r["applicable"]]
-    return Group(table, *map(Text, dict.fromkeys(notes)))
+    return Group(table, *map(Text, dict.fromkeys(notes)), *_cut_runs(found))
 
 
 def story_table(story: Mapping[str, Any], out: Path) -> Group:
@@ -133,9 +135,9 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
     notes = f"Latency: {story['latency_questions']} of the questions, one at a time. In brackets: 95 % intervals, paired."
     policy = Policy.from_dict(story["policy"])
     state = f"Stopping is active: {policy.rule} on {policy.signal}, " if policy.active else "Stopping is not active: "
-    why = wording.certificate_sentence(policy) if policy.active else wording.REASONS.get(policy.reason, policy.reason)
+    why = wording.state_sentence(policy)
     files = f"Written: {out / 'demo.json'}, {out / 'report.html'} (open it in a browser), {out / 'policy.json'}"
-    return Group(table, Text(notes), Text(_losses(story)), Text(state + why), Text(files, style="bold"))
+    return Group(table, Text(notes), Text(_losses(story)), *_cut_runs(story), Text(state + why), Text(files, style="bold"))
 
 
 def doctor_table(found: Mapping[str, Any]) -> Group:
@@ -149,6 +151,11 @@ def doctor_table(found: Mapping[str, Any]) -> Group:
     took = f"Requests that this took: {found['requests']}; {tokens}."
     remedies = [Text(f"- {remedy}") for remedy in found["remedies"]]
     return Group(table, Text(_capital(found["verdict"]) + ".", style="bold"), *remedies, Text(took))
+
+
+def _cut_runs(found: Mapping[str, Any]) -> list[Text]:
+    told = cut_runs.of_figures(found)
+    return [Text(told)] if told else []
 
 
 def _losses(found: Mapping[str, Any]) -> str:

@@ -51,6 +51,8 @@ MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "ea
 MOST_BITS_A_TOKEN = 1000.0
 """A threshold of a mean above this is in another unit: log2 of the largest vocabularies is 18."""
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
+CUT_RUNS = ("lost", "wrong")
+"""What calibration takes a run for that was cut off: a stop on it loses an answer, or its wrong end is what users get, too."""
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
 ESTIMATORS = ("renormalised", "full")
@@ -169,12 +171,15 @@ class Policy:
         """What it becomes without logprobs, if allowed: stop where two answers in a row agree; no certificate covers that."""
         return replace(self, rule="agreement", method=BY_HAND, reason="uncertified")
 
-    def check(self, *, on_mismatch: str = "error", temperature: float | None = None, **running: Any) -> None:
+    def check(
+        self, *, on_mismatch: str = "error", temperature: float | None = None, max_tokens: int | None = None, **running: Any
+    ) -> None:
         """Compare with what is running; fields not given are not compared.
 
         Args:
             on_mismatch: ``error`` or ``warn``.
             temperature: the running temperature; one that was not calibrated is only ever a warning.
+            max_tokens: the running limit; where calibration took cut runs for full ones, a larger one is a warning.
             running: any of ``model``, ``k``, ``estimator``, ``mode``, ``temperature_mode``, ``template``, ``segmentation``.
 
         Raises:
@@ -202,6 +207,10 @@ class Policy:
         if temperature is not None and self.temperature and not any(math.isclose(temperature, t) for t in self.temperature):
             known = ", ".join(map(str, self.temperature))
             warnings.warn(f"temperature {temperature} was not calibrated (the policy knows {known})", stacklevel=3)
+        limit = self.calibration.get("max_tokens") if self.calibration.get("cut_runs") == "wrong" else None
+        if isinstance(limit, int) and max_tokens is not None and max_tokens > limit:
+            text = f"replies may be longer than {limit} tokens, at which runs were cut off and taken for full ones in calibration"
+            warnings.warn(f"{text}: what it promises holds with max_tokens={limit}, or calibrate on longer runs", stacklevel=3)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy file's object."""

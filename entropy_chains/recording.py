@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import threading
+import warnings
+from collections import Counter
 from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
+from entropy_chains import cut_runs
 from entropy_chains.backends import Backend, Generation, Message, Probe, RecordableBackend, Sampling
 from entropy_chains.errors import (
     BatchError,
@@ -25,6 +28,7 @@ from entropy_chains.errors import (
     outcomes,
     reason,
 )
+from entropy_chains.finish_reasons import finish_of, is_cut
 from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL, RefineRun, run_refine
 from entropy_chains.steps import MODES, Segmentation
@@ -131,11 +135,13 @@ def record(
     done: Container[str] = (),
     on_failure: Callable[[Question, Exception], None] | None = None,
     cancelled: threading.Event | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Generator[Trace, None, None]:
     """Run every question in full and yield its trace, with the answer that a stop after each step would have given.
 
     A trace is yielded as soon as its question is done. A server is asked several questions at a time, and a slow one keeps no other
-    waiting. A local model runs a batch, whose traces come together. A question that fails costs itself alone.
+    waiting. A local model runs a batch, whose traces come together. A question that fails costs itself alone. A run that was cut
+    off has no full answer: its last answer is None, and its ``finish`` says why.
 
     Args:
         backend: the model.
@@ -152,6 +158,7 @@ def record(
         done: ids that are recorded already. They are not asked; they keep their places, which the seeds go by.
         on_failure: called with each question that fails, and with what.
         cancelled: once set, nothing more is asked. What is finished is still yielded, what is not is given up.
+        tell: is told at the end how many runs were cut off, and which limit to raise, if any were; None: a warning.
 
     Raises:
         RecordError: at the end, where some questions failed. Earlier after :data:`PATIENCE` failures in a row that would befall
@@ -174,11 +181,13 @@ def record(
     work = _Recorder(backend.worker(over), mode, steps, sampling, segmentation, system, details or {}).record
     finished = in_threads(work, parts, threads, stopped, over) if threads else in_turn(work, parts, stopped)
     failed: dict[int, Exception] = {}
-    recorded = alike = 0
+    finishes = Counter[str]()
+    alike = 0
     with closing(finished):
         for (place, question), found in chain.from_iterable(zip(part, made, strict=True) for part, made in finished):
             if isinstance(found, Trace):
-                recorded, alike = recorded + 1, 0
+                finishes[found.finish or ""] += 1
+                alike = 0
                 yield found
                 continue
             failed[place], alike = found, alike + 1 if isinstance(found, BEFALLS_ALL) else 0
@@ -186,6 +195,9 @@ def record(
                 on_failure(question, found)
             if alike == PATIENCE:
                 hopeless.set()
+    if cut := cut_runs.of_recording(finishes, sampling.max_tokens):
+        tell(cut) if tell else warnings.warn(cut, stacklevel=2)
+    recorded = finishes.total()
     if failed:
         raise _failure(questions, failed, recorded, len(left) - recorded - len(failed) if hopeless.is_set() else 0)
 
@@ -235,7 +247,7 @@ class _Recorder:
 
         def trace(question: Question, run: Generation) -> Trace:
             probes = list(islice(tried, len(run.steps[: self.steps])))
-            return _trace(question, thinking_steps(run, map(_found, probes)), fields)
+            return _trace(question, thinking_steps(run, map(_found, probes)), fields | _ending(run, self.sampling))
 
         return [
             run if isinstance(run, Exception) else outcome(trace, question, run)
@@ -247,7 +259,9 @@ class _Recorder:
         runs = outcomes(partial(run_refine, self.backend, asked, steps=self.steps or 4, sampling=drawn))
         fields = self._fields(part, None) | {"segmentation": PER_CALL.to_dict()}
         return [
-            run if isinstance(run, Exception) else outcome(_trace, question, _loop_steps(run), fields)
+            run
+            if isinstance(run, Exception)
+            else outcome(_trace, question, _loop_steps(run), fields | _ending(run.calls[-1], drawn))
             for run, (_, question) in zip(runs, part, strict=True)
         ]
 
@@ -276,7 +290,10 @@ def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     found = [_step(s.record, p, s.seconds, s.text) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
     end = run.steps[len(probes) - 1].end if probes else 0
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
-    return [*found, Step(answer=run.answer, entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0)]
+    return [
+        *found,
+        Step(answer=_whole_answer(run), entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0),
+    ]
 
 
 def _found(probe: Probe | Exception) -> Probe:
@@ -289,7 +306,18 @@ def _found(probe: Probe | Exception) -> Probe:
 def _loop_steps(run: RefineRun) -> list[Step]:
     """A loop's trace steps: one for each call, with the answer that it gave by itself."""
     calls = zip(run.calls, run.records, strict=True)
-    return [_step(r, Probe(c.answer, 0), c.seconds, c.reasoning or c.answer or "") for c, r in calls]
+    return [_step(r, Probe(_whole_answer(c), 0), c.seconds, c.reasoning or c.answer or "") for c, r in calls]
+
+
+def _whole_answer(run: Generation) -> str | None:
+    """The answer of a run that ended by itself; what one that was cut off had written is no answer."""
+    return None if is_cut(run.finish_reason) else run.answer
+
+
+def _ending(run: Generation, sampling: Sampling) -> dict[str, Any]:
+    """The trace fields that say how a run ended."""
+    word = run.finish_raw or run.finish_reason
+    return {"finish": finish_of(word), "finish_raw": word, "max_tokens": sampling.max_tokens}
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:

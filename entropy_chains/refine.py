@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
 from entropy_chains.errors import BatchError, SettingsError, outcomes
+from entropy_chains.finish_reasons import is_cut
 from entropy_chains.monitor import Decision, Monitor, Outcome
 from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.records import StepRecord
@@ -72,7 +73,8 @@ def run_refine(
 ) -> list[RefineRun]:
     """Run the loop on every conversation, those not yet sure together in one batch a step.
 
-    A call without an answer is never a stop and leaves no trace in the thread: the same messages are sent again.
+    A call without an answer is never a stop and leaves no trace in the thread: the same messages are sent again. Nor is a call a
+    stop that was cut off.
 
     Args:
         backend: where the calls go.
@@ -228,8 +230,9 @@ class _Loop:
             self._policy = self._policy.by_agreement()
             self._monitor.judge_by(self._policy)
         if not self.ended:
-            # A sure call without an answer would end the loop with nothing to show.
-            self.sure = self._monitor.take(record if call.answer else unknown, call.answer) is Decision.STOP
+            # A sure call without a whole answer would end the loop with nothing, or half an answer, to show.
+            answer = None if is_cut(call.finish_reason) else call.answer
+            self.sure = self._monitor.take(record if answer else unknown, answer) is Decision.STOP
         if not self.ended and call.answer:
             self.thread += [{"role": "assistant", "content": call.answer}, {"role": "user", "content": self._again}]
 
@@ -278,7 +281,8 @@ def _open(
     if policy is not None:
         running = backend.details(sampling, PER_CALL)
         fields = {n: running[n] for n in ("k", "estimator", "template", "temperature", "temperature_mode") if n in running}
-        policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, **fields)
+        limit = sampling.max_tokens
+        policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, max_tokens=limit, **fields)
     stop = stop and stopping_enabled()
     most = (max_steps or 2 * steps) if reallocate else steps
     held = holdout or [False] * len(conversations)

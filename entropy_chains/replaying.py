@@ -26,25 +26,32 @@ class ReplayResult:
 
     Attributes:
         questions: trace lines; groups: distinct questions.
-        accuracy_full, accuracy: share of right answers, in full and with the policy; None with ``agreement`` labels.
+        cut: lines of runs that were cut off, whose full answers nobody knows; judged: the others.
+        accuracy_full, accuracy: share of right answers among the judged, in full and with the policy; None with ``agreement``
+            labels, or where none is judged.
         accuracy_change: accuracy - accuracy_full, with its interval; negative = worse.
-        lost_correct, gained_correct: lines that the policy turned from right to wrong, and the other way.
+        lost_correct, gained_correct: judged lines that the policy turned from right to wrong, and the other way.
+        lost_cut: cut lines that the policy stopped with an answer that is not known to be right.
         tokens_full, tokens: computed in full, and with the policy, probes paid.
         tokens_saved: 1 - tokens / tokens_full, with its interval; negative where probes cost more than stopping saves.
         seconds_full, seconds: wall time of the steps; None where a step's is not recorded.
         oracle_tokens_saved: stopping at the earliest step with the full run's answer: what the best stop rule could save.
         stopped_early: fraction of lines; stops_at_step: how many stopped after step i + 1.
-        stop_step: of each run, 0 = run in full; run_tokens: spent by each; run_correct: its answer is right. Arrays, [runs].
+        stop_step: of each run, 0 = run in full; run_tokens: spent by each; run_correct: its answer is right; run_lost: it
+            is one of ``lost_correct`` or ``lost_cut``. Arrays, [runs].
     """
 
     questions: int
     groups: int
+    judged: int
+    cut: int
     accuracy_full: float | None
     accuracy: float | None
     accuracy_change: float | None
     accuracy_change_interval: Interval
     lost_correct: int
     gained_correct: int
+    lost_cut: int
     tokens_full: int
     tokens: int
     tokens_saved: float
@@ -57,6 +64,12 @@ class ReplayResult:
     stop_step: Array = field(repr=False)
     run_tokens: Array = field(repr=False)
     run_correct: Array = field(repr=False)
+    run_lost: Array = field(repr=False)
+
+    @property
+    def risk(self) -> float:
+        """Share of lines that lost their answer, or may have; with ``agreement`` labels the disagreement."""
+        return (self.lost_correct + self.lost_cut) / self.questions
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``replay --json``: without the arrays over runs."""
@@ -155,20 +168,24 @@ def _compared(
 ) -> ReplayResult:
     """The figures of runs that stopped, computed and answered so; ``seconds``: in full, and spent, where they are known."""
     full_tokens = np.add.reduceat(table.tokens, table.offsets[:-1])
-    full_right = table.correct[table.last] == 1
-    change = right.astype(float) - full_right
-    sums = np.stack([change, np.ones(table.runs), tokens.astype(float), full_tokens.astype(float)], axis=1)
+    full_right, known = table.full_right, ~table.cut
+    change = np.where(known, right.astype(float) - full_right, 0.0)
+    sums = np.stack([change, known.astype(float), tokens.astype(float), full_tokens.astype(float)], axis=1)
     change_interval, saved_interval = _intervals(table, sums, seed, resamples)
-    gold = table.labels == "gold"
+    lost = ~right & np.where(known, full_right, stops > 0)
+    gold, judged = table.labels == "gold" and bool(known.any()), int(known.sum())
     return ReplayResult(
         questions=table.runs,
         groups=table.groups,
-        accuracy_full=float(full_right.mean()) if gold else None,
-        accuracy=float(right.mean()) if gold else None,
-        accuracy_change=float(change.mean()) if gold else None,
+        judged=judged,
+        cut=table.runs - judged,
+        accuracy_full=table.accuracy_full,
+        accuracy=float(right[known].mean()) if gold else None,
+        accuracy_change=float(change[known].mean()) if gold else None,
         accuracy_change_interval=change_interval if gold else None,
-        lost_correct=int((full_right & ~right).sum()),
-        gained_correct=int((right & ~full_right).sum()),
+        lost_correct=int((lost & known).sum()),
+        gained_correct=int((right & ~full_right & known).sum()),
+        lost_cut=int((lost & ~known).sum()),
         tokens_full=int(full_tokens.sum()),
         tokens=int(tokens.sum()),
         tokens_saved=_saved(tokens, full_tokens),
@@ -181,6 +198,7 @@ def _compared(
         stop_step=stops,
         run_tokens=tokens,
         run_correct=right,
+        run_lost=lost,
     )
 
 
@@ -204,7 +222,7 @@ def _saved(tokens: Array, full: Array) -> float:
 
 
 def _intervals(table: Table, sums: Array, seed: int, resamples: int) -> tuple[Interval, Interval]:
-    """Of the accuracy change and the tokens saved; ``sums``: change, 1, tokens, full tokens of each run, [runs, 4].
+    """Of the accuracy change and the tokens saved; ``sums``: change, 1 if judged, tokens, full tokens of each run, [runs, 4].
 
     None with a single group: nothing varies between resamples of it.
     """
@@ -215,9 +233,9 @@ def _intervals(table: Table, sums: Array, seed: int, resamples: int) -> tuple[In
     total, mine = by_group.sum(0), by_group[np.argsort(part)[-kept:]]
     drawn = np.concatenate([w @ mine for w in resampled_weights(kept, resamples, seed, kept)])
     centre, scale = mine.sum(0), math.sqrt(kept / table.groups)
-    change = percentile_interval(drawn[:, 0] / drawn[:, 1], total[0] / total[1], centre[0] / centre[1], scale)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        changes, saved = drawn[:, 0] / drawn[:, 1], 1.0 - drawn[:, 2] / drawn[:, 3]
+    change = percentile_interval(changes, total[0] / total[1], centre[0] / centre[1], scale) if centre[1] else None
     if not total[3] or not centre[3]:
         return change, None
-    with np.errstate(invalid="ignore", divide="ignore"):
-        saved = 1.0 - drawn[:, 2] / drawn[:, 3]
     return change, percentile_interval(saved, 1.0 - total[2] / total[3], 1.0 - centre[2] / centre[3], scale)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains import plots, wording
-from entropy_chains.diagnosis import diagnose
+from entropy_chains import cut_runs, plots, wording
+from entropy_chains.diagnosis import diagnose, judged_rows
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.figures import latency
 from entropy_chains.files import PathLike, check_outputs, write_file
@@ -85,7 +85,7 @@ def build_report(
     page: str = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         subtitle=words.subtitle(table, found),
-        lead=words.lead(found, policy, oracle),
+        lead=f"{words.lead(found, policy, oracle)} {cut_runs.of_figures(found or diagnosis.to_dict())}".strip(),
         cards=words.cards(found, diagnosis, oracle, table),
         stopping=words.stopping(policy),
         verdict=words.verdict(diagnosis, signal),
@@ -114,7 +114,7 @@ def _reading(table: Table, policy: Policy | None) -> Policy:
     """A policy that reads the signal as this one does, to walk thresholds with; the entropy rule where it reads none."""
     if policy is not None and policy.stop_rule.reads_signal:
         return replace(policy, active=True, method=BY_HAND, reason="uncertified")
-    return Policy("the traces' model", (None,), signal=table.signal)
+    return Policy(table.model or "unknown", (None,), signal=table.signal)
 
 
 # --- plots
@@ -126,9 +126,12 @@ def _plots(
 ) -> list[tuple[str, str, str]]:  # fmt: skip
     """Title, drawing and caption of each plot that the data allow."""
     label = wording.signal_label(signal)
-    drawn = [("What stopping costs and saves", _tradeoff(table, policy, replayed, words, seed), words.tradeoff_caption(table))]
+    drawn = []
+    if not table.cut.all():  # else there is no accuracy to draw
+        tradeoff = _tradeoff(table, policy, replayed, words, seed)
+        drawn.append(("What stopping costs and saves", tradeoff, words.tradeoff_caption(table)))
     values, first = table.values(signal), table.step == 1
-    known = first & ~np.isnan(values) & ~(table.is_last & (table.labels == "agreement"))
+    known = first & ~np.isnan(values) & judged_rows(table)
     right, wrong = values[known & (table.correct == 1)], values[known & (table.correct == 0)]
     threshold = policy.threshold(1) if policy is not None and policy.active and policy.stop_rule.reads_signal else None
     if len(right) or len(wrong):
@@ -193,7 +196,7 @@ def _tradeoff(table: Table, policy: Policy | None, replayed: ReplayResult | None
     here = None
     if replayed is not None:
         mean_full = replayed.tokens_full / replayed.questions
-        share = float(replayed.run_correct.mean())
+        share = float(replayed.run_correct[~table.cut].mean())
         here = {
             "tokens": replayed.tokens / replayed.questions,
             "accuracy": share,
@@ -206,10 +209,10 @@ def _tradeoff(table: Table, policy: Policy | None, replayed: ReplayResult | None
 
 
 def _point(table: Table, stops: Array, every_probe: bool) -> tuple[float, float]:
-    """Mean tokens a run and share judged right when each run stops after the given step, 0 = in full."""
+    """Mean tokens a run, and of those not cut off the share judged right, when each stops after the given step, 0 = in full."""
     row = np.where(stops > 0, table.offsets[:-1] + stops - 1, table.last)
     stop_cost, full_cost = table.costs(every_probe)
-    return float(np.where(stops > 0, stop_cost[row], full_cost).mean()), float(table.correct[row].mean())
+    return float(np.where(stops > 0, stop_cost[row], full_cost).mean()), float(table.correct[row][~table.cut].mean())
 
 
 # --- examples
@@ -217,7 +220,7 @@ def _point(table: Table, stops: Array, every_probe: bool) -> tuple[float, float]
 
 def _examples(source: Any, table: Table, policy: Policy | None, replayed: ReplayResult | None, signal: str) -> list[dict[str, Any]]:
     """A few runs with their texts, each kind of outcome once or twice."""
-    right_full = table.correct[table.last] == 1
+    right_full = table.full_right
     if replayed is not None:
         stops, right = replayed.stop_step, replayed.run_correct
         kinds = [
@@ -263,7 +266,8 @@ def _load(source: Any, run: int) -> Mapping[str, Any]:
 def _example(
     data: Mapping[str, Any], run: int, table: Table, policy: Policy | None, values: Array, stop: int, stopping: bool
 ) -> dict[str, Any]:
-    first, last = int(table.offsets[run]), int(table.last[run])
+    first, last, cut = int(table.offsets[run]), int(table.last[run]), bool(table.cut[run])
+    judged = judged_rows(table)
     end = first + stop - 1 if stop else last
     steps = []
     for number, (row, step) in enumerate(zip(range(first, last + 1), data["steps"], strict=True), 1):
@@ -275,13 +279,13 @@ def _example(
                 "tokens": step["tokens"],
                 "answer": step["answer"],
                 "tone": "right" if table.correct[row] else "wrong",
-                "judged": wording.judged_text(bool(table.correct[row]), table.labels),
+                "judged": wording.judged_text(bool(table.correct[row]) if judged[row] or not cut else None, table.labels),
                 "state": state,
                 "word": {"stop": "stopped here", "unread": "not computed with stopping"}.get(state, ""),
                 "text": _shortened(step.get("text") or ""),
             }
         )
-    what = wording.outcome(bool(table.correct[end]), bool(table.correct[last]), stop, len(steps), table.labels, stopping)
+    what = wording.outcome(bool(table.correct[end]), bool(table.correct[last]), stop, len(steps), table.labels, stopping, cut)
     return {
         "id": data["id"],
         "what": what,

@@ -20,6 +20,7 @@ import numpy as np
 from entropy_chains import answers
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import PathLike
+from entropy_chains.finish_reasons import run_is_cut
 from entropy_chains.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
 from entropy_chains.steps import Segmentation
 from entropy_chains.trace_lines import records
@@ -40,21 +41,24 @@ class Table:
     Attributes:
         offsets: first row of each run and, last, the number of rows, int64 [runs + 1].
         group: code of each run's group, 0 to groups - 1, int32 [runs]; ids: each run's id.
+        cut: the run was cut off, so that nobody knows its full answer, bool [runs].
         run, step: of each row; the run from 0, the step from 1, int32 [rows].
         entropy, mass, seconds: of each row, float64 [rows], NaN = missing.
         tokens, probe_tokens: of each row, int64 [rows]; a probe that is not recorded cost 0.
         correct: the row's answer equals the label, int8 [rows].
-        same_as_previous, same_as_last: the row's answer equals that of the step before, of the full run, bool [rows].
+        same_as_previous, same_as_last: the row's answer equals that of the step before, of the full run, bool [rows]; of a run
+            that was cut off none equals the full run's.
         signals: further statistics by name, float64 [rows], NaN = missing.
         labels: ``gold`` (judged or compared with the gold answer) or ``agreement`` (with the run's own last answer).
         signal: the name of what ``entropy`` holds; model, estimator, k, mode, temperature_mode, segmentation, template: as in
             the traces, None where they do not say.
-        temperatures: all that occur, ascending; vocab_size: the largest that occurs.
+        temperatures: all that occur, ascending; vocab_size: the largest that occurs; max_tokens: the smallest limit that occurs.
     """
 
     offsets: Array
     group: Array
     ids: tuple[str, ...]
+    cut: Array
     run: Array
     step: Array
     entropy: Array
@@ -77,6 +81,7 @@ class Table:
     template: str | None
     temperatures: tuple[float, ...]
     vocab_size: int | None
+    max_tokens: int | None
 
     @classmethod
     def from_traces(cls, traces: Iterable[Trace | Mapping[str, Any]]) -> Table:
@@ -116,10 +121,30 @@ class Table:
         return last
 
     @property
+    def full_right(self) -> Array:
+        """Whether a run came to its end with the right answer, bool [runs]."""
+        right: Array = (self.correct[self.last] == 1) & ~self.cut
+        return right
+
+    @property
+    def accuracy_full(self) -> float | None:
+        """Share of right answers among the runs that came to their end; None without gold labels or such a run."""
+        known = self.labels == "gold" and not self.cut.all()
+        return float(self.full_right[~self.cut].mean()) if known else None
+
+    @property
     def lost(self) -> Array:
-        """Whether stopping after this row loses the full run's right answer, bool [rows]."""
-        lost: Array = (self.correct == 0) & (self.correct[self.last][self.run] == 1)
+        """Whether stopping after this row loses the full run's right answer, bool [rows].
+
+        What a run that was cut off would have answered is not known: there every answer that is not known to be right is lost.
+        A run's last row loses nothing.
+        """
+        lost: Array = (self.correct == 0) & (self.full_right | self.cut)[self.run] & ~self.is_last
         return lost
+
+    def with_cut_as_full(self) -> Table:
+        """The same runs, with the end of those that were cut off taken for the full run's."""
+        return replace(self, cut=np.zeros_like(self.cut))
 
     @property
     def nbytes(self) -> int:
@@ -166,6 +191,7 @@ class Table:
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
             group=np.unique(self.group[runs], return_inverse=True)[1].astype(np.int32),
             ids=tuple(name for name, kept in zip(self.ids, runs.tolist(), strict=True) if kept),
+            cut=self.cut[runs],
             run=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
             signals={name: column[rows] for name, column in self.signals.items()},
             **columns,
@@ -201,13 +227,14 @@ class _Builder:
     def __init__(self) -> None:
         self._columns: dict[str, array[Any]] = {name: array(code) for name, code in _COLUMNS.items()}
         self._signals: dict[str, array[float]] = {}
-        self._lengths, self._group = array("i"), array("i")
+        self._lengths, self._group, self._cut = array("i"), array("i"), array("b")
         self._groups: dict[str, int] = {}
         self._ids: list[str] = []
         self._header: dict[str, Any] | None = None
         self._labels: str | None = None
         self._temperatures: set[float] = set()
         self._vocab_size: int | None = None
+        self._max_tokens: int | None = None
         self._normalise = lru_cache(MEMO)(answers.normalise)
 
     def add(self, data: Any, file: str | None = None, line: int | None = None) -> None:
@@ -224,6 +251,9 @@ class _Builder:
             self._temperatures.add(float(temperature))
         if (size := get("vocab_size")) is not None:
             self._vocab_size = max(size, self._vocab_size or 0)
+        if (limit := get("max_tokens")) is not None:
+            self._max_tokens = min(limit, self._max_tokens or limit)
+        self._cut.append(run_is_cut(get("finish"), steps[-1]["answer"]))
         rows = len(self._columns["entropy"])
         for name in ("entropy", "mass", "seconds"):
             self._columns[name].extend([np.nan if (v := s.get(name)) is None else v for s in steps])
@@ -242,7 +272,7 @@ class _Builder:
 
     def _judge(self, steps: list[dict[str, Any]], gold: str | None, file: str | None, line: int | None) -> None:
         normal = [self._normalise(s["answer"]) for s in steps]
-        last = normal[-1]
+        last = None if self._cut[-1] else normal[-1]
         same_as_last = [n is not None and n == last for n in normal]
         labels = "gold"
         if gold is not None:
@@ -293,6 +323,7 @@ class _Builder:
             offsets=offsets,
             group=np.array(self._group, np.int32),
             ids=tuple(self._ids),
+            cut=np.array(self._cut, bool),
             run=run,
             step=step,
             **columns,
@@ -301,6 +332,7 @@ class _Builder:
             **self._header,
             temperatures=tuple(sorted(self._temperatures)),
             vocab_size=self._vocab_size,
+            max_tokens=self._max_tokens,
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
+from entropy_chains.finish_reasons import FINISHES, run_is_cut
 from entropy_chains.policy import ESTIMATORS
 from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.trace_lines import is_torn, parse, records
@@ -81,6 +82,7 @@ class Trace:
         gold: the right answer, compared with :func:`entropy_chains.answers.same`.
         mode: ``thinking`` or ``refine``; estimator: ``renormalised`` or ``full``; k: None = full vocabulary.
         signal: the name of what ``entropy`` holds.
+        finish: how it ended, one of :data:`FINISHES`; finish_raw: the server's own word; max_tokens: the limit it ran under.
         extra: unknown fields, kept.
     """
 
@@ -101,7 +103,15 @@ class Trace:
     vocab_size: int | None = None
     batch: int | None = None
     seed: int | None = None
+    finish: str | None = None
+    finish_raw: str | None = None
+    max_tokens: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the run was cut off, so that nobody knows its full answer."""
+        return run_is_cut(self.finish, self.steps[-1].answer)
 
     def to_dict(self) -> dict[str, Any]:
         """The form in a trace file; absent fields are left out, ``steps`` come last."""
@@ -168,14 +178,18 @@ TRACE_FIELDS: dict[str, Check] = {
     "id": Check(is_text, "a string"),
     "steps": Check(lambda v: isinstance(v, list) and len(v) > 0, "a list of at least one step"),
     **dict.fromkeys(
-        ("group", "question", "gold", "model", "signal", "temperature_mode", "template"), Check(is_text, "a string", nullable=True)
+        ("group", "question", "gold", "model", "signal", "temperature_mode", "template", "finish_raw"),
+        Check(is_text, "a string", nullable=True),
+    ),
+    "finish": Check(
+        lambda v: v in FINISHES, " or ".join(FINISHES) + "; the server's own word belongs in finish_raw", nullable=True
     ),
     "mode": one_of(MODES)._replace(nullable=True),
     "estimator": one_of(ESTIMATORS)._replace(nullable=True),
     "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
     "temperature": Check(is_amount, _AMOUNT, nullable=True),
     "segmentation": Check(_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', nullable=True),
-    "vocab_size": Check(is_whole, "a whole number of at least 1", nullable=True),
+    **dict.fromkeys(("vocab_size", "max_tokens"), Check(is_whole, "a whole number of at least 1", nullable=True)),
     "batch": Check(is_count, "a whole number of at least 0", nullable=True),
     "seed": Check(lambda v: type(v) is int, "a whole number", nullable=True),
 }

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from entropy_chains import cut_runs
 from entropy_chains.diagnosis import Diagnosis
 from entropy_chains.policy import BY_HAND, Policy
 from entropy_chains.replaying import ReplayResult
@@ -94,16 +96,21 @@ def value_text(value: float, policy: Policy | None, step: int) -> str:
     return text if threshold is None else f"{text}, threshold {threshold:.3g}"
 
 
-def judged_text(correct: bool, labels: str) -> str:
-    """How an answer was judged."""
+def judged_text(correct: bool | None, labels: str) -> str:
+    """How an answer was judged; None: not at all."""
+    if correct is None:
+        return "(not judged: the run was cut off)"
     if labels == "gold":
         return "(right)" if correct else "(wrong)"
     return "(the full run's answer)" if correct else "(another answer than the full run)"
 
 
-def outcome(right: bool, right_full: bool, stop: int, steps: int, labels: str, stopping: bool) -> str:
-    """One line on an example run."""
+def outcome(right: bool, right_full: bool, stop: int, steps: int, labels: str, stopping: bool, cut: bool) -> str:
+    """One line on an example run; ``cut``: its full run was cut off."""
     how = f"stopped after step {stop} of {steps}" if stop else f"ran all {steps} steps" if stopping else f"{steps} steps"
+    if cut:
+        known = "right" if right else "with an answer that is not known to be right"
+        return how + (f", {known}; the full run was cut off" if stop else ", then cut off")
     if labels != "gold":
         return how + ("" if not stop else ", with the full run's answer" if right else ", with another answer than the full run")
     if right and not right_full:
@@ -137,6 +144,23 @@ def certificate_sentence(policy: Policy) -> str:
     return sentence + "."
 
 
+def state_sentence(policy: Policy) -> str:
+    """What an active policy promises, or why the policy does not stop; and what cut runs had to do with it."""
+    state = (
+        certificate_sentence(policy) if policy.active else REASONS.get(policy.reason, f"the policy's reason is {policy.reason}.")
+    )
+    return f"{state} {cut_runs.of_calibration(policy)}".strip()
+
+
+def thresholds_text(policy: Policy) -> str:
+    """The thresholds of the steps in order, equal ones of several steps as one."""
+    parts = []
+    for threshold, same in groupby(policy.thresholds):
+        steps = len(list(same))
+        parts.append(("never" if threshold is None else f"{threshold:.4g}") + (f" for {steps} steps" if steps > 1 else ""))
+    return ", ".join([*parts[:12], "…"] if len(parts) > 12 else parts)
+
+
 @dataclass(frozen=True)
 class Words:
     """The wording of one page: ``labels`` as in the table; ``live``: the headline's figures come from a live run."""
@@ -168,6 +192,7 @@ class Words:
         """What the page is about."""
         model = (found or {}).get("model") if self.live else None
         text = f"{model or table.model or 'unnamed model'} · {table.runs:,} recorded runs of {table.groups:,} questions"
+        text += f" · {int(table.cut.sum()):,} of the runs cut off" if table.cut.any() else ""
         return text + (f" · {number(found.get('questions'))} questions run live" if self.live and found else "")
 
     def lead(self, found: Mapping[str, Any] | None, policy: Policy | None, oracle: float | None) -> str:
@@ -195,19 +220,19 @@ class Words:
         if found is None:
             known = diagnosis.accuracy_full is not None
             full = percent(diagnosis.accuracy_full) if known else "not known"
+            why = "the traces hold no right answers" if diagnosis.judged else "every run was cut off"
             mean = float(table.tokens.sum()) / table.runs
             return [
-                _card("accuracy of full runs", full, "" if known else "the traces hold no right answers", words=not known),
+                _card("accuracy of full runs", full, "" if known else why, words=not known),
                 _card("tokens a question, in full", number(round(mean)), "counted, mean"),
                 _card("what the best stop rule would save", percent(oracle, 0), "oracle: the first step with the final answer"),
             ]
         change, saved = found.get("accuracy_change"), found.get("tokens_saved")
         if change is None:
-            missing = found.get("lost_correct")
-            share = None if missing is None else missing / max(1, found.get("questions") or 1)
-            first = _card(
-                "answers that stopping changed", percent(share), "accuracy is not known: the traces hold no right answers"
-            )
+            missing, cut = found.get("lost_correct"), found.get("lost_cut") or 0
+            share = None if missing is None else (missing + cut) / max(1, found.get("questions") or 1)
+            why = "the traces hold no right answers" if diagnosis.judged else "every run was cut off"
+            first = _card("answers that stopping changed", percent(share), f"accuracy is not known: {why}")
         else:
             bounds = interval(found.get("accuracy_change_interval"), points)
             first = _card("change of accuracy, points", points(change), f"95 % interval {bounds}")
@@ -229,14 +254,14 @@ class Words:
             text = "There is no policy for this page; “entropy-chains calibrate” makes one from recorded runs."
             return {"tone": "", "head": "Stopping is not set up.", "text": text}
         if not policy.active:
-            text = REASONS.get(policy.reason, f"the policy's reason is {policy.reason}.")
+            text = state_sentence(policy)
             needed = policy.calibration.get("examples_needed")
             if policy.reason == "too_few_examples" and needed:
                 text += f" A certificate needs at least {needed} questions without a loss."
             return {"tone": "warn", "head": "Stopping is off:", "text": text}
         promised = policy.method == "certified" and policy.reason == "certified"
         return {"tone": "good" if promised else "warn", "head": "Stopping is on:" if promised else "Stopping is on,",
-                "text": certificate_sentence(policy)}  # fmt: skip
+                "text": state_sentence(policy)}  # fmt: skip
 
     def verdict(self, diagnosis: Diagnosis, signal: str) -> dict[str, str]:
         """Diagnosis in plain words."""
@@ -261,8 +286,8 @@ class Words:
 
     def lost_and_gained(self, table: Table, replayed: ReplayResult) -> tuple[Array, Array]:
         """Which runs lost and gained a right answer, bool [runs]."""
-        full = table.correct[table.last] == 1
-        return full & ~replayed.run_correct, replayed.run_correct & ~full & np.array(self.labels == "gold")
+        gained = replayed.run_correct & ~table.full_right & ~table.cut
+        return replayed.run_lost, gained & np.array(self.labels == "gold")
 
     def rows(self, found: Mapping[str, Any] | None, diagnosis: Diagnosis, table: Table) -> list[dict[str, str]]:
         """The table of figures; each row says whether it was measured, counted or estimated."""
@@ -314,7 +339,6 @@ class Words:
     def facts(self, policy: Policy) -> list[tuple[str, str]]:
         """The policy, row by row."""
         c = policy.calibration
-        thresholds = ", ".join("never" if t is None else f"{t:.4g}" for t in policy.thresholds[:12])
         rule = {
             "entropy": "stop where the signal is at or under the threshold",
             "entropy+agreement": "stop where the signal is at or under the threshold and the last two answers agree",
@@ -325,11 +349,11 @@ class Words:
         if policy.stop_rule.reads_signal:
             facts += [
                 ("signal", signal_label(policy.signal)),
-                ("threshold", f"{thresholds} {policy.unit}" if policy.active else "none"),
+                ("threshold", f"{thresholds_text(policy)} {policy.unit}" if policy.active else "none"),
             ]
         if policy.rule != "fixed-step":
             facts.append(("first stop allowed after step", str(policy.min_steps)))
-        sentence = certificate_sentence(policy) if policy.active else REASONS.get(policy.reason, policy.reason)
+        sentence = state_sentence(policy)
         facts += [
             ("promise" if policy.active else "off because", sentence[:1].upper() + sentence[1:]),
             ("model", ", ".join([policy.model, *policy.aliases])),

@@ -94,7 +94,7 @@ def figures(runs: Runs) -> dict[str, Any]:
             "steps": round(len(table.step) / table.runs - 1, 2),
             "tokens": round(float(table.tokens.sum()) / table.runs, 1),
             "temperature": table.temperatures[0],
-            "accuracy_full": float(table.correct[table.last].mean()),
+            "accuracy_full": table.accuracy_full,
             "probe_tokens": round(float(table.probe_tokens[~table.is_last].mean()), 1),
         },
         "diagnosis": {
@@ -166,7 +166,7 @@ def carried(runs: Runs) -> dict[str, Any]:
         judged = Table.from_traces(parts[name])
         found[name] = {
             "questions": judged.runs,
-            "accuracy_full": float(judged.correct[judged.last].mean()),
+            "accuracy_full": judged.accuracy_full,
             "home": compare(judged).to_dict()["rules"],
             "away": transfer(Table.from_traces(parts[other]), judged).to_dict()["rules"],
         }

@@ -166,6 +166,7 @@ def recorded(draw):
 def naive(runs, candidate, setting, min_steps, scales):
     """Losses and tokens of one setting, by walking every run through the live rule."""
     losses = tokens = 0
+    last = max(len(run.steps) for run in runs) - 1
     for run in runs:
         if candidate.rule == "fixed-step":
             policy = Policy("m", (float(setting),), rule="fixed-step", min_steps=int(setting))
@@ -177,10 +178,12 @@ def naive(runs, candidate, setting, min_steps, scales):
             spent += step.probe_tokens or 0 if candidate.reads_probes else 0
             if policy.stop_rule.stops(Reading(number, value, step.answer, previous)):
                 spent += 0 if candidate.reads_probes else step.probe_tokens or 0
-                losses += run.steps[-1].answer == RIGHT != step.answer
+                losses += step.answer != RIGHT and (run.is_cut or run.steps[-1].answer == RIGHT)
                 at = number
                 break
             previous = step.answer
+        else:  # a longer run could be stopped at steps that this one was cut off before
+            losses += run.is_cut and len(run.steps) - 1 < last
         tokens += spent + sum(s.tokens for s in run.steps[:at])
     return losses, tokens
 
@@ -225,6 +228,12 @@ def test_a_certified_policy_carries_what_the_contract_lists():
         "groups",
         "labels",
         "accuracy_full",
+        "right",
+        "wrong",
+        "cut",
+        "left_out",
+        "cut_runs",
+        "max_tokens",
         "mu_correct",
         "sigma_correct",
         "mu_wrong",

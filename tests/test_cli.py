@@ -318,7 +318,8 @@ def test_record_writes_traces_and_resume_repeats_nothing(questions: Path, tmp_pa
     out = tmp_path / "t.jsonl"
     settings = ["--model", "demo", "--max-tokens", "300", "--concurrency", "4", "--out", out]
     first = json.loads(run("record", "--data", questions, *settings, "--limit", "2", "--json").stdout)
-    assert first == {"recorded": 2, "skipped": 0, "traces": 2, "out": str(out)}
+    cut = sum(json.loads(line)["finish"] == "length" for line in out.read_text().splitlines())
+    assert first == {"recorded": 2, "skipped": 0, "cut": cut, "traces": 2, "out": str(out)}
     before = out.read_bytes()
     again = json.loads(run("record", "--data", questions, *settings, "--resume", "--json").stdout)
     assert again["recorded"] == 4
@@ -333,6 +334,34 @@ def test_record_writes_traces_and_resume_repeats_nothing(questions: Path, tmp_pa
     other = run("record", "--data", questions, *settings, "--resume", "--top-logprobs", "5")
     assert other.exit_code == 2
     assert "k 20" in other.stderr
+
+
+def test_cut_runs_are_told_from_the_recording_to_the_replay(questions: Path, tmp_path: Path) -> None:
+    """Every run ends at the limit: record counts them and names it, calibrate does not stop, replay and report judge none."""
+    out, policy, page = tmp_path / "t.jsonl", tmp_path / "p.json", tmp_path / "r.html"
+    command = [sys.executable, "-m", "entropy_chains", "record", "--data", str(questions), "--out", str(out), "--model", "demo"]
+    recorded = subprocess.run(
+        [*command, "--max-tokens", "50"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True
+    )
+    assert "warning: 6 of 6 runs were cut off (length: 6)" in recorded.stderr
+    assert "--max-tokens; it was 50" in recorded.stderr
+    assert "6 recorded, 6 of them cut off" in recorded.stdout
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {(r["finish"], r["finish_raw"], r["max_tokens"], r["steps"][-1]["answer"]) for r in rows} == {
+        ("length", "length", 50, None)
+    }
+    for mode in ("lost", "wrong"):
+        result = run("calibrate", out, "-o", policy, "--cut-runs", mode)
+        assert result.exit_code == 0
+        assert "All 6 calibration runs were cut off" in " ".join(result.stdout.split())
+        written = json.loads(policy.read_text())
+        assert (written["active"], written["calibration"]["cut_runs"], written["calibration"]["max_tokens"]) == (False, mode, 50)
+    replayed = json.loads(run("replay", out, "--policy", policy, "--json").stdout)
+    assert (replayed["judged"], replayed["cut"], replayed["accuracy"]) == (0, 6, None)
+    for command in (["diagnose", out], ["replay", out, "--policy", policy], ["compare", out, "--folds", "2"]):
+        assert "6 runs were cut off" in " ".join(run(*command).stdout.split())
+    assert run("report", out, "--policy", policy, "--out", page).exit_code == 0
+    assert "6 runs were cut off" in page.read_text()
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:

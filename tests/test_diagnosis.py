@@ -135,7 +135,8 @@ def test_agreement_labels_leave_the_last_step_out():
 def test_the_object_has_the_contract_s_keys():
     """``to_dict`` has exactly the keys that the contract lists, and is JSON."""
     found = diagnose(traces([(True, 0.1)], [(False, 0.3)])).to_dict()
-    keys = "questions groups labels accuracy_full signal verdict auroc auroc_interval auroc_pooled auroc_lost cohens_d steps"
+    keys = "questions groups labels judged cut accuracy_full signal verdict"
+    keys += " auroc auroc_interval auroc_pooled auroc_lost cohens_d steps"
     assert set(found) == set(keys.split())
     assert set(found["steps"][0]) == {"step", "n", "accuracy", "auroc", "auroc_interval", "cohens_d"}
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -12,7 +12,20 @@ import pytest
 import entropy_chains
 
 ROOT = Path(entropy_chains.__file__).parent
-PURE = ["errors", "validation", "files", "tokens", "entropy", "steps", "answers", "rules", "policy", "records", "monitor"]
+PURE = [
+    "errors",
+    "validation",
+    "files",
+    "tokens",
+    "finish_reasons",
+    "entropy",
+    "steps",
+    "answers",
+    "rules",
+    "policy",
+    "records",
+    "monitor",
+]
 """The decision, in order: each may import those before it."""
 OFFLINE = [
     "trace_lines",

@@ -331,3 +331,28 @@ def test_without_the_off_switch_stopping_is_on(monkeypatch):
     """Unset means on."""
     monkeypatch.delenv("ENTROPY_CHAINS_STOP", raising=False)
     assert stopping_enabled()
+
+
+@pytest.mark.parametrize(
+    ("calibration", "limit", "warned"),
+    [
+        ({"cut_runs": "wrong", "max_tokens": 400}, 401, True),
+        ({"cut_runs": "wrong", "max_tokens": 400}, 400, False),
+        ({"cut_runs": "wrong", "max_tokens": 400}, None, False),
+        ({"cut_runs": "wrong", "max_tokens": None}, 9000, False),
+        ({"cut_runs": "lost", "max_tokens": 400}, 9000, False),
+        ({}, 9000, False),
+    ],
+)
+def test_a_larger_limit_than_that_of_runs_taken_for_full_ones_is_a_warning(calibration, limit, warned):
+    """Where cut runs were taken for full ones, longer runs are not covered; else the limit does not matter."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        Policy("m", (0.5,), calibration=calibration).check(max_tokens=limit)
+    assert [str(w.message).startswith("replies may be longer than 400 tokens") for w in told] == [True] * warned
+
+
+def test_what_calibration_saw_does_not_change_the_fingerprint():
+    """Figures of cut runs stand in the policy, and are no part of what decides."""
+    policy = Policy("m", (0.5,))
+    assert replace(policy, calibration={"cut_runs": "wrong", "cut": 3, "max_tokens": 400}).fingerprint == policy.fingerprint

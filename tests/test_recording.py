@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
+from dataclasses import replace
 from itertools import chain, repeat
 
 import openai
@@ -11,17 +13,18 @@ import pytest
 from hostile import Act, Hostile, begin, end, events
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback import UNSURE, Reply, is_answer_call, said, thinking
+from loopback import UNSURE, Loopback, Reply, is_answer_call, said, sums, thinking
 
 from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.scripted import Script, ScriptedBackend
+from entropy_chains.cut_runs import of_recording
 from entropy_chains.errors import BackendError, BatchError, InputError, NoLogprobsError, SettingsError, TraceError
 from entropy_chains.policy import Policy
 from entropy_chains.recording import PATIENCE, RecordError, conversation, read_questions, record, thinking_steps
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
-from entropy_chains.traces import append_traces, read_traces
+from entropy_chains.traces import Trace, append_traces, read_traces
 
 LINES = Segmentation("line", 1)
 STEPS = [("one ", 1.0), ("\n", 1.0), ("two ", 0.5), ("\n", 0.5), ("three ", 0.0), ("\n", 0.0)]
@@ -203,6 +206,84 @@ def test_recording_never_stops(monkeypatch):
     whole = [t.to_dict() for t in recorded()]
     monkeypatch.setenv("ENTROPY_CHAINS_STOP", "0")
     assert [t.to_dict() for t in recorded()] == whole
+
+
+# --- runs that were cut off
+
+
+@pytest.mark.filterwarnings("ignore:.*runs were cut off")
+@pytest.mark.parametrize(
+    ("limit", "finish", "answer"), [(14, "stop", "4"), (13, "length", None), (9, "length", None), (4, "length", None)]
+)
+def test_a_run_at_its_limit_has_no_full_answer(limit, finish, answer):
+    """13 tokens, and the end after them. One fewer leaves an answer that may go on, which is none; the steps keep theirs."""
+    trace = recorded(sampling=Sampling(max_tokens=limit))[0]
+    assert (trace.finish, trace.finish_raw, trace.max_tokens, trace.is_cut) == (finish, finish, limit, finish != "stop")
+    assert trace.steps[-1].answer == answer
+    assert [s.answer for s in trace.steps[:-1]] == ["3", "4", None][: len(trace.steps) - 1]
+    assert sum(s.tokens for s in trace.steps) == min(limit, 13)
+
+
+def test_cut_runs_are_counted_at_the_end():
+    """A warning, or who asks for it, is told how many there were and which limit to raise; of none nothing is said."""
+    with pytest.warns(UserWarning, match=r"3 of 3 runs were cut off \(length: 3\).*--max-tokens; it was 9"):
+        recorded(sampling=Sampling(max_tokens=9))
+    told = []
+    recorded(sampling=Sampling(max_tokens=9), tell=told.append)
+    assert [text.split(" (")[0] for text in told] == ["3 of 3 runs were cut off"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recorded(tell=told.append)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("finishes", "told"),
+    [
+        ({"stop": 5}, None),
+        ({"stop": 5, "error": 1}, "1 of 6 runs were cut off (error: 1)"),
+        ({"length": 2, "content_filter": 1}, "3 of 3 runs were cut off (length: 2, content_filter: 1)"),
+    ],
+)
+def test_what_is_told_of_cut_runs(finishes, told):
+    """The limit where it was reached; else where to find the server's own words."""
+    message = of_recording(finishes, 100)
+    assert (message is None) == (told is None)
+    if message is not None:
+        assert message.startswith(told)
+        assert ("--max-tokens" in message) == ("length" in finishes)
+        assert "finish_raw" in message
+
+
+@pytest.mark.filterwarnings("ignore:.*runs were cut off")
+def test_calls_that_were_cut_off_have_no_answer():
+    """Of the loop the last call tells how it ended; one that was cut off earlier has no answer."""
+    long, short = Script(answer=[("half ", 1.0), ("an ", 1.0), ("answer", 1.0)]), Script(answer=[("4", 0.5)])
+    for turns, answers, finish in (([long, short], [None, "4"], "stop"), ([short, long], ["4", None], "length")):
+        b = ScriptedBackend({"0?": turns})
+        trace = next(record(b, QUESTIONS[:1], mode="refine", steps=2, sampling=Sampling(max_tokens=2)))
+        assert ([s.answer for s in trace.steps], trace.finish, trace.max_tokens) == (answers, finish, 2)
+
+
+WORDS = [("stop", "stop"), ("eos", "stop"), ("length", "length"), ("content_filter", "content_filter")]
+WORDS += [("insufficient_system_resource", "error"), ("abort", "error"), ("repetition", "other")]
+
+
+@pytest.mark.filterwarnings("ignore:.*runs were cut off")
+@pytest.mark.parametrize("mode", ["thinking", "refine"])
+@pytest.mark.parametrize(("word", "finish"), WORDS)
+def test_what_a_server_ends_a_reply_with_is_recorded(word, finish, mode):
+    """Its own word and what it means; only an end of its own leaves an answer."""
+
+    def script(body):
+        return sums(body) if is_answer_call(body) else replace(thinking(2.0, 0.1, answer="42"), finish=word)
+
+    with Loopback(script) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
+        b = OpenAIBackend(client, "scripted", segmentation=LINES)
+        (trace,) = record(b, QUESTIONS[:1], mode=mode, steps=2, sampling=Sampling(max_tokens=500))
+    assert (trace.finish, trace.finish_raw, trace.max_tokens) == (finish, word, 500)
+    assert trace.steps[-1].answer == ("42" if finish == "stop" else None)
+    assert Trace.from_dict(trace.to_dict()) == trace
 
 
 # --- the loop

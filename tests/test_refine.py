@@ -99,6 +99,13 @@ def test_the_last_step_is_never_an_early_stop():
     assert run.outcome.reason == "all 3 calls made"
 
 
+def test_a_call_that_was_cut_off_is_never_a_stop():
+    """Half an answer is none, however sure it looks: the loop goes on until a call ends by itself."""
+    turns = {"a": [Script(answer=[("half ", 0.1), ("an ", 0.1), ("answer", 0.1)]), call("whole", 0.1), call("late", 0.1)]}
+    (run,) = both(turns, "a", policy=POLICY, steps=3, sampling=Sampling(max_tokens=2))
+    assert ([c.finish_reason for c in run.calls], run.answer, run.outcome.step) == (["length", "stop"], "whole", 2)
+
+
 @pytest.mark.parametrize(("given", "told"), [({"stop": False}, "switched off"), ({"holdout": [True]}, "holdout")])
 def test_a_loop_that_is_only_watched(given, told):
     """All calls, and where it would have ended."""

@@ -452,3 +452,9 @@ def test_odd_data_still_make_a_page(traces, rule: str) -> None:
 def test_a_change_for_the_worse_reads_as_more():
     """Nobody has to read "-25 % less"."""
     assert [wording.less_or_more(4.0, after) for after in (3.0, 4.0, 5.0)] == ["25.0 % less", "0.0 % less", "25.0 % more"]
+
+
+def test_traces_without_a_model_s_name_make_a_page():
+    """Only ids and steps are needed."""
+    traces = [Trace(t.id, t.steps, gold=t.gold) for t in worked()]
+    assert "unnamed model" in build_report(traces)

@@ -33,11 +33,48 @@ def test_correct_wins_over_gold():
 
 
 def test_without_labels_the_last_answer_stands_in():
-    """Agreement labels: right = the run's last answer; a run without a last answer has nothing to lose."""
-    table = as_table([run("a", "1", "2", "2.0"), run("b", "1", None)])
+    """Agreement labels: right = the run's last answer; a whole run without a last answer has nothing to lose."""
+    table = as_table([run("a", "1", "2", "2.0"), run("b", "1", None, finish="stop")])
     assert table.labels == "agreement"
     assert table.correct.tolist() == [0, 1, 1, 0, 0]
     assert table.lost.tolist() == [True, False, False, False, False]
+
+
+CUT = [
+    ({"gold": "1"}, ["2", "1", None], [True, False, False]),  # only what gold calls right is kept
+    ({"gold": "1", "finish": "length"}, ["2", "1", "1"], [True, False, False]),  # its last answer is half of one
+    ({"gold": "1", "finish": "stop"}, ["2", "1", None], [False, False, False]),  # a wrong full answer: nothing to lose
+    ({"gold": "1", "finish": "stop"}, ["2", "1", "1"], [True, False, False]),
+    ({}, ["2", "1", None], [True, True, False]),  # nothing to compare with
+    ({"finish": "content_filter"}, ["2", "1", "1"], [True, True, False]),
+    ({"finish": "stop"}, ["2", "1", "1"], [True, False, False]),
+]
+
+
+@pytest.mark.parametrize(("given", "answers", "lost"), CUT)
+def test_a_stop_on_a_cut_run_loses_unless_gold_calls_its_answer_right(given, answers, lost):
+    """``finish`` tells what was cut, else a missing last answer; the last row is no stop and loses nothing."""
+    table = as_table([run("a", *answers, **given)])
+    assert table.lost.tolist() == lost
+    assert table.cut.tolist() == [given.get("finish") not in ("stop",) and (answers[-1] is None or "finish" in given)]
+    assert not table.with_cut_as_full().cut.any()
+
+
+def test_a_judged_answer_of_a_cut_run_is_kept():
+    """``correct`` stands for gold: the stop at step 2 loses nothing."""
+    steps = [Step("x", 0.1, 1, correct=False), Step("y", 0.1, 1, correct=True), Step(None, None, 1, correct=False)]
+    assert as_table([Trace("a", steps, finish="length")]).lost.tolist() == [True, False, False]
+
+
+def test_accuracy_is_that_of_the_runs_that_came_to_their_end():
+    """One right of two; the two cut runs are no wrong answers. Nothing is known where all are cut. The limit is the smallest."""
+    ended = [run("a", "1", "1", gold="1", max_tokens=90), run("b", "1", "2", gold="1", max_tokens=60)]
+    cut = [run("c", "1", None, gold="1"), run("d", "1", "1", gold="1", finish="error")]
+    table = as_table(ended + cut)
+    assert (table.accuracy_full, table.full_right.tolist(), table.max_tokens) == (0.5, [True, False, False, False], 60)
+    assert as_table(cut).accuracy_full is None
+    kept = table.subset(np.array([False, True, True, False]))
+    assert (kept.cut.tolist(), kept.accuracy_full) == ([False, True], 0.0)
 
 
 def test_the_two_kinds_of_label_do_not_mix():

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from entropy_chains.errors import OutputError, TraceError, WriteError
+from entropy_chains.finish_reasons import FINISHES
 from entropy_chains.policy import Policy
 from entropy_chains.traces import (
     Step,
@@ -113,6 +114,10 @@ def test_a_wrong_step_field_is_named(field, value):
         ("gold", 5),
         ("vocab_size", 0),
         ("seed", 1.5),
+        ("finish", "eos"),
+        ("finish", ["stop"]),
+        ("finish_raw", 5),
+        ("max_tokens", 0),
     ],
 )
 def test_a_wrong_trace_field_is_named(field, value):
@@ -121,6 +126,20 @@ def test_a_wrong_trace_field_is_named(field, value):
     with pytest.raises(TraceError) as caught:
         Trace.from_dict(data)
     assert caught.value.field.startswith(field)
+
+
+@given(
+    st.sampled_from([None, *FINISHES]), st.one_of(st.none(), st.text()), st.one_of(st.none(), st.integers(1, 2**53)), st.booleans()
+)
+def test_how_a_run_ended_comes_out_as_it_went_in(finish, word, limit, answered):
+    """The three fields of its end survive the file's form; absent ones stay absent, and decide whether the run was cut."""
+    made = Trace("a", [Step("1" if answered else None, None, 1)], finish=finish, finish_raw=word, max_tokens=limit)
+    written = json.loads(json.dumps(made.to_dict()))
+    assert Trace.from_dict(written) == made
+    assert {"finish", "finish_raw", "max_tokens"} - written.keys() == {
+        n for n in ("finish", "finish_raw", "max_tokens") if getattr(made, n) is None
+    }
+    assert made.is_cut == (not answered if finish is None else finish != "stop")
 
 
 @pytest.mark.parametrize("missing", ["id", "steps", "answer", "entropy", "tokens"])

@@ -75,8 +75,9 @@ class Generation:
         prefill_tokens: tokens computed a second time, for probes and to go on after them.
         rest_tokens: tokens after the last boundary: closing tag and answer.
         seconds: wall time, of the whole batch where it ran in one.
-        finish_reason: ``stop``, ``length`` or ``cancelled``.
+        finish_reason: ``stop``, ``length`` or ``cancelled``; of a reply that the server broke off, the server's own word.
         token_ids: the completion's ids, where the backend has them.
+        finish_raw: the server's own word in any case, as ``tool_calls``; None where there is none.
     """
 
     reasoning: str
@@ -91,6 +92,7 @@ class Generation:
     finish_reason: str
     prefill_tokens: int = 0
     token_ids: tuple[int, ...] = ()
+    finish_raw: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

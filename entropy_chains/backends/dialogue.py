@@ -31,6 +31,7 @@ from entropy_chains.backends.refused import REMEDY, UNREAD, Known, refusal
 from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
+from entropy_chains.finish_reasons import finish_reason
 from entropy_chains.monitor import Decision, Monitor
 from entropy_chains.policy import Policy
 from entropy_chains.records import StepRecord
@@ -411,6 +412,7 @@ class Dialogue:
             prompt_tokens=asked or 0,
             rest_tokens=max(0, tokens - (now.steps[-1].end if now.steps else 0)),
             seconds=time.perf_counter() - now.start,
-            finish_reason="length" if now.streams[-1].finish == "length" else "stop",
+            finish_reason=finish_reason(now.streams[-1].finish),
+            finish_raw=now.streams[-1].finish,
             prefill_tokens=prefill,
         )

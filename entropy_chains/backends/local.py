@@ -170,6 +170,7 @@ class LocalModel:
             policy.check(
                 on_mismatch=on_mismatch,
                 temperature=self.temperature(sampling),
+                max_tokens=sampling.max_tokens,
                 mode="thinking",
                 model=self._name,
                 template=self.template,

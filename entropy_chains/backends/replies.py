@@ -9,6 +9,7 @@ from entropy_chains.backends import Probe
 from entropy_chains.backends.chunks import Piece, Update, Usage
 from entropy_chains.backends.markup import clean_answer
 from entropy_chains.entropy import token_entropy
+from entropy_chains.finish_reasons import is_cut
 from entropy_chains.policy import MassFloor
 from entropy_chains.records import Tally
 from entropy_chains.steps import Phase, ThinkTags
@@ -47,7 +48,7 @@ class Reply:
     def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:
         """A probe's answer, what it took, and what its tokens' logprobs say of it."""
         text, tokens = "".join(p.text for p in self.said), [p.token for p in self.said]
-        answer, signals = None if self.finish == "length" else clean_answer(text, tags), dict[str, float]()
+        answer, signals = None if is_cut(self.finish) else clean_answer(text, tags), dict[str, float]()
         known = [t.logprob for t in tokens if t.logprob is not None]
         # Only where every token was told and all of them are the answer: a part of it would be another figure.
         if answer is not None and answer == text.strip() and len(known) == len(tokens):

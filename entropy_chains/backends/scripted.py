@@ -187,6 +187,7 @@ class ScriptedBackend:
         policy.check(
             on_mismatch=on_mismatch,
             temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
             mode="thinking",
             model=self._name,
             template=self.template,

@@ -192,6 +192,7 @@ class ServedModel:
         policy.check(
             on_mismatch=on_mismatch,
             temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
             mode="thinking",
             model=self._name,
             estimator="renormalised",

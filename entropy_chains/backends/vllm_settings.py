@@ -137,12 +137,12 @@ def check(settings: Settings, serving: Serving | None, params: Any = None) -> No
     if changing and settings.on_mismatch == "error":
         remedy = f"remove it; {PREFIX}on_mismatch=warn goes on regardless"
         raise SettingsError(f"{changing[0]} changes the logits that entropy is read from: {remedy}")
-    temperature = getattr(params, "temperature", None)
+    set_to = {name: getattr(params, name, None) for name in ("temperature", "max_tokens")}
     running: dict[str, Any] = {"temperature_mode": "raw"}
     if serving is not None:
         running |= _served(policy, serving)
     try:
-        policy.check(on_mismatch=settings.on_mismatch, temperature=temperature, **running)
+        policy.check(on_mismatch=settings.on_mismatch, **set_to, **running)
     except PolicyMismatch as error:  # its remedy is Python; a request has a key for it
         raise SettingsError(str(error).replace('on_mismatch="warn"', f"{PREFIX}on_mismatch=warn")) from error
 

@@ -224,10 +224,11 @@ def test_a_probe_s_entropy_decides():
     assert [r.logprobs for r in asked] == [True, False, False]
 
 
-def test_a_probe_that_was_cut_off_is_no_answer():
-    """The server's limit ended it: however sure its beginning is, the run goes on."""
+@pytest.mark.parametrize("reason", ["length", "content_filter", "abort"])
+def test_a_probe_that_was_cut_off_is_no_answer(reason):
+    """The server ended it: however sure its beginning is, the run goes on."""
     dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
-    cut = [*updates(piece("4", ANSWER)), Update(finish_reason="length")]
+    cut = [*updates(piece("4", ANSWER)), Update(finish_reason=reason)]
     _, shown, made = run(dialogue, [*(Update((s,)) for s in SURE), *updates(*FOUR)], cut)
     assert (shown, made.outcome.stopped, made.tokens) == ("4", False, 4)
 
@@ -244,6 +245,20 @@ def test_an_answer_of_which_nothing_is_told_is_no_silent_loss(signal, entropy):
         requests, _, made = run(dialogue, *streams)
     assert ([r.purpose for r in requests], made.answer, made.outcome.stopped) == (["reason", "probe"], "4", False)
     assert "does not tell" in made.outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        *[(w, "stop") for w in ("stop", "eos", "tool_calls")],
+        *[(w, "length") for w in ("length", "max_tokens")],
+        *[(w, w) for w in ("content_filter", "abort", "repetition", "network_error")],
+    ],
+)
+def test_a_run_tells_how_the_server_ended_it(word, reason):
+    """One word for a normal end and one for a full limit; of an end that is neither, and beside both, the server's own."""
+    _, _, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),))), updates(*UNSURE, *FOUR, finish=word))
+    assert (made.finish_reason, made.finish_raw, made.answer) == (reason, word, "4")
 
 
 def test_nothing_is_cut_once_a_tool_call_or_a_refusal_has_begun():

@@ -47,6 +47,7 @@ class Reply:
     message: str = "scripted error"
     headers: dict[str, str] = field(default_factory=dict)
     broken: str = ""  # the message of an error that comes in the stream, after the tokens, in the place of an end
+    finish: str | None = None  # the finish reason; None: tool_calls after tool calls, else stop
 
 
 @dataclass
@@ -122,6 +123,11 @@ def asks_logprobs(body: dict[str, Any]) -> bool:
     return bool(body.get("logprobs") or body.get("top_logprobs") or body.get("include"))
 
 
+def finish_of(reply: Reply) -> str:
+    """What a reply ends with."""
+    return reply.finish or ("tool_calls" if reply.tools else "stop")
+
+
 class Loopback:
     """The server; a context manager. ``calls`` holds what came, ``url`` ends in ``/v1``."""
 
@@ -188,7 +194,7 @@ class Loopback:
                     message[server.field_name] = "".join(t.text for t in reply.tokens if t.reasoning) or None
                 if reply.tools:
                     message["tool_calls"] = tool_calls(reply)
-                choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if reply.tools else "stop"}
+                choice = {"index": 0, "message": message, "finish_reason": finish_of(reply)}
                 if call.body.get("logprobs"):
                     choice["logprobs"] = {"content": [e for t in reply.tokens if (e := entry(t, top(call.body)))]}
                 found = {"id": "c1", "object": "chat.completion", "created": 1, "model": "scripted", "choices": [choice]}
@@ -226,7 +232,7 @@ class Loopback:
                         return
                     for n, tool in enumerate(tool_calls(reply)):
                         self._event(call, {"tool_calls": [{"index": n, **tool}]})
-                    self._event(call, {}, finish="tool_calls" if reply.tools else "stop")
+                    self._event(call, {}, finish=finish_of(reply))
                     if (call.body.get("stream_options") or {}).get("include_usage"):
                         self._send({**HEAD, "choices": [], "usage": usage(call)})
                     self._raw(b"data: [DONE]\n\n")

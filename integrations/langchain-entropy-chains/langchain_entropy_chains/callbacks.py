@@ -181,7 +181,8 @@ class EntropyCallbackHandler(RootRuns):
             known = {"model": model} if model else {}
             running = {"mode": "thinking", "estimator": "renormalised", "temperature_mode": self._mode, **known}
             try:
-                policy.check(on_mismatch=self._on_mismatch, temperature=found.get("ls_temperature"), **running)
+                set_to = {"temperature": found.get("ls_temperature"), "max_tokens": found.get("ls_max_tokens")}
+                policy.check(on_mismatch=self._on_mismatch, **set_to, **running)
             except PolicyMismatch as mismatch:
                 if self.raise_error:
                     raise

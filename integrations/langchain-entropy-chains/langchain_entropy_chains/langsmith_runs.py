@@ -13,6 +13,7 @@ from langsmith.utils import LangSmithError, LangSmithNotFoundError
 from rich.table import Table
 
 from entropy_chains.errors import BackendError, InputError
+from entropy_chains.finish_reasons import finish_of
 from entropy_chains.savings import HoldoutSaving, Run
 from entropy_chains.traces import Step, Trace
 from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE
@@ -87,7 +88,10 @@ def _trace(run: LangSmithRun, found: Mapping[str, Any]) -> Trace:
         Step(None, entropy, tokens, mass=mass, signals={} if total is None else {"sum_entropy": total})
         for entropy, tokens, mass, total in lists
     ]
-    question, answer = _last_user(run.inputs), _content((run.outputs or {}).get("generations"))
+    question, generation = _last_user(run.inputs), _generation(run.outputs)
+    word = _text((generation.get("generation_info") or {}).get("finish_reason"))
+    finish = finish_of(word) if word else None
+    answer = _text(generation.get("text")) if finish in ("stop", None) else None  # of a run that was cut off it is half of one
     return Trace(
         str(run.id),
         [*steps, Step(answer, None, record["rest"])],
@@ -100,6 +104,8 @@ def _trace(run: LangSmithRun, found: Mapping[str, Any]) -> Trace:
         temperature=found.get("ls_temperature"),
         temperature_mode=record["temperature_mode"],
         segmentation=record["segmentation"],
+        finish=finish,
+        finish_raw=word,
     )
 
 
@@ -110,12 +116,17 @@ def _last_user(inputs: Any) -> str | None:
     return texts[-1] if texts and isinstance(texts[-1], str) else None
 
 
-def _content(generations: Any) -> str | None:
+def _generation(outputs: Any) -> Mapping[str, Any]:
+    """The first generation of a run's outputs; empty where there is none."""
     try:
-        text = generations[0][0]["text"]
+        found = outputs["generations"][0][0]
     except (TypeError, KeyError, IndexError):
-        return None
-    return text if isinstance(text, str) and text else None
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def saving_table(project: str, saving: HoldoutSaving) -> Table:

@@ -180,6 +180,19 @@ def test_a_project_is_read_back(server, receiver):
     assert Trace.from_dict(trace.to_dict()).steps[2].entropy == pytest.approx(0.05, abs=1e-4)
     assert [s.tokens for s in trace.steps] == [40] * 6 + [4]
     assert (trace.question, trace.steps[-1].answer) == ("q", "The answer is 42")
+    assert (trace.finish, trace.finish_raw) == ("stop", "stop")
+
+
+@pytest.mark.parametrize(("word", "finish"), [("length", "length"), ("content_filter", "content_filter"), ("eos", "stop")])
+def test_a_run_read_back_tells_how_it_ended(receiver, word, finish):
+    """A live run that was cut off has no full answer, as in a recording."""
+    tracer = EarlyStopTracer(client=receiver.client(), project_name="p")
+    with Loopback(lambda body: replace(sums(body), finish=word)) as server:
+        invoke(chat(server), {"callbacks": [EntropyCallbackHandler(POLICY, record=True), tracer]})
+    tracer.client.flush()
+    (trace,) = recorded_traces(read_runs("p", client=receiver.client()))
+    assert (trace.finish, trace.finish_raw, trace.is_cut) == (finish, word, finish != "stop")
+    assert trace.steps[-1].answer == ("The answer is 42" if finish == "stop" else None)
 
 
 def test_the_command_tells_what_a_project_saved(server, receiver, monkeypatch, tmp_path):
