@@ -344,6 +344,8 @@ CALIBRATION: dict[str, Check] = {
         list_of(lambda v: is_number(v) and abs(v) < 2**63), "a list of numbers, one a step, that 64 bits can hold", nullable=True
     ),
     "examples_needed": _FIGURE,
+    **dict.fromkeys(("right", "wrong", "cut", "left_out", "max_tokens"), _COUNT),
+    "cut_runs": one_of(CUT_RUNS)._replace(nullable=True),
     "certificate": Check(lambda v: isinstance(v, dict), "an object, or null", nullable=True, fields=CERTIFICATE),
 }
 """Fields of ``calibration`` that are read somewhere; further ones are kept."""

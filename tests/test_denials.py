@@ -129,6 +129,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "vLLM and llama.cpp do, OpenAI's reasoning models do not (`NoLogprobsError`).": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",
         "`the server gives no logprobs on reasoning tokens:": "tests/backends/test_dialogue.py::test_missing_logprobs_may_be_allowed_loudly",
         "`no reasoning step ended` | the thinking has no boundary:": OF_A_CASE,
+        "there are no logprobs`": "tests/test_refine.py::test_a_call_without_logprobs_never_stops",
         "Inside a code fence, JSON or a tool call there is no boundary ([steps](steps.md#what-is-protected)), and an answer is never cut.": "tests/test_steps.py::test_no_step_ends_inside_a_fence",
     },
     "docs/langchain-callbacks.md": {

@@ -134,7 +134,7 @@ def test_an_interrupted_recording_keeps_what_is_finished(tmp_path, number_of_sig
         assert time.monotonic() - told < 5
         assert process.returncode == 1
         assert "Traceback" not in errors
-        assert out.startswith("16 recorded, 0 skipped")
+        assert out.startswith("16 recorded, 0 of them cut off, 0 skipped")
         assert "16/20" in errors
         last = errors.strip().splitlines()[-1]
         assert last.startswith("interrupted, not recorded: 4 of 20 questions; go on with: entropy-chains record")

@@ -213,7 +213,7 @@ def test_recording_never_stops(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:.*runs were cut off")
 @pytest.mark.parametrize(
-    ("limit", "finish", "answer"), [(14, "stop", "4"), (13, "length", None), (9, "length", None), (4, "length", None)]
+    ("limit", "finish", "answer"), [(14, "stop", "the answer is 4"), (13, "length", None), (9, "length", None), (4, "length", None)]
 )
 def test_a_run_at_its_limit_has_no_full_answer(limit, finish, answer):
     """13 tokens, and the end after them. One fewer leaves an answer that may go on, which is none; the steps keep theirs."""

@@ -132,6 +132,7 @@ def test_a_call_without_logprobs_never_stops():
     """Missing is not sure."""
     run = run_refine(ScriptedBackend({"q": [call("5", None), call("6", None)]}), [ask("q")], policy=POLICY, steps=2)[0]
     assert (run.outcome.stopped, run.records) == (False, (StepRecord(1, 1), StepRecord(2, 1)))
+    assert (run.outcome.active, run.outcome.reason) == (False, "no call has an entropy: there are no logprobs")
 
 
 class Thinker(Recorded):
