@@ -258,15 +258,13 @@ class Policy:
         """Read a policy file. Raises PolicyError where there is none or it cannot be used."""
         remedy = "make one with `entropy-chains calibrate`"
         try:
-            with open(path, "rb") as file:
+            with Path(path).open("rb") as file:
                 content = file.read(LARGEST_FILE + 1)  # a device would never end
             if len(content) > LARGEST_FILE:
-                raise PolicyError(f"policy {path} is longer than {LARGEST_FILE:,} bytes, so it is none; {remedy}")
+                raise ValueError(f"more than {LARGEST_FILE:,} bytes")
             data = strict_json(content.decode("utf-8"))
         except OSError as error:
             raise PolicyError(f"policy {path} cannot be read ({error.strerror}); {remedy}") from error
-        except InputError as error:
-            raise error if isinstance(error, PolicyError) else PolicyError(f"policy {path} is {error}; {remedy}") from error
         except ValueError as error:
             raise PolicyError(f"policy {path} cannot be read ({error}); {remedy}") from error
         return cls.from_dict(data, str(path))
@@ -304,7 +302,7 @@ def _contradiction(policy: Policy) -> str | None:
     first = policy.thresholds[0] if policy.signal in MEANS and policy.stop_rule.reads_signal else None
     if first is not None and abs(first) > MOST_BITS_A_TOKEN:
         return f"thresholds holds {first!r}; no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
-    taken = [name for name in policy.extra if name in FIELDS or name in ("format", "version")]
+    taken = [name for name in policy.extra if name in {*FIELDS, "format", "version"} - {"extra"}]
     return f"extra has {taken[0]!r}, which is a field of its own; give it there" if taken else None
 
 

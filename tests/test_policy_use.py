@@ -180,6 +180,13 @@ def test_what_would_break_later_is_refused_at_loading(change, said):
         Policy.from_dict({**GOOD, **change})
 
 
+def test_an_unknown_field_is_kept_whatever_its_name():
+    """Also where this class has a word for it that is no field of the file."""
+    data = {**GOOD, "extra": {"mine": 1}, "fingerprint": "x", "from_dict": [None]}
+    assert Policy.from_dict(data).to_dict() == data
+    assert Policy.from_dict(data).fingerprint == Policy.from_dict(GOOD).fingerprint
+
+
 def test_a_field_is_not_given_twice():
     """A field of the policy's own among the unknown ones would replace it in the file, and fall out of the fingerprint."""
     for name in ("model", "version"):

@@ -136,11 +136,12 @@ class Rows:
         try:
             self._step(logits, rows, known, tokens)
         except Exception as error:  # noqa: BLE001 (see above)
-            if len(rows) < 2:
-                self.failed([row for _, row in rows], error)
+            if len(rows) == 1:
+                self.failed([rows[0][1]], error)
+                return logits
             # Whose fault it is shows when each is taken alone. What was done for a row already is not done twice: its tokens are
             # counted, and its next token's figures are the same again.
-            for n in range(len(rows) if len(rows) > 1 else 0):
+            for n in range(len(rows)):
                 self.step(logits, rows[n : n + 1], known[n : n + 1], tokens[n : n + 1])
         return logits
 

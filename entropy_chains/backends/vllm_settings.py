@@ -26,7 +26,7 @@ BY_REQUEST = "request"
 LARGEST_POLICY = 2**20
 """Characters that a request's policy may have, or bytes its file. Both come from outside, so what is read is kept small."""
 
-KEPT, LONGEST_KEPT = 64, 2**13
+REMEMBERED, LONGEST_REMEMBERED = 64, 2**13
 """Policies that are remembered, and the characters that each of them has at most: a client must not fill the server's memory."""
 
 LONGEST_ID = 200
@@ -109,7 +109,7 @@ def read(given: Mapping[str, Any] | None) -> Settings | None:
         raise SettingsError(f"{PREFIX}policy and {', '.join(PREFIX + k for k in rule if k != 'policy')} contradict each other")
     if "policy" not in rule and "threshold" not in rule:
         raise SettingsError(f"{', '.join(PREFIX + k for k in own)} says nothing of when; give {PREFIX}policy or {PREFIX}threshold")
-    small = len(own.get("policy", "")) <= LONGEST_KEPT
+    small = len(own.get("policy", "")) <= LONGEST_REMEMBERED
     return Settings(rule["policy"] if "policy" in rule else _made_of(**rule), small=small, **values)
 
 
@@ -161,7 +161,7 @@ def _served(policy: Policy, serving: Serving) -> dict[str, Any]:
     return running
 
 
-@lru_cache(KEPT)
+@lru_cache(REMEMBERED)
 def _made_of(
     threshold: float,
     boundary: str = Segmentation().boundary,
@@ -183,7 +183,7 @@ def _policy(text: str) -> Policy:
     """A policy file's content, or the path of one on the server."""
     text = text.strip()
     if text.startswith("{"):
-        return _remembered(text) if len(text) <= LONGEST_KEPT else _from_text(text)
+        return _remembered(text) if len(text) <= LONGEST_REMEMBERED else _from_text(text)
     try:  # one answer for all that is no policy file: a request must not find out what lies on the server
         path = Path(os.path.realpath(text))  # one file is remembered once, however its path is written
         if path.suffix != ".json" or not path.is_file() or path.stat().st_size > LARGEST_POLICY:
@@ -202,10 +202,10 @@ def _from_text(text: str) -> Policy:
     return Policy.from_dict(data, f"{PREFIX}policy")
 
 
-_remembered = lru_cache(KEPT)(_from_text)
+_remembered = lru_cache(REMEMBERED)(_from_text)
 
 
-@lru_cache(KEPT)
+@lru_cache(REMEMBERED)
 def _from_file(path: Path, _changed: int) -> Policy:
     return Policy.load(path)
 
