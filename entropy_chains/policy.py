@@ -291,9 +291,6 @@ def _contradiction(policy: Policy) -> str | None:
     """Fields that are sound alone and contradict each other, and the remedy."""
     if policy.active and policy.reason in NOT_STOPPING:
         return f"active is true, but reason {policy.reason!r} means that it must not stop: set active to false, or calibrate again"
-    if not policy.active and policy.reason in STOPPING:
-        remedy = f"give the reason why not, as {NOT_STOPPING[0]!r}; for full runs set {OFF_SWITCH}=0 or pass no policy"
-        return f"active is false, but reason {policy.reason!r} means that it stops: {remedy}"
     if policy.signal in HIGHER_IS_SURER:
         return f"signal is {policy.signal!r}, of which higher means surer; a threshold needs one of which lower does"
     if policy.signal in PROBE_SIGNALS and (policy.mode == "refine" or policy.segmentation.boundary == "call"):

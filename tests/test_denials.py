@@ -173,7 +173,6 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/openai.md": {
         "Its reasoning items have no logprobs, on no server that we know of:": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",
-        "A server that gives none (OpenAI's reasoning models, `transformers serve`) raises `NoLogprobsError` after 16 reasoning tokens.": "tests/servers/test_openai.py::test_a_server_without_logprobs_is_refused",
     },
     "docs/policy.md": {
         "a figure of `calibration` that is no number, a name in `segmentation` or `mass_floor` that is unknown, a `unit` other than bits, a key that stands twice in the file.": "tests/test_policy_use.py::test_what_would_break_later_is_refused_at_loading",
@@ -188,7 +187,6 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/traces.md": {
         "the offline half of this package needs nothing else.": "tests/test_layering.py::test_the_offline_half_knows_no_backend",
-        "Without it the policy cannot be checked against what is running.": "tests/test_policy.py::test_what_fits_or_is_not_told_is_silent",
     },
     "docs/transformers.md": {
         "A setting that cannot work raises `SettingsError`:": "tests/backends/test_transformers.py::test_impossible_settings",
