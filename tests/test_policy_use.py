@@ -169,7 +169,6 @@ REFUSED = [
     ({"mass_floor": {"position": 0.5, "step": 0.8, "floor": 1}}, "floor"),
     ({"unit": "nats"}, "unit"),
     ({"active": True, "reason": "no_signal"}, "no_signal"),
-    ({"active": False, "reason": "certified"}, "certified"),
 ]
 
 
