@@ -6,19 +6,8 @@ from dataclasses import replace
 
 from entropy_chains.backends import Generation
 from entropy_chains.monitor import Outcome
-from entropy_chains.steps import ThinkTags
 
 MALFORMED = "the answer after the stop was malformed: run in full"
-
-
-def clean_reasoning(text: str, tags: ThinkTags | None) -> str:
-    """The thinking's text without the tags around it."""
-    if tags is not None:
-        said = text.lstrip()
-        text = said.removeprefix(tags.open) if said.startswith(tags.open) else text
-        end = text.rstrip().removesuffix(tags.after.strip()).rstrip()
-        text = end.removesuffix(tags.close) if end.endswith(tags.close) else text
-    return text.strip("\n")
 
 
 def run_instead(full: Generation, stopped: Generation, outcome: Outcome) -> Generation:

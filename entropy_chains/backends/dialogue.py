@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
-from entropy_chains.backends.assembly import MALFORMED, clean_reasoning, run_instead
+from entropy_chains.backends.assembly import MALFORMED, run_instead
 from entropy_chains.backends.chunks import Piece, Update
 from entropy_chains.backends.continuations import Continuation, Request, begun
-from entropy_chains.backends.markup import AnswerMarkup, Markup, as_chunks, clean_answer, text_in
+from entropy_chains.backends.markup import AnswerMarkup, Markup, Span, as_chunks, text_in
 from entropy_chains.backends.refused import REMEDY, UNREAD, Known, refusal
 from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
@@ -41,6 +41,8 @@ PATIENCE = 16
 """Reasoning tokens without any logprobs after which they are given up."""
 
 NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
+AGAIN = "the model began to think again after the stop: run in full"
+INTERLEAVED = "thinking goes on after the answer has begun: run in full"
 NOT_CLOSED = "the server's plug-in did not close the thinking, so the stream was closed"
 
 
@@ -80,11 +82,13 @@ class _Attempt:
         self.monitor, self.markup = monitor, markup
         self.steps: list[Step] = []
         self.thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
+        self.reasoning: list[str] = []  # what is shown of it
         self.answer: list[str] = []
         self.streams: list[Reply] = []  # the running one last
         self.probes: list[Reply] = []
         self.fed = self.reasoned = self.blind = 0
         self.sighted = False  # logprobs were seen, or given up
+        self.again = False  # after a stop the model thinks anew
         self.called = False  # a tool call or a refusal is an answer without text
         self.cut: str | None = None  # the thinking that the answer is asked for after
         self.due = ""  # closing text that the server is still to put in by itself
@@ -166,6 +170,9 @@ class Dialogue:
     def next(self) -> Request | None:
         """After a stream has ended or was closed: the request that follows, or None when the run is over."""
         now = self._now
+        if now.again:
+            self.closing = False
+            return self._in_full(AGAIN)
         if self._probe_answer is None and self.closing:
             return self._ask()
         if now.monitor.done and self._answer() is None and not now.called and self._stopped is None:
@@ -219,10 +226,7 @@ class Dialogue:
             now.called = True
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
         if stream.purpose == "answer":
-            now.fed += len(update.pieces)
-            told = [p for p in update.pieces if p.phase is not Phase.THINKING]  # the rest is thinking begun again
-            now.answer += [p.text for p in told]
-            return [Chunk(self._shown.take(p.text), Phase.ANSWER, p.token) for p in told]
+            return self._answered(update.pieces)
         shown: list[Chunk] = []
         for n, piece in enumerate(update.pieces):
             shown += self._take(piece)
@@ -231,11 +235,29 @@ class Dialogue:
                 break
         return shown
 
+    def _answered(self, pieces: Sequence[Piece]) -> list[Chunk]:
+        """Tokens of the answer's own request. Where the model thinks anew before it answers, the attempt is thrown away."""
+        now, shown = self._now, list[Chunk]()
+        for piece in pieces:
+            now.fed += 1
+            if piece.phase is Phase.THINKING:
+                now.again = now.again or (bool(piece.text.strip()) and not any(map(str.strip, now.answer)))
+            else:
+                now.answer.append(self._shown.take(piece.text))
+                shown.append(Chunk(now.answer[-1], Phase.ANSWER, piece.token))
+        now.again = now.again or self._shown.again
+        self.closing = now.again
+        return shown
+
     def rest(self) -> list[Chunk]:
         """The running stream has ended by itself: what a reader sees of the text that was kept back."""
+        return [Chunk(text, phase) for phase, text in self._rest]
+
+    @property
+    def _rest(self) -> list[Span]:
         if self._now.streams[-1].purpose == "answer":
-            return [Chunk(text, Phase.ANSWER)] if (text := self._shown.rest) else []
-        return [Chunk(text, phase) for phase, text in self._now.markup.rest]
+            return [(Phase.ANSWER, self._shown.rest)] if self._shown.rest else []
+        return self._now.markup.rest
 
     def _take(self, piece: Piece) -> list[Chunk]:
         now, plan = self._now, self._plan
@@ -255,13 +277,19 @@ class Dialogue:
         if late and plan.engine is not None and not forced:
             self.closing, self._note = True, NOT_CLOSED
         answer = text_in(spans, Phase.ANSWER)
+        if piece.phase is Phase.THINKING and not now.monitor.done and any(map(str.strip, now.answer)):
+            now.monitor.release(INTERLEAVED)
         if now.markup.phase is not Phase.ANSWER or (began is Phase.THINKING and piece.phase is not Phase.ANSWER):
             now.reasoned += 1
             if not late:
                 now.thinking.append((piece.token.text or piece.text).removesuffix(answer))
+                unseen = not piece.text and began is now.markup.phase is Phase.THINKING  # a client may drop the text
+                now.reasoning.append(piece.token.text if unseen else text_in(spans, Phase.THINKING))
         elif began is Phase.BEFORE:  # there is no thinking: what looked like the beginning of its tag is answer as well
             now.thinking.clear()
             now.reasoned = 0
+        else:
+            now.reasoning.append(text_in(spans, Phase.THINKING))  # what was kept back
         now.answer.append(answer)
         if phase is Phase.THINKING and not now.sighted:
             self._look(bounds)
@@ -275,6 +303,7 @@ class Dialogue:
         elif decision is Decision.CLOSE:
             now.cut = self._raw()
             if plan.engine is not None:  # the server has decided the same, by the same policy
+                now.markup.force()
                 now.due = plan.tags.close + plan.tags.after
             else:
                 self.wants_control, self.closing = plan.control, not plan.control
@@ -347,7 +376,9 @@ class Dialogue:
     def controlled(self, done: bool) -> None:
         """The server was told to end the thinking; where it did not, the run goes on, and is a full one."""
         self.wants_control = False
-        if not done:
+        if done:
+            self._now.markup.force()
+        else:
             self._now.cut, self._undone = None, True
             self._why = "the server did not end the thinking: run in full"
 
@@ -375,9 +406,9 @@ class Dialogue:
         now = self._now
         if self._probe_answer is not None:
             return self._probe_answer
-        answer = "".join(now.answer) + text_in(now.markup.rest, Phase.ANSWER)
-        closed = now.monitor.done and not self._undone
-        return clean_answer(answer, self._plan.tags) if closed else answer.strip() or None
+        if now.again or now.markup.again:
+            return None
+        return ("".join(now.answer) + text_in(self._rest, Phase.ANSWER)).strip() or None
 
     def result(self) -> Generation:
         """The finished run."""
@@ -403,7 +434,7 @@ class Dialogue:
         thought = now.markup.phase is not Phase.BEFORE  # else what was kept back is answer
         prefill = sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in again)
         return Generation(
-            reasoning=clean_reasoning("".join(now.thinking), self._plan.tags) if thought else "",
+            reasoning="".join([*now.reasoning, text_in(now.markup.rest, Phase.THINKING)]).strip("\n"),
             answer=answer,
             steps=tuple(now.steps),
             outcome=outcome,

@@ -7,6 +7,7 @@ it goes on: any other tag is text, of an answer that speaks about tags. It is de
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from entropy_chains.backends import Chunk
 from entropy_chains.entropy import EntropyBounds
@@ -31,14 +32,16 @@ class Markup:
         thought: there is thinking in the output.
     """
 
-    __slots__ = ("_after", "_edge", "_held", "_tags", "phase", "thought")
+    __slots__ = ("_after", "_edge", "_forced", "_held", "_opened", "_tags", "phase", "thought")
 
     def __init__(self, tags: ThinkTags | None, phase: Phase = Phase.BEFORE):
         self._tags = tags or ThinkTags()
         self.phase = phase if tags else Phase.ANSWER
         self.thought = self.phase is Phase.THINKING
         self._held = ""
-        self._edge = False  # a tag has just ended: blanks that follow belong to it
+        self._edge = self.thought  # a tag has just ended: blanks that follow belong to it
+        self._opened = self.thought  # the prompt has the tag; some models write it once more
+        self._forced: AnswerMarkup | None = None
         self._after = ""  # what may follow the closing tag before the answer begins
 
     def take(self, text: str, phase: Phase | None = None) -> list[Span]:
@@ -48,10 +51,16 @@ class Markup:
             text: the text that comes next.
             phase: where it belongs, if the server says so by a field of its own: then its tags are text.
         """
+        spans = self._take(text, phase)
+        if self._forced is None:
+            return spans
+        return [(where, self._forced.take(part) if where is Phase.ANSWER else part) for where, part in spans]
+
+    def _take(self, text: str, phase: Phase | None) -> list[Span]:
         if phase is not None:
             is_tag = phase is Phase.THINKING and text.strip() in (self._tags.open, self._tags.close)  # some leave it in the field
             return [*self.enter(phase), *_span(phase, "" if is_tag else text)]
-        if self.settled:
+        if self.phase is Phase.ANSWER and not (self._held or self._edge):
             return _span(Phase.ANSWER, text)
         self._held += text
         spans = self._begin() if self.phase is Phase.BEFORE else []
@@ -68,22 +77,33 @@ class Markup:
             return self.enter(Phase.THINKING)
         return self.enter(Phase.ANSWER) if self.phase is Phase.THINKING and tag == self._tags.close else []
 
+    def force(self) -> None:
+        """The thinking is closed by force from here on: see :class:`AnswerMarkup`."""
+        self._forced = AnswerMarkup(self._tags)
+
+    @property
+    def again(self) -> bool:
+        """After a close by force thinking was begun again."""
+        return self._forced is not None and self._forced.again
+
     def enter(self, phase: Phase) -> list[Span]:
         """The text that follows belongs here; returns what was kept back."""
         if phase is self.phase and not self._held:
             return []
-        spans, self._held, self._edge, self._after = self.rest, "", False, ""
+        spans, self._held, self._edge, self._after = self._kept, "", False, ""
         self.phase, self.thought = phase, self.thought or phase is Phase.THINKING
         return spans
 
     @property
-    def settled(self) -> bool:
-        """All text that follows is answer, letter for letter."""
-        return self.phase is Phase.ANSWER and not (self._held or self._edge)
-
-    @property
     def rest(self) -> list[Span]:
         """What is kept back: text like any other, if nothing more comes."""
+        if self._forced is None or self.phase is Phase.THINKING:
+            return self._kept
+        later = deepcopy(self._forced)
+        return _span(Phase.ANSWER, later.take(text_in(self._kept, Phase.ANSWER)) + later.rest)
+
+    @property
+    def _kept(self) -> list[Span]:
         return _span(Phase.THINKING if self.phase is Phase.THINKING else Phase.ANSWER, self._held)
 
     def _begin(self) -> list[Span]:
@@ -96,8 +116,11 @@ class Markup:
     def _think(self) -> list[Span]:
         close = self._tags.close
         if self._edge:
-            self._held = self._held.lstrip()
-            self._edge = not self._held
+            said = self._held.lstrip()
+            if self._opened and said != self._tags.open and self._tags.open.startswith(said):
+                return []  # it may still come
+            self._held = said.removeprefix(self._tags.open).lstrip() if self._opened else said
+            self._opened, self._edge = False, not self._held
         text, closed, left = self._held.partition(close)
         if closed:
             self.phase, self._held, self._edge, self._after = Phase.ANSWER, left, True, self._tags.after.strip()
@@ -119,14 +142,18 @@ class Markup:
 class AnswerMarkup:
     """The same for what a model writes after its thinking was closed by force.
 
-    A second closing tag, the text after it, and blanks are what the close left behind. Thinking begun again is left out.
+    A second closing tag, the text after it, blanks and empty thinking are what the close left behind. Where thinking is begun
+    again, nothing more is an answer.
+
+    Attributes:
+        again: thinking was begun again.
     """
 
     def __init__(self, tags: ThinkTags | None):
         self._leading = [text for text in (tags.close, tags.after.strip()) if text] if tags else []
         self._markup = Markup(tags)
         self._held = ""
-        self._begun = False
+        self._begun = self.again = False
 
     def take(self, text: str) -> str:
         """What of the answer is known with this text."""
@@ -138,7 +165,9 @@ class AnswerMarkup:
             if said.startswith(self._leading[0]):
                 self._held = said[len(self._leading[0]) :]
             del self._leading[0]
-        answer, self._held = text_in(self._markup.take(self._held), Phase.ANSWER), ""
+        spans, self._held = self._markup.take(self._held), ""
+        self.again = self.again or bool(text_in(spans, Phase.THINKING).strip())
+        answer = "" if self.again else text_in(spans, Phase.ANSWER)
         answer = answer if self._begun else answer.lstrip()
         self._begun = self._begun or bool(answer)
         return answer
@@ -147,7 +176,7 @@ class AnswerMarkup:
     def rest(self) -> str:
         """What is kept back: text like any other, if nothing more comes."""
         kept = self._held if self._leading else text_in(self._markup.rest, Phase.ANSWER)
-        return kept if self._begun else kept.lstrip()
+        return "" if self.again else kept if self._begun else kept.lstrip()
 
 
 def text_in(spans: Sequence[Span], phase: Phase) -> str:
@@ -165,7 +194,7 @@ def divided(text: str, tags: ThinkTags | None, phase: Phase = Phase.BEFORE) -> t
 def clean_answer(text: str, tags: ThinkTags | None) -> str | None:
     """The answer after a close by force, without what that left behind; None where it is malformed.
 
-    Malformed is an answer that is empty, or in which thinking was begun again and never closed.
+    Malformed is an answer that is empty, or before which thinking was begun again.
     """
     markup = AnswerMarkup(tags)
     return (markup.take(text) + markup.rest).strip() or None

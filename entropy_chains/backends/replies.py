@@ -25,6 +25,7 @@ class Reply:
     usage: Usage | None = None
     finish: str | None = None
     said: list[Piece] = field(default_factory=list)  # a probe's visible tokens
+    again: bool = False  # of a probe: the model thinks anew
 
     @property
     def tokens(self) -> int:
@@ -38,17 +39,19 @@ class Reply:
         return self.usage.prompt_tokens if self.usage else None
 
     def take(self, update: Update) -> None:
-        """A chunk of it; of a probe the text is kept, thinking begun again left out."""
+        """A chunk of it; of a probe the text is kept."""
         self.pieces += len(update.pieces)
         if self.purpose == "probe":
             self.said += [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
+            self.again = self.again or any(p.phase is Phase.THINKING and p.text.strip() for p in update.pieces)
         self.usage = update.usage or self.usage
         self.finish = update.finish_reason or self.finish
 
     def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:
         """A probe's answer, what it took, and what its tokens' logprobs say of it."""
         text, tokens = "".join(p.text for p in self.said), [p.token for p in self.said]
-        answer, signals = None if is_cut(self.finish) else clean_answer(text, tags), dict[str, float]()
+        answer = None if self.again or is_cut(self.finish) else clean_answer(text, tags)
+        signals = dict[str, float]()
         known = [t.logprob for t in tokens if t.logprob is not None]
         # Only where every token was told and all of them are the answer: a part of it would be another figure.
         if answer is not None and answer == text.strip() and len(known) == len(tokens):

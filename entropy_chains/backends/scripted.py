@@ -276,6 +276,7 @@ class ScriptedBackend:
                     break
                 prefill += len(texts)
             if decision is Decision.CLOSE:
+                markup.force()
                 rest = map(_token, script.answer_after(monitor.steps))
                 source = chain(((t, True) for t in self._closing()), ((t, False) for t in rest))
         if segmentation.boundary == "call":
@@ -286,7 +287,7 @@ class ScriptedBackend:
         spans += markup.rest
         answer = text_in(spans, Phase.ANSWER)
         if found is None:
-            found = clean_answer(answer, tags) if monitor.done else answer.strip() or None
+            found = None if markup.again else answer.strip() or None
         run = Generation(
             reasoning=text_in(spans, Phase.THINKING).strip("\n"),
             answer=found,

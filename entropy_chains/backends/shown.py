@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.backends.markup import AnswerMarkup
 from entropy_chains.errors import SettingsError
 from entropy_chains.steps import Phase, ThinkTags
 
@@ -67,16 +66,13 @@ class Shown:
     def __init__(self, tags: ThinkTags | None, endings: Iterable[str] = ()):
         self._endings = tuple(endings)
         self._tags = tags
-        self._forced: AnswerMarkup | None = None  # once the thinking was closed by force
         self._reasoning, self._answer = Growing(), Growing(self._endings)
 
     def take(self, chunk: Chunk) -> tuple[str, str]:
         """What may be shown with this chunk, of the reasoning and of the answer."""
-        if chunk.forced:
-            self._forced = self._forced or AnswerMarkup(self._tags)
         if self._tags and chunk.phase is not Phase.ANSWER:
             return self._reasoning.take(chunk.text), ""
-        return "", self._answer.take(self._forced.take(chunk.text) if self._forced else chunk.text)
+        return "", self._answer.take(chunk.text)
 
     def finish(self, run: Generation) -> tuple[str, str]:
         """What is left to show once the run is over."""

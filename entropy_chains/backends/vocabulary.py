@@ -23,7 +23,7 @@ class Vocabulary:
         template_kwargs: passed to the chat template.
 
     Attributes:
-        eos: ids that end a reply; pad: the id that fills rows up; special: those that show no text in an answer.
+        eos: ids that end a reply; pad: the id that fills rows up.
         tags: thinking tags, None for a model without.
 
     Raises:
@@ -45,9 +45,9 @@ class Vocabulary:
         self._tokenizer = tokenizer
         self._template_kwargs = dict(template_kwargs or {})
         self._texts: dict[int, str] = {}
+        self._hidden: dict[int, bool] = {}
         self.tags = tags or detect_tags(tokenizer.chat_template)
         own = tokenizer.eos_token_id if eos is None else eos
-        self.special = frozenset(tokenizer.all_special_ids)
         self.eos = frozenset(own if isinstance(own, Sequence) else [own])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
 
@@ -72,6 +72,12 @@ class Vocabulary:
         if token not in self._texts:
             self._texts[token] = self.decode([token])
         return self._texts[token]
+
+    def is_hidden(self, token: int) -> bool:
+        """Whether it is a special token, which shows no text in an answer."""
+        if token not in self._hidden:
+            self._hidden[token] = bool(self.text(token)) and not self.decode([token], special=False)
+        return self._hidden[token]
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         """Text of ids, with or without special tokens."""

@@ -228,13 +228,14 @@ class Watch:
                 self._put(chunk)
 
     def _chunks(self, r: int, token: int, bounds: EntropyBounds | None, *, forced: bool) -> list[Chunk]:
-        markup, hidden = self._markup, self._ended[r] or (self._markup.settled and token in self._vocabulary.special)
-        spans = []
-        for phase, text in markup.take("" if hidden else self._readable.take(token)):
-            shown = text if self._begun is phase else text.lstrip()  # neither thinking nor answer begins with blanks
+        own, spans = self._vocabulary.text(token), []
+        for phase, text in self._markup.take("" if self._ended[r] else self._readable.take(token)):
+            hidden = phase is Phase.ANSWER and self._vocabulary.is_hidden(token)
+            shown = text.removesuffix(own) if hidden else text
+            shown = shown if self._begun is phase else shown.lstrip()  # neither thinking nor answer begins with blanks
             self._begun = phase if shown else self._begun
             spans.append((phase, shown))
-        return as_chunks(spans, markup.phase, Token(self._vocabulary.text(token), token), bounds, forced=forced)
+        return as_chunks(spans, self._markup.phase, Token(own, token), bounds, forced=forced)
 
     def _step_ended(self, r: int, decision: Decision, now: float) -> None:
         record, end = self._monitor.rows[r].last, len(self.ids[r])
@@ -245,6 +246,7 @@ class Watch:
         self._since[r] = now
         if decision is Decision.CLOSE:
             self._closing[r] = 0
+            self._markup.force()
         elif decision is Decision.PROBE:
             self.paused[r] = True
 

@@ -103,6 +103,13 @@ class BackendContract:
             assert shown == (run.answer or "") or len(closed) > 1  # only what follows the last closing tag is the answer
             assert "".join(c.text for c in chunks if c.phase is Phase.THINKING).strip("\n") == run.reasoning
 
+    def test_the_text_of_a_stopped_run_is_the_run(self, backend, conversations):
+        """After a stop, too: what is shown of the answer is the answer."""
+        for messages in conversations:
+            chunks, run = self.chunks(backend, messages, policy=self.policy(backend))
+            if run.outcome.stopped:  # else, after a malformed answer, both attempts' texts stand in the stream
+                assert "".join(c.text for c in chunks if c.phase is Phase.ANSWER).strip() == run.answer
+
     def test_stream_and_generate_give_the_same_run(self, backend, conversations):
         """The same seed, the same batch of one: token for token, with and without a policy."""
         for given in ({}, {"policy": self.policy(backend)}):

@@ -119,18 +119,29 @@ def test_inline_thinking_is_found_by_its_tags():
     assert made.reasoning == "2+2=4"
 
 
-@pytest.mark.parametrize("bad", ["", "  \n", "<think>\nlet me think again"])
-def test_a_malformed_answer_is_run_in_full(bad):
-    """Empty, or thinking resumed: a full run follows, nothing of the bad answer is shown, all tokens are counted."""
+@pytest.mark.parametrize(
+    ("bad", "read", "why"),
+    [
+        ("", 0, "malformed"),
+        ("  \n", 3, "malformed"),
+        ("<think>\nlet me think again", len("<think>\nl"), "think again"),
+        ("<think>\nlet me</think>5", len("<think>\nl"), "think again"),
+    ],
+)
+def test_a_malformed_answer_is_run_in_full(bad, read, why):
+    """Empty, or thinking begun again: a full run follows, nothing of the bad answer is shown, all tokens that came are counted.
+
+    The stream is closed where the thinking begins.
+    """
     broken = updates(*(piece(c, ANSWER) for c in bad))
     full = updates(*UNSURE, *FOUR)
     requests, shown, made = run(
         Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy()), [Update((s,)) for s in SURE], broken, full
     )
     assert [r.purpose for r in requests] == ["reason", "answer", "full"]
-    assert (shown, made.answer, made.tokens) == ("4", "4", 2 + len(bad) + 3)
+    assert (shown, made.answer, made.tokens) == ("4", "4", 2 + read + 3)
     assert (made.outcome.stopped, made.outcome.tokens_saved) == (False, None)
-    assert "malformed" in made.outcome.reason
+    assert why in made.outcome.reason
 
 
 @pytest.mark.parametrize("told", [Update(tool_call=True), Update(refusal="no")])
@@ -149,16 +160,28 @@ def test_debris_before_the_answer_is_left_out(debris):
     assert (shown, made.answer, made.outcome.stopped) == ("4", "4", True)
 
 
-def test_thinking_begun_again_in_its_own_field_is_not_the_answer():
-    """A server that splits it off: only the content is the answer, and without content the question is run in full."""
-    again = [piece("so ", THINK), piece("again", THINK)]
+def test_thinking_begun_again_in_its_own_field_is_no_answer():
+    """A server that splits it off: the attempt is closed and thrown away, whatever content would follow; blanks are no thinking."""
     plan = Plan(ThinkTags(), (Turn(),))
-    _, shown, made = run(Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], updates(*again, *FOUR))
-    assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("4", "4", 5, True)
-    _, shown, made = run(
-        Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], updates(*again), updates(*UNSURE, *FOUR)
+    again = updates(piece(" ", THINK), piece("so ", THINK), piece("again", THINK), *FOUR)
+    requests, shown, made = run(
+        Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], again, updates(*UNSURE, piece("5", ANSWER))
     )
-    assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("4", "4", 7, False)
+    assert [r.purpose for r in requests] == ["reason", "answer", "full"]
+    assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("5", "5", 2 + 2 + 3, False)
+    assert "think again" in made.outcome.reason
+    blank = updates(piece("\n", THINK), *FOUR)
+    _, shown, made = run(Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], blank)
+    assert (shown, made.answer, made.outcome.stopped) == ("4", "4", True)
+
+
+def test_thinking_that_goes_on_after_an_answer_has_begun_is_not_stopped():
+    """The answer after a stop would be put beside what was said already."""
+    pieces = [piece("hm\n", THINK, 0.9), piece("Let me check.\n", ANSWER), *SURE, piece("It is 4", ANSWER)]
+    requests, shown, made = run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy()), updates(*pieces))
+    assert (len(requests), made.outcome.stopped) == (1, False)
+    assert shown == made.answer == "Let me check.\nIt is 4"
+    assert "after the answer has begun" in made.outcome.reason
 
 
 def test_a_refused_way_is_followed_by_the_next_and_last_by_the_full_run():

@@ -73,6 +73,7 @@ def test_reasoning_and_answer_come_out_as_they_went_in(tags, reasoning, answer, 
     """In every family; blanks around the tags belong to them. Reasoning cannot hold a closing tag: it would end there."""
     reasoning = reasoning.replace(tags.close, "").strip()
     assume(tags.close not in reasoning + tags.close[:-1])
+    assume(not (opened and reasoning.startswith(tags.open)))  # the tag once more, which is no reasoning
     assume(not (tags.after.strip() and answer.lstrip().startswith(tags.after.strip())))
     text = ("" if opened else tags.open + "\n") + reasoning + tags.close + tags.after + answer
     found = streamed(Markup(tags, THINKING if opened else BEFORE), text, cuts)
@@ -114,6 +115,13 @@ def test_a_token_without_visible_text(first, then):
     assert (markup.silent(first), markup.phase) == ([], then)
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [3]])
+def test_a_model_may_write_the_tag_that_the_prompt_has(cuts):
+    """It is no reasoning; text that only begins as the tag does is."""
+    assert streamed(Markup(QWEN, THINKING), "<think>\nhm</think>42", cuts) == ("hm", "42")
+    assert streamed(Markup(QWEN, THINKING), "<thinking hard</think>42", cuts) == ("<thinking hard", "42")
+
+
 def test_what_was_kept_back_comes_out_when_a_silent_tag_ends_the_thinking():
     """It looked like the beginning of a closing tag."""
     markup = Markup(QWEN, THINKING)
@@ -133,7 +141,8 @@ def test_a_model_without_tags_answers_only():
         ("</think>\n\n42", "42"),
         ("\n\n42", "42"),
         ("<think>\n\n</think>\n\n42", "42"),
-        ("</think>\n<think>once more</think>42", "42"),
+        ("</think>\n<think>once more</think>42", None),
+        ("<think> opens it, </think> ends it.", None),
         ("42 </think> and <think>", "42 </think> and <think>"),
         ("<think>once more, and never closed", None),
         (" \n", None),
@@ -142,7 +151,10 @@ def test_a_model_without_tags_answers_only():
     ],
 )
 def test_what_a_close_by_force_leaves_behind(left, answer):
-    """A second closing tag, blanks and thinking begun again are left out at the beginning; later on a tag is text."""
+    """A second closing tag, blanks and empty thinking are left out at the beginning; thinking begun again gives no answer at all.
+
+    Later on a tag is text.
+    """
     assert clean_answer(left, QWEN) == answer
     markup = AnswerMarkup(QWEN)
     assert "".join(map(markup.take, left)) + markup.rest == (answer or "")

@@ -51,9 +51,10 @@ def test_thinking_that_never_ended_has_no_answer():
 
 
 def test_what_a_close_by_force_leaves_behind_is_no_answer():
-    """A second closing tag, or thinking begun again and ended; never ended, there is no answer."""
+    """A second closing tag, or empty thinking. Thinking begun again gives no answer: the run is made in full."""
     assert WORDS.answer(WORDS.encode("</think>\n\n12")) == "12"
-    assert WORDS.answer(WORDS.encode("<think>\n3*4\n</think>\n12")) == "12"
+    assert WORDS.answer(WORDS.encode("<think>\n</think>\n12")) == "12"
+    assert WORDS.answer(WORDS.encode("<think>\n3*4\n</think>\n12")) is None
     assert WORDS.answer(WORDS.encode("<think>\n3*4")) is None
 
 

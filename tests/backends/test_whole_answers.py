@@ -200,7 +200,7 @@ CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the recorded answers are not here")
-@pytest.mark.filterwarnings("ignore:the server gives no logprobs")
+@pytest.mark.filterwarnings("ignore:.*the server gives no logprobs")
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*_s*/*.[cs]*")), ids=lambda p: p.name)
 def test_recorded_replies_have_their_content_as_the_answer(path):
     """Every recorded chat stream: its content is the answer, and a reply without content has none."""
