@@ -9,11 +9,17 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import BinaryIO, Self
 
 from entropy_chains.errors import OutputError, WriteError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PathLike = str | os.PathLike[str]
 
@@ -87,7 +93,7 @@ class AppendedFile:
     """
 
     def __init__(self, path: PathLike) -> None:
-        """Open, and make the file where it is missing. Raises OutputError."""
+        """Open, and make the file where it is missing. Raises OutputError, also where somebody else is adding to it."""
         _, found = _checked(path, append=True)
         self.path = path
         self.is_stream = _is_stream(found)
@@ -95,6 +101,9 @@ class AppendedFile:
             self._file = _open_stream(path) if self.is_stream else _open_to_append(path)
         except OSError as error:
             raise _refused(path, error) from error
+        if not self.is_stream and not _lock(self._file):
+            self._file.close()
+            raise OutputError(f"{path} is being written to by somebody else; wait until that has ended, or name another file")
 
     def append(self, data: bytes) -> None:
         """Add to the end. Raises WriteError, and takes back what was written of it, if that fails."""
@@ -185,7 +194,9 @@ def _identity(path: PathLike) -> object:
 
 def _own_stream(found: os.stat_result) -> int | None:
     """The descriptor of standard output or error if this file is where it goes to."""
-    for descriptor in (1, 2):
+    for descriptor, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
+        if stream is None:  # it was closed when Python started, so its descriptor is some other file's
+            continue
         with suppress(OSError):
             if os.path.samestat(found, os.fstat(descriptor)):
                 return descriptor
@@ -210,6 +221,22 @@ def _open_stream(path: PathLike) -> BinaryIO:
 
 def _open_to_append(path: PathLike) -> BinaryIO:
     return open(path, "ab+", buffering=0)  # unbuffered: what could not be written is not tried again when the file is closed
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Keep others from adding to a file until it is closed; False where somebody does already."""
+    if fcntl is not None:
+        for pause in (*[0.05] * 40, 0.0):  # somebody who adds a line is done by then
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(pause)
+            except OSError:  # a file system without locks
+                return True
+            else:
+                return True
+        return False
+    return True
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

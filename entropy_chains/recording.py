@@ -104,7 +104,11 @@ def _question(line: str, place: str) -> dict[str, Any]:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({error}); {LOOKS}") from error
-    given = found if isinstance(found, dict) else {}
+    return _checked(found if isinstance(found, dict) else {}, place)
+
+
+def _checked(given: dict[str, Any], place: str) -> dict[str, Any]:
+    """The question, numbers as texts. Raises InputError that names the place and the field."""
     for name in ("id", "question", "gold", "group"):
         value, needed = given.get(name), name in ("id", "question")
         is_number = name == "gold" and isinstance(value, int | float) and abs(value) < math.inf
@@ -169,6 +173,7 @@ def record(
     for name, value in (("steps", steps), ("batch", batch)):
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
+    questions = [_checked(dict(question), f"question {n}") for n, question in enumerate(questions, 1)]
     cancelled = cancelled or threading.Event()
     threads = min(batch, backend.concurrency or 0)
     left = [(place, q) for place, q in enumerate(questions) if q["id"] not in done]
@@ -337,13 +342,15 @@ def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
 
 def _trace(question: Question, steps: list[Step], fields: Mapping[str, Any]) -> Trace:
     """A trace that can be written. Raises TraceError where a value of the question or of the run is none of a trace's."""
+    known = Trace.__dataclass_fields__.keys()
     made = Trace(
         id=question["id"],
         steps=steps,
         group=question.get("group"),
         question=question["question"],
         gold=question.get("gold"),
-        **fields,
+        **{name: value for name, value in fields.items() if name in known},
+        extra={name: value for name, value in fields.items() if name not in known},
     )
     validate(made.to_dict(), None, None)
     return made

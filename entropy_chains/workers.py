@@ -28,19 +28,24 @@ def in_turn(
 def in_threads(
     work: Callable[[Part], Made], parts: Iterable[Part], threads: int, stopped: Callable[[], bool], over: threading.Event
 ) -> Generator[tuple[Part, Made], None, None]:
-    """The same from so many threads, each part as soon as it is done. ``work`` must not raise.
+    """The same from so many threads, each part as soon as it is done. What ``work`` raises is raised here.
 
     ``over`` is set once this has ended or is closed: what is under way then may end. Nobody waits for it: it may be a request to
     which the server says nothing.
     """
     waiting: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[tuple[Part, Made]] = queue.SimpleQueue()
+    # No SimpleQueue: interrupted by a signal at the wrong moment, Python 3.11's waits without a limit.
+    ready: queue.Queue[tuple[Part, Made] | BaseException] = queue.Queue()
 
     def serve() -> None:
         while (part := waiting.get()) is not None:
-            made = work(part)
+            found: tuple[Part, Made] | BaseException
+            try:
+                found = part, work(part)
+            except BaseException as error:  # noqa: BLE001 (handed to the reader, who raises it)
+                found = error
             if not over.is_set():
-                ready.put((part, made))
+                ready.put(found)
 
     left, running = iter(parts), 0
     try:
@@ -56,6 +61,8 @@ def in_threads(
                     return
                 continue
             running -= 1
+            if isinstance(found, BaseException):
+                raise found
             yield found
             # Not before what is done was taken: nothing is asked that nobody waits for.
             for part in () if stopped() else islice(left, 1):

@@ -228,10 +228,16 @@ def test_the_demo_replaces_files_of_a_demo_only(inputs: Path) -> None:
     (inputs / "twice" / "policy.json").symlink_to("demo.json")
     (inputs / "full").mkdir()
     (inputs / "full" / "report.html").mkdir()
+    (inputs / "mine").mkdir()
+    (inputs / "mine" / "policy.json").write_text('{"model": "entropy-chains/demo"}')  # calibrated by the user, on the demo's model
+    (inputs / "pipe").mkdir()
+    os.mkfifo(inputs / "pipe" / "calibration.jsonl")
     before = contents(inputs)
     for out, named in (
         (".", "policy.json is not an earlier demo's"),
         ("twice", "is the same file as"),
+        ("mine", "mine/policy.json is not an earlier demo's"),
+        ("pipe", "pipe/calibration.jsonl is no file"),
         ("full", "full/report.html cannot be written"),
         ("policy.json", "policy.json"),
         ("policy.json/demo", "the folder policy.json/demo cannot be made"),

@@ -126,7 +126,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/faq.md": {
         "some models are no surer when right.": "tests/test_diagnosis.py::test_verdicts",
-        "vLLM and llama.cpp do, OpenAI's reasoning models do not (`NoLogprobsError`).": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",
+        "vLLM and llama.cpp do, OpenAI's reasoning models do not;": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",
         "`the server gives no logprobs on reasoning tokens:": "tests/backends/test_dialogue.py::test_missing_logprobs_may_be_allowed_loudly",
         "`no reasoning step ended` | the thinking has no boundary:": OF_A_CASE,
         "there are no logprobs`": "tests/test_refine.py::test_a_call_without_logprobs_never_stops",

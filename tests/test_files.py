@@ -234,6 +234,25 @@ def test_standard_output_is_written_in_order(tmp_path, way):
 # --- what cannot be an output
 
 
+def test_a_file_is_no_stream_where_standard_output_is_closed(tmp_path):
+    """It may get the descriptor that standard output would have; what it holds is read and recovered all the same."""
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "a"}\n')
+    script = f"from entropy_chains.files import AppendedFile, holds_data; f = AppendedFile({str(path)!r}); f.append(b'x\\n')"
+    script += f"; open({str(tmp_path / 'told')!r}, 'w').write(str([f.is_stream, holds_data({str(path)!r})]))"
+    subprocess.run(["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script], check=True)
+    assert (tmp_path / "told").read_text() == "[False, True]"
+
+
+def test_two_cannot_add_to_one_file_at_a_time(tmp_path):
+    """The second one is refused: taking back what could not be written would take the other's lines along."""
+    first = AppendedFile(tmp_path / "t.jsonl")
+    with pytest.raises(OutputError, match="by somebody else"):
+        AppendedFile(tmp_path / "t.jsonl")
+    first.close()
+    AppendedFile(tmp_path / "t.jsonl").close()
+
+
 def unfit(folder: Path) -> dict[str, object]:
     """Names that cannot be written, whoever asks."""
     (folder / "file").write_text("kept")

@@ -19,7 +19,7 @@ from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.cut_runs import of_recording
-from entropy_chains.errors import BackendError, BatchError, InputError, NoLogprobsError, SettingsError, TraceError
+from entropy_chains.errors import BackendError, BatchError, InputError, NoLogprobsError, SettingsError
 from entropy_chains.policy import Policy
 from entropy_chains.recording import PATIENCE, RecordError, conversation, read_questions, record, thinking_steps
 from entropy_chains.steps import Segmentation
@@ -390,15 +390,6 @@ def test_a_batch_that_fails_as_a_whole_is_halved():
     assert str(error).endswith("the first (q3) with ValueError: one of these")
 
 
-def test_a_question_that_makes_no_trace_is_one_that_fails():
-    """A group must be a text: the line is not written, and the others are."""
-    questions = [q | ({"group": 5} if n == 1 else {}) for n, q in enumerate(QUESTIONS)]
-    found, error = until_it_ends(record(backend(), questions))
-    assert found == ["q0", "q2"]
-    assert isinstance(error.failed["q1"], TraceError)
-    assert "group is 5" in str(error)
-
-
 class Blind(ScriptedBackend):
     """Gives no logprobs for questions that are told."""
 
@@ -534,3 +525,21 @@ def test_a_probe_that_fails_is_its_question_s_failure():
     assert sorted(found) == ["q0", "q2", "q3"]
     assert type(error.failed["q1"]) is BackendError
     assert "the connection to" in str(error)
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"question": ""}, "question"), ({"group": 4}, "group"), ({"gold": ["4"]}, "gold")])
+def test_questions_are_checked_before_any_is_asked(wrong, named):
+    """From Python as from a file: the message says which question and which field; whole numbers are taken as texts."""
+    asked = backend()
+    asked.generate = None
+    with pytest.raises(InputError, match=f"question 2: '{named}'"):
+        list(record(asked, [QUESTIONS[0], {**QUESTIONS[0], "id": "b", **wrong}]))
+    (trace,) = record(backend(), [{"id": 7, "question": QUESTIONS[0]["question"], "gold": 4}])
+    assert (trace.id, trace.gold) == ("7", "4")
+
+
+def test_further_details_are_kept():
+    """A field of the user's own stands in the trace file as it was given."""
+    (trace,) = record(backend(), QUESTIONS[:1], details={"machine": "a"})
+    assert trace.extra == {"machine": "a"}
+    assert trace.to_dict()["machine"] == "a"

@@ -58,3 +58,18 @@ def test_what_is_made_after_the_stop_is_thrown_away():
     made = []
     assert [part for part, _ in in_turn(made.append, [1, 2, 3], lambda: len(made) == 2)] == [1]
     assert made == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_what_work_raises_is_raised_where_it_is_waited_for(kind):
+    """Nobody waits for ever for a part whose thread has died."""
+    over = threading.Event()
+
+    def work(part):
+        if part == 2:
+            raise kind("here")
+        return part
+
+    with pytest.raises(kind, match="here"):
+        list(in_threads(work, range(4), 2, never, over))
+    assert over.is_set()

@@ -20,7 +20,7 @@ from entropy_chains.diagnosis import diagnose
 from entropy_chains.display import story_table
 from entropy_chains.errors import OutputError
 from entropy_chains.figures import flops, latency
-from entropy_chains.files import check_outputs, holds_data, make_folder, write_file
+from entropy_chains.files import check_outputs, make_folder, write_file
 from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation, record
 from entropy_chains.replaying import judge_live
@@ -97,16 +97,30 @@ def run_story(
 def prepare(out: Path) -> None:
     """Make the folder and look at the files to be written, before anything is spent. They may replace an earlier demo's only.
 
+    A folder is a demo's if it has the ``demo.json`` of one, which is therefore written first.
+
     Raises:
-        OutputError: one of them cannot be written, or is not an earlier demo's.
+        OutputError: one of the files cannot be written, or there are some and no earlier demo.
     """
     make_folder(out)
     paths = [out / name for name in FILES]
     check_outputs(paths)
-    for path in filter(holds_data, paths):
-        with path.open("rb") as file:
-            if MODEL_NAME.encode() not in file.read(65536):
-                raise OutputError(f"{path} is not an earlier demo's, and would be lost; name another folder with --out")
+    there = [path for path in paths if path.exists()]
+    for path in there:
+        if not path.is_file():
+            raise OutputError(f"{path} is no file, and the demo reads back what it writes; name another folder with --out")
+    if there and not _is_a_demos(out / "demo.json"):
+        raise OutputError(f"{there[0]} is not an earlier demo's, and would be lost; name another folder with --out")
+    write_story({"model": MODEL_NAME, "finished": False}, out)
+
+
+def _is_a_demos(path: Path) -> bool:
+    """Whether a file is the ``demo.json`` of a demo, finished or not."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("model") == MODEL_NAME
 
 
 def write_story(story: dict[str, Any], out: Path) -> None:
