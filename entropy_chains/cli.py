@@ -146,7 +146,7 @@ def record(
     check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut})
     asking = partial(
         run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
-        system=system, tell=lambda text: click.echo(f"warning: {text}", err=True),
+        system=system,
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, as_json)
     show(result, as_json, "{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result))

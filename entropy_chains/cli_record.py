@@ -33,11 +33,12 @@ def write_traces(
 
         def fail(question: Question, error: Exception) -> None:
             failed[question["id"]] = reason(error)
-            click.echo(f"{question['id']} failed: {reason(error)}", err=True)
+            track.say(f"{question['id']} failed: {reason(error)}")
             advance(1)
 
         try:
-            with closing(run(done=before, on_failure=fail, cancelled=interrupted)) as traces:
+            hooks = {"on_failure": fail, "tell": lambda text: track.say(f"warning: {text}")}
+            with closing(run(done=before, cancelled=interrupted, **hooks)) as traces:
                 for trace in traces:
                     writer.write(trace)
                     cut += trace.is_cut

@@ -9,9 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
-Track = Callable[[str, int], Callable[[int], None]]
-"""``track(name, total)`` gives the function that moves a bar on."""
+
+class Track(Protocol):
+    """``track(name, total)`` gives the function that moves a bar on."""
+
+    def __call__(self, name: str, total: int) -> Callable[[int], None]: ...
+
+    def say(self, text: str) -> None:
+        """A line on standard error, above the bars."""
+        ...
+
 
 LOG_EVERY = 10.0
 """Seconds between two lines of progress where standard error is no terminal."""
@@ -22,26 +31,32 @@ def progress(quiet: bool = False) -> Iterator[Track]:
     """Progress on standard error: bars on a terminal; elsewhere a line now and then, and none if ``quiet``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
 
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    bars = Progress(*columns, console=Console(stderr=True), disable=quiet and not sys.stderr.isatty())
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    bars = Progress(*columns, console=console, disable=quiet and not sys.stderr.isatty())
     logged = time.monotonic()
 
-    def track(name: str, total: int) -> Callable[[int], None]:
-        task, done = bars.add_task(name, total=total), 0
+    class Bars:
+        def __call__(self, name: str, total: int) -> Callable[[int], None]:
+            task, done = bars.add_task(name, total=total), 0
 
-        def advance(count: int) -> None:
-            nonlocal done, logged
-            done += count
-            bars.advance(task, count)
-            if not bars.disable and not bars.console.is_terminal and time.monotonic() >= logged + LOG_EVERY:
-                logged = time.monotonic()
-                bars.console.print(f"{name}: {done}/{total}", highlight=False)
+            def advance(count: int) -> None:
+                nonlocal done, logged
+                done += count
+                bars.advance(task, count)
+                if not bars.disable and not console.is_terminal and time.monotonic() >= logged + LOG_EVERY:
+                    logged = time.monotonic()
+                    self.say(f"{name}: {done}/{total}")
 
-        return advance
+            return advance
+
+        def say(self, text: str) -> None:
+            console.print(Text(text))
 
     with bars:
-        yield track
+        yield Bars()
 
 
 @contextmanager
