@@ -116,7 +116,14 @@ class MissingExtraError(EntropyChainsError, ImportError):
 
 
 class BackendError(EntropyChainsError):
-    """A model or server did not do what was asked."""
+    """A model or server did not do what was asked.
+
+    Attributes:
+        run: what came of the run before its stream broke (a ``Generation``; of a loop a ``RefineRun``), where at least one step of
+            it had ended; None otherwise.
+    """
+
+    run: Any = None
 
 
 class NoLogprobsError(BackendError):

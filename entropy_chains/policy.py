@@ -158,6 +158,12 @@ class Policy:
         """The threshold after ``step`` (from 1), bits; None = never stop there."""
         return threshold_at(self.thresholds, step)
 
+    def may_stop_after(self, step: int) -> bool:
+        """Whether it can stop at a step later than ``step`` (from 1)."""
+        if not self.active or self.rule == "fixed-step":
+            return self.active and self.min_steps > step
+        return not self.stop_rule.reads_signal or any(t is not None for t in self.thresholds[min(step, len(self.thresholds) - 1) :])
+
     def remaining_tokens(self, step: int) -> int | None:
         """Mean number of tokens that a stop after ``step`` saved in calibration, or None where that is not recorded."""
         recorded = self.calibration.get("remaining_tokens") or []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from entropy_chains.backends import Generation
+from entropy_chains.errors import BackendError
 from entropy_chains.monitor import Outcome
 from entropy_chains.steps import ThinkTags
 
@@ -19,6 +20,13 @@ def clean_reasoning(text: str, tags: ThinkTags | None) -> str:
         end = text.rstrip().removesuffix(tags.after.strip()).rstrip()
         text = end.removesuffix(tags.close) if end.endswith(tags.close) else text
     return text.strip("\n")
+
+
+def broken_off(error: BackendError, run: Generation) -> BackendError:
+    """The error that ended a run, with the run before it if a step had ended. A part of an answer is none."""
+    if run.steps:
+        error.run = replace(run, answer=None, finish_reason="error")
+    return error
 
 
 def run_instead(full: Generation, stopped: Generation, outcome: Outcome) -> Generation:
