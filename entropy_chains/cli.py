@@ -212,8 +212,9 @@ def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json
     from entropy_chains.display import replay_table
     from entropy_chains.replaying import replay as run
 
-    found = run(traces, Policy.load(policy_file), seed=seed, on_mismatch=on_mismatch)
-    show(found.to_dict(), as_json, lambda: replay_table(found.to_dict()))
+    policy = Policy.load(policy_file)
+    found = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
+    show(found.to_dict(), as_json, lambda: replay_table(found.to_dict(), policy))
 
 
 @main.command()

@@ -59,6 +59,12 @@ def of_calibration(policy: Policy) -> str:
     return counted if policy.active else f"{counted} {remedy}"
 
 
+def of_replay(policy: Policy, found: Mapping[str, Any]) -> str:
+    """What figures say of runs that were cut off, and of a policy that took such runs for full ones; else empty."""
+    taken = of_calibration(policy) if policy.calibration.get("cut_runs") == "wrong" else ""
+    return f"{taken} {of_figures(found)}".strip()
+
+
 def of_figures(found: Mapping[str, Any]) -> str:
     """What figures say of runs that were cut off; empty where there were none."""
     cut, judged, lost = found.get("cut"), found.get("judged"), found.get("lost_cut")

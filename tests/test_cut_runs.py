@@ -19,7 +19,7 @@ from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError
 from entropy_chains.policy import CUT_RUNS, METHODS, Policy
 from entropy_chains.recording import record
-from entropy_chains.replaying import judge_live, replay
+from entropy_chains.replaying import judge, judge_live, replay
 from entropy_chains.report import build_report
 from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
@@ -40,6 +40,17 @@ def cut_at(trace: Trace, limit: int) -> Trace:
     kept = trace.steps[: int((ends <= limit).sum())]
     rest = Step(None, None, limit - sum(step.tokens for step in kept))
     return replace(trace, steps=[*kept, rest], finish="length", max_tokens=limit)
+
+
+@st.composite
+def mixed(draw):
+    """Small files of whole and cut runs, with gold answers or without."""
+    answer = st.sampled_from([RIGHT, WRONG, None])
+    step = st.builds(Step, answer, st.sampled_from([None, 0.0, 0.5, 1.0]), st.integers(0, 50), probe_tokens=st.integers(0, 3))
+    finish = st.sampled_from([None, "stop", "length", "content_filter", "error", "other"])
+    gold = draw(st.sampled_from([RIGHT, None]))
+    run = st.builds(Trace, st.just(""), st.lists(step, min_size=1, max_size=4), finish=finish, gold=st.just(gold))
+    return [replace(t, id=str(n)) for n, t in enumerate(draw(st.lists(run, min_size=2, max_size=8)))]
 
 
 # --- the promise, on made-up models whose long runs are cut off at 250 tokens
@@ -384,10 +395,35 @@ def test_a_replay_of_cut_runs_only_has_no_accuracy():
     assert (found["judged"], found["cut"], found["lost_cut"]) == (0, 3, 3)
 
 
-def test_the_oracle_does_not_stop_cut_runs():
-    """No answer is known that it could stop at."""
-    trace = Trace("a", [Step(RIGHT, 0.1, 10), Step(RIGHT, None, 10)], gold=RIGHT, finish="length")
-    assert replay([trace], Policy("m", (None,))).oracle_tokens_saved == 0.0
+@pytest.mark.parametrize(
+    ("answers", "gold", "saved"),
+    [
+        ((RIGHT, RIGHT, None), RIGHT, 20 / 30),
+        ((WRONG, RIGHT, None), RIGHT, 10 / 30),
+        ((WRONG, RIGHT, RIGHT), RIGHT, 10 / 30),
+        ((WRONG, WRONG, WRONG), RIGHT, 0.0),
+        ((RIGHT, RIGHT, RIGHT), None, 0.0),
+    ],
+)
+def test_the_oracle_stops_a_cut_run_where_gold_grades_it_right(answers, gold, saved):
+    """Nothing is lost there. Elsewhere, and without gold, no answer is known that it could stop at."""
+    trace = Trace("a", [Step(answer, 0.1, 10) for answer in answers], gold=gold, finish="length")
+    assert replay([trace], Policy("m", (None,))).oracle_tokens_saved == pytest.approx(saved)
+
+
+@given(mixed(), st.lists(st.integers(0, 3), min_size=8, max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_nothing_that_keeps_every_answer_saves_more_than_the_oracle(traces, wanted):
+    """Wherever runs are stopped: if each stop gives the full run's answer, or a right one where that is not known."""
+    table = as_table(traces)
+    stops = np.array([min(w, len(t.steps) - 1) for w, t in zip(wanted, traces, strict=False)])
+    rows = table.offsets[:-1] + stops - 1
+    kept = np.where(table.cut, table.correct[rows] == 1, table.same_as_last[rows])
+    stops = np.where(kept, stops, 0)
+    for every_probe in (False, True):
+        found = judge(table, stops, every_probe, resamples=100)
+        assert found.lost_correct == found.lost_cut == 0
+        assert found.tokens_saved <= found.oracle_tokens_saved + 1e-12
 
 
 def test_a_comparison_counts_lost_cut_runs():
@@ -419,17 +455,6 @@ def test_of_figures_is_silent_without_cut_runs():
     assert "the other 10" in told
     assert "not known to be right: 5" in told
     assert "no run came to its end" in cut_runs.of_figures(diagnose(cut_ones(5), resamples=100).to_dict())
-
-
-@st.composite
-def mixed(draw):
-    """Small files of whole and cut runs, with gold answers or without."""
-    answer = st.sampled_from([RIGHT, WRONG, None])
-    step = st.builds(Step, answer, st.sampled_from([None, 0.0, 0.5, 1.0]), st.integers(0, 50), probe_tokens=st.integers(0, 3))
-    finish = st.sampled_from([None, "stop", "length", "content_filter", "error", "other"])
-    gold = draw(st.sampled_from([RIGHT, None]))
-    run = st.builds(Trace, st.just(""), st.lists(step, min_size=1, max_size=4), finish=finish, gold=st.just(gold))
-    return [replace(t, id=str(n)) for n, t in enumerate(draw(st.lists(run, min_size=2, max_size=8)))]
 
 
 @given(mixed(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(CUT_RUNS))
