@@ -46,6 +46,22 @@ def first_stops(table: Table, reached: Array) -> Array:
     return stops
 
 
+def oracle_stops(table: Table) -> Array:
+    """Where knowing the answers beforehand would stop each run, 0 = nowhere, int32 [runs].
+
+    At the cheapest step with the full run's answer, or, of a run that was cut off, with one that is known to be right; nowhere
+    where that costs more than the full run. So no rule that gives such answers alone saves more.
+    """
+    cost, full_cost = table.costs(every_probe=False)
+    kept = table.same_as_last | (table.cut[table.run] & (table.correct == 1))
+    rows = np.flatnonzero(kept & ~table.is_last & (cost <= full_cost[table.run]))
+    rows = rows[np.lexsort((cost[rows], table.run[rows]))]  # of equally cheap ones the first
+    best = rows[np.flatnonzero(np.diff(table.run[rows], prepend=-1))]
+    stops = np.zeros(table.runs, np.int32)
+    stops[table.run[best]] = table.step[best]
+    return stops
+
+
 def stop_rows(table: Table, stops: Array) -> Array:
     """The row whose answer each run gives, [runs]."""
     rows: Array = np.where(stops > 0, table.offsets[:-1] + stops - 1, table.last)

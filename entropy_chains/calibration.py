@@ -25,6 +25,7 @@ from entropy_chains.certificates import (
     eligible_rows,
     examples_needed,
     last_passing,
+    last_recorded_step,
     last_seen_step,
     one_run_a_group,
     upper_bound,
@@ -81,17 +82,22 @@ def calibrate(
         scope: ``call`` or ``agent``.
         cut_runs: what a run is taken for that was cut off. ``lost``: nobody knows its full answer, so a stop loses it unless the
             answer there is known to be right, and longer runs are covered, too. ``wrong``: users run under the same limit, so
-            where it ends is the full run.
+            where it ends is the full run, which gold answers must judge.
 
     Raises:
-        InputError: bad traces or a bad argument.
+        InputError: bad traces, a bad argument, or runs that cannot be taken as asked.
     """
     _check_arguments(method, rule, max_loss, confidence, per_step, min_steps, examples, seed, cut_runs)
     table = given = as_table(traces)
     if examples is not None:
         table = _draw_groups(table, examples, seed)
     cut = int(table.cut.sum())
-    if cut_runs == "wrong":
+    if cut_runs == "wrong" and cut:
+        if table.labels != "gold":
+            raise InputError(
+                f"cut_runs is 'wrong', but {cut} of {table.runs} runs were cut off and the traces hold no gold answers, "
+                "so nobody knows whether a stop is worse than where they end; record with gold answers, or use cut_runs='lost'"
+            )
         table = table.with_cut_as_full()
     if signal != "auto":
         table.values(signal)  # refuses what cannot be read
@@ -188,7 +194,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
         return never._replace(reason=verdict_of(basis.auroc(main)[1]))
     learning, walking = _halves(table, basis.seed) if basis.per_step else (table, table)
     tested = one_run_a_group(walking, basis.seed)
-    last = last_seen_step(walking, tested, basis.max_loss)
+    last = last_seen_step(walking, tested, basis.max_loss, level)
     best, most = never._replace(reason="no_safe_threshold"), 0.0
     for c in candidates:
         if not takes_part[c]:
@@ -239,7 +245,7 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
     thresholds = tuple(PLAIN[method](s) if step in told else None for step, s in classes.items())
     if all(t is None for t in thresholds):
         return never._replace(reason="no_safe_threshold")
-    return never._replace(thresholds=thresholds, reason="uncertified")
+    return never._replace(thresholds=within(thresholds, last_recorded_step(table)), reason="uncertified")
 
 
 def entropy_mean(s: Separation) -> float | None:

@@ -5,7 +5,8 @@ before the data are seen, each with the exact binomial p-value of "the risk is a
 fails and keeps the last that passed. P(risk <= max_loss) >= 1 - level then, whatever the number of settings.
 
 Of a run that was cut off neither the full answer nor what a rule would have done after the cut is known. A stop on it counts as
-lost unless its answer is known to be right; and no rule stops after the last step that enough runs reach (:func:`last_seen_step`).
+lost unless its answer is known to be right; and no rule stops after the last step that enough runs reach (:func:`last_seen_step`),
+nor after one that was not recorded (:func:`last_recorded_step`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ SMALLEST = -14
 PER_OCTAVE = 16
 LARGEST_SUM = 14
 """Grid of sums and unknown signals ends at 2^14 bits."""
-UNSEEN = 0.1
-"""Share of ``max_loss`` that runs cut off before the last step of a rule may take; each of them counts as lost, unless stopped."""
 DEFAULT_BITS = 18.0
 """Largest entropy, bits, of a full vocabulary whose size is not recorded."""
 GRID = "0 and 2^-14 to the signal's maximum, 16 an octave"
@@ -73,17 +72,26 @@ def threshold_grid(signal: str, k: int | None, vocab_size: int | None = None) ->
     return np.unique(np.concatenate([[0.0], 2.0**exponents, [largest]]))
 
 
-def last_seen_step(table: Table, tested: Array, max_loss: float) -> int | None:
-    """The last step at which a stop may be allowed; None, no limit, where no run was cut off.
+def last_recorded_step(table: Table) -> int | None:
+    """The last step at which a stop may be allowed where only so many steps of a run were recorded; None: no limit."""
+    return None if table.max_steps is None else min(table.max_steps, table.longest)
 
-    Steps after a cut are not recorded, but a longer run has them, and could be stopped there. So no more than :data:`UNSEEN` of
-    ``max_loss`` of the tested runs may have been cut off before this step.
+
+def last_seen_step(table: Table, tested: Array, max_loss: float, level: float) -> int | None:
+    """The last step at which a stop may be allowed; None, no limit, where all steps of all runs are recorded.
+
+    Steps after a cut are not recorded, but a longer run has them, and could be stopped there. Each tested run that was cut off
+    before this step counts as lost, unless it was stopped. They may be half of the losses that the exact test allows, rounded up:
+    a number that is known before any outcome is read.
     """
+    recorded = last_recorded_step(table)
     if not table.cut.any():
-        return None
+        return recorded
+    n = int(tested.sum())
+    unseen = ((last_passing(np.arange(n + 1), n, max_loss, level) or 0) + 1) // 2
     seen = np.sort((np.diff(table.offsets) - 1)[table.cut & tested])
-    allowed = int(UNSEEN * max_loss * tested.sum())
-    return int(seen[allowed]) if allowed < len(seen) else int(table.step.max()) - 1
+    last = int(seen[unseen]) if unseen < len(seen) else table.longest
+    return last if recorded is None else min(last, recorded)
 
 
 def within(thresholds: tuple[float | None, ...], last_step: int | None) -> tuple[float | None, ...]:
@@ -127,7 +135,7 @@ def curve(
         last_step: last step at which a stop is allowed; None: no limit. A run cut off earlier and not stopped counts as lost.
     """
     values = table.values(candidate.signal)
-    last_step = int(table.step.max()) - 1 if last_step is None else last_step
+    last_step = table.longest if last_step is None else last_step
     allowed = eligible_rows(table, values, candidate.rule, min_steps, floor or MassFloor()) & (table.step <= last_step)
     stop_cost, full_cost = table.costs(candidate.reads_probes)
     if candidate.rule == "fixed-step":

@@ -143,13 +143,18 @@ def record(
         _ = backend.tags
     details = backend.details(sampling, segmentation)
     cut = PER_CALL.to_dict() if mode == "refine" else details["segmentation"]
-    check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut})
+    limit = steps if mode == "thinking" else None
+    check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut, "max_steps": limit})
     asking = partial(
         run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
         system=system,
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, as_json)
-    show(result, as_json, "{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result))
+    show(
+        result,
+        as_json,
+        "{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result),
+    )
     if lacking:
         click.echo(lacking, err=True)
         raise click.exceptions.Exit(1)
@@ -207,8 +212,9 @@ def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json
     from entropy_chains.display import replay_table
     from entropy_chains.replaying import replay as run
 
-    found = run(traces, Policy.load(policy_file), seed=seed, on_mismatch=on_mismatch)
-    show(found.to_dict(), as_json, lambda: replay_table(found.to_dict()))
+    policy = Policy.load(policy_file)
+    found = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
+    show(found.to_dict(), as_json, lambda: replay_table(found.to_dict(), policy))
 
 
 @main.command()
@@ -310,7 +316,8 @@ def check_same_recording(out: Path, running: dict[str, Any]) -> None:
     from entropy_chains.traces import recorded
 
     first = next(recorded(out), None)
-    for name in ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template") if first else ():
+    compared = ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template", "max_steps")
+    for name in compared if first else ():
         if getattr(first, name) != running[name]:
             was, now = getattr(first, name), running[name]
             raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")

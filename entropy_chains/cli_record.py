@@ -22,7 +22,7 @@ def write_traces(
     """Write each trace of ``run`` (a :func:`record` that lacks its last arguments) as it comes.
 
     Returns:
-        What ``--json`` prints, and what is to be told where questions are left over.
+        What ``--json`` prints, and what is to be told where questions are left out.
     """
     failed: dict[str, str] = {}
     given_up = cut = 0
@@ -52,6 +52,7 @@ def write_traces(
         return result, None
     what = "interrupted" if interrupted.is_set() else "error"
     told = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
+    result["left_out"] = lacking
     return result | ({"failed": failed} if failed else {}), f"{told}; go on with: {line_again('--resume')}"
 
 

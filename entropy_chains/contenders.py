@@ -15,8 +15,8 @@ from entropy_chains.baselines import (
     ThinkingBudget,
     TokenBudget,
     certified_parameter,
-    first_stops,
     lacking,
+    oracle_stops,
     tokens_spent,
 )
 from entropy_chains.calibration import calibrate
@@ -119,5 +119,5 @@ def _never(fit: Table, judged: Table, terms: Terms) -> Decided:
 
 
 def _oracle(fit: Table, judged: Table, terms: Terms) -> Decided:
-    stops = first_stops(judged, judged.same_as_last)
+    stops = oracle_stops(judged)
     return Decided(stops, tokens_spent(judged, stops, every_probe=False), None, HINDSIGHT)

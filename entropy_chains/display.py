@@ -34,7 +34,7 @@ def diagnosis_table(found: Mapping[str, Any]) -> Group:
         table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
     lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(found['auroc_lost'])}"
     verdict = Text(f"{found['verdict']}: {SENTENCES[found['verdict']]}", style="bold")
-    return Group(verdict, table, Text(lost), *_cut_runs(found))
+    return Group(verdict, table, Text(lost), *_told(cut_runs.of_figures(found)))
 
 
 def policy_table(policy: Policy, out: Path) -> Group:
@@ -60,7 +60,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
     return Group(*parts, Text(hint)) if hint else Group(*parts)
 
 
-def replay_table(found: Mapping[str, Any]) -> Group:
+def replay_table(found: Mapping[str, Any], policy: Policy) -> Group:
     """``replay``: full reasoning beside the policy."""
     table = Table("", "in full", "with the policy", "change")
     change = (
@@ -77,7 +77,7 @@ def replay_table(found: Mapping[str, Any]) -> Group:
     table.add_row("tokens", wording.number(found["tokens_full"]), wording.number(found["tokens"]), saved)
     if found["seconds_full"] is not None and found["seconds"] is not None:
         table.add_row("seconds", wording.number(found["seconds_full"]), wording.number(found["seconds"]), "")
-    return Group(table, Text(_losses(found)), *_cut_runs(found))
+    return Group(table, Text(_losses(found)), *_told(cut_runs.of_replay(policy, found)))
 
 
 def comparison_table(found: Mapping[str, Any]) -> Group:
@@ -106,12 +106,13 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
     notes = [
         f"{found['questions']} runs of {found['groups']} questions, {how}. In brackets: 95 % intervals, paired.",
         f"First those that lost at most {limit} of the runs here. Bold: nothing saves as much with fewer wrong answers.",
-        "saved: tokens, probes paid; oracle: as a share of what stopping at the first step with the full run's answer would save.",
+        "saved: tokens, probes paid; oracle: as a share of what stopping where the full run's answer is first given would save, "
+        "above 100 % only with other answers.",
     ]
     plain = ("certified", "uncertified", "always full", "hindsight")
     notes += [f"{r['rule']} ({r['method']}): {r['reason']}" for r in rows if r["reason"] not in plain]
     notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in found["rules"] if not r["applicable"]]
-    return Group(table, *map(Text, dict.fromkeys(notes)), *_cut_runs(found))
+    return Group(table, *map(Text, dict.fromkeys(notes)), *_told(cut_runs.of_figures(found)))
 
 
 def story_table(story: Mapping[str, Any], out: Path) -> Group:
@@ -137,7 +138,8 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
     state = f"Stopping is active: {policy.rule} on {policy.signal}, " if policy.active else "Stopping is not active: "
     why = wording.state_sentence(policy)
     files = f"Written: {out / 'demo.json'}, {out / 'report.html'} (open it in a browser), {out / 'policy.json'}"
-    return Group(table, Text(notes), Text(_losses(story)), *_cut_runs(story), Text(state + why), Text(files, style="bold"))
+    lines = [Text(notes), Text(_losses(story)), *_told(cut_runs.of_figures(story)), Text(state + why)]
+    return Group(table, *lines, Text(files, style="bold"))
 
 
 def doctor_table(found: Mapping[str, Any]) -> Group:
@@ -153,18 +155,18 @@ def doctor_table(found: Mapping[str, Any]) -> Group:
     return Group(table, Text(_capital(found["verdict"]) + ".", style="bold"), *remedies, Text(took))
 
 
-def _cut_runs(found: Mapping[str, Any]) -> list[Text]:
-    told = cut_runs.of_figures(found)
-    return [Text(told)] if told else []
+def _told(text: str) -> list[Text]:
+    return [Text(text)] if text else []
 
 
 def _losses(found: Mapping[str, Any]) -> str:
     oracle = found["oracle_tokens_saved"]
-    share = f", {wording.percent(found['tokens_saved'] / oracle, 0)} of it reached" if oracle > 0 else ""
+    share = f", {wording.percent(found['tokens_saved'] / oracle, 0)} of it reached" if 0 < oracle >= found["tokens_saved"] else ""
+    other = f". {wording.ONLY_WITH_OTHERS}" if found["tokens_saved"] > oracle else ""
     return (
         f"{found['lost_correct']} right answers lost, {found['gained_correct']} gained; "
         f"{wording.percent(found['stopped_early'], 0)} of the runs stopped early. "
-        f"The best any stop rule could save: {wording.percent(oracle)}{share}."
+        f"Stopping where the full run's answer is first given would save {wording.percent(oracle)}{share}{other}."
     )
 
 

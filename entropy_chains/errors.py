@@ -35,6 +35,19 @@ def without_secrets(text: str) -> str:
     return _SECRET.sub("[key]", text)
 
 
+LONGEST_SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+def short(value: object, longest: int = LONGEST_SHOWN) -> str:
+    """A value as a message shows it: in full, or its beginning; at most ``longest`` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; nested too deep
+        text = f"a {type(value).__name__} too large to be shown"
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
 def reason(error: Exception) -> str:
     """An error in one line, without keys; one that is not this package's with its type."""
     named = "" if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: "
@@ -78,7 +91,7 @@ class PolicyMismatch(PolicyError):  # noqa: N818 (says what it is)
     """
 
     def __init__(self, field: str, expected: object, found: object, remedy: str):
-        super().__init__(f"policy is for {field} {expected!r}, but this run has {field} {found!r}: {remedy}")
+        super().__init__(f"policy is for {field} {short(expected)}, but this run has {field} {short(found)}: {remedy}")
         self.field, self.expected, self.found = field, expected, found
 
 
@@ -116,7 +129,14 @@ class MissingExtraError(EntropyChainsError, ImportError):
 
 
 class BackendError(EntropyChainsError):
-    """A model or server did not do what was asked."""
+    """A model or server did not do what was asked.
+
+    Attributes:
+        run: what came of the run before its stream broke (a ``Generation``; of a loop a ``RefineRun``), where at least one step of
+            it had ended; None otherwise.
+    """
+
+    run: Any = None
 
 
 class NoLogprobsError(BackendError):

@@ -138,7 +138,7 @@ def accuracy_against_tokens(
             axes.annotate(str(number), (x, y), xytext=(0, -13), textcoords="offset points", ha="center", fontsize=8, color=MUTED)
         for name, x, y in marks:
             shape, colour = ("s", INK) if name == "full" else ("*", PURPLE)
-            text = "full reasoning" if name == "full" else "oracle: the limit of any stop rule"
+            text = "full reasoning" if name == "full" else "oracle: where the final answer is first given"
             axes.plot([x], [100 * y], shape, color=colour, markersize=8 if name == "full" else 13, label=text, zorder=4)
         if here:
             axes.errorbar(

@@ -66,6 +66,8 @@ QUANTILES = (0.05, 0.25, 0.75, 0.95)
 """Of a step's values in calibration, kept in ``entropy_quantiles``; they cut later values into five bins."""
 LARGEST_FILE = 2**26
 """Bytes that a policy file may have at most; what is longer is none."""
+TOLD = 10
+"""Temperatures that a message names at most."""
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
 
 
@@ -93,9 +95,9 @@ class Policy:
 
     Attributes:
         model: label of the model it was calibrated for; ``aliases``: further names of the same checkpoint.
-        thresholds: bits; one for all steps, or one per step with the last repeated; None = never stop there. For ``fixed-step``
-            the step to stop at.
-        min_steps: first step at which a stop is allowed, from 1.
+        thresholds: bits; one for all steps, or one per step with the last repeated; None = never stop there. ``fixed-step`` reads
+            none: here stands ``min_steps`` again, or None.
+        min_steps: first step at which a stop is allowed, from 1; for ``fixed-step`` the step to stop at.
         active: False: never stops; ``reason`` says why.
         calibration: figures of the calibration runs, among them the certificate.
         extra: unknown fields of the file, kept.
@@ -158,6 +160,12 @@ class Policy:
         """The threshold after ``step`` (from 1), bits; None = never stop there."""
         return threshold_at(self.thresholds, step)
 
+    def may_stop_after(self, step: int) -> bool:
+        """Whether it can stop at a step later than ``step`` (from 1)."""
+        if not self.active or self.rule == "fixed-step":
+            return self.active and self.min_steps > step
+        return not self.stop_rule.reads_signal or any(t is not None for t in self.thresholds[min(step, len(self.thresholds) - 1) :])
+
     def remaining_tokens(self, step: int) -> int | None:
         """Mean number of tokens that a stop after ``step`` saved in calibration, or None where that is not recorded."""
         recorded = self.calibration.get("remaining_tokens") or []
@@ -185,8 +193,16 @@ class Policy:
         Raises:
             PolicyMismatch: a field differs and ``on_mismatch`` is ``error``.
         """
+        for text in self.differences(on_mismatch, temperature, max_tokens, running):
+            warnings.warn(text, stacklevel=3)
+
+    def differences(
+        self, on_mismatch: str, temperature: float | None, max_tokens: int | None, running: Mapping[str, Any]
+    ) -> list[str]:
+        """What :meth:`check` warns of, for whoever tells it otherwise: Python keeps the texts of its warnings for good."""
         if found := first_fault({"on_mismatch": on_mismatch}, {"on_mismatch": one_of(("error", "warn"))}):
             raise PolicyError(found[1])
+        told = []
         for name, found in running.items():
             expected = getattr(self, name)
             if (
@@ -203,14 +219,15 @@ class Policy:
             mismatch = PolicyMismatch(name, expected, found, remedy + '; on_mismatch="warn" goes on regardless')
             if on_mismatch == "error":
                 raise mismatch
-            warnings.warn(str(mismatch), stacklevel=3)
+            told.append(str(mismatch))
         if temperature is not None and self.temperature and not any(math.isclose(temperature, t) for t in self.temperature):
-            known = ", ".join(map(str, self.temperature))
-            warnings.warn(f"temperature {temperature} was not calibrated (the policy knows {known})", stacklevel=3)
+            known = ", ".join(map(str, self.temperature[:TOLD])) + (", …" if len(self.temperature) > TOLD else "")
+            told.append(f"temperature {temperature} was not calibrated (the policy knows {known})")
         limit = self.calibration.get("max_tokens") if self.calibration.get("cut_runs") == "wrong" else None
         if isinstance(limit, int) and max_tokens is not None and max_tokens > limit:
             text = f"replies may be longer than {limit} tokens, at which runs were cut off and taken for full ones in calibration"
-            warnings.warn(f"{text}: what it promises holds with max_tokens={limit}, or calibrate on longer runs", stacklevel=3)
+            told.append(f"{text}: what it promises holds with max_tokens={limit}, or calibrate on longer runs")
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """The policy file's object."""

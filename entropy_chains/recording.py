@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from entropy_chains import cut_runs
 from entropy_chains.backends import Backend, Generation, Message, Probe, RecordableBackend, Sampling
 from entropy_chains.errors import (
+    BackendError,
     BatchError,
     InputError,
     MissingExtraError,
@@ -34,6 +35,8 @@ from entropy_chains.refine import PER_CALL, RefineRun, run_refine
 from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.traces import Step, Trace, validate
 from entropy_chains.workers import in_threads, in_turn
+
+T = TypeVar("T")
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
@@ -145,7 +148,8 @@ def record(
 
     A trace is yielded as soon as its question is done. A server is asked several questions at a time, and a slow one keeps no other
     waiting. A local model runs a batch, whose traces come together. A question that fails costs itself alone. A run that was cut
-    off has no full answer: its last answer is None, and its ``finish`` says why.
+    off has no full answer: its last answer is None, and its ``finish`` says why. A run whose stream broke is one of them if a step
+    had ended, and a failure otherwise.
 
     Args:
         backend: the model.
@@ -186,12 +190,13 @@ def record(
     work = _Recorder(backend.worker(over), mode, steps, sampling, segmentation, system, details or {}).record
     finished = in_threads(work, parts, threads, stopped, over) if threads else in_turn(work, parts, stopped)
     failed: dict[int, Exception] = {}
-    finishes = Counter[str]()
+    finishes, broken = Counter[str](), list[str]()
     alike = 0
     with closing(finished):
         for (place, question), found in chain.from_iterable(zip(part, made, strict=True) for part, made in finished):
             if isinstance(found, Trace):
                 finishes[found.finish or ""] += 1
+                broken += [found.id] if found.finish == "error" else []
                 alike = 0
                 yield found
                 continue
@@ -200,7 +205,7 @@ def record(
                 on_failure(question, found)
             if alike == PATIENCE:
                 hopeless.set()
-    if cut := cut_runs.of_recording(finishes, sampling.max_tokens):
+    if cut := cut_runs.of_recording(finishes, sampling.max_tokens, broken):
         tell(cut) if tell else warnings.warn(cut, stacklevel=2)
     recorded = finishes.total()
     if failed:
@@ -244,30 +249,49 @@ class _Recorder:
     def _think(self, part: Part) -> list[Trace | Exception]:
         asked, drawn = self._asked(part), self._drawn(part)
         settings: dict[str, Any] = {"sampling": drawn, "segmentation": self.segmentation, "stop": False}
-        full = outcomes(partial(self.backend.generate, asked, **settings))
-        runs = [(messages, run) for messages, run in zip(asked, full, strict=True) if isinstance(run, Generation)]
+        made = self._each(part, partial(self.backend.generate, asked, **settings))
+        runs = [(messages, run) for messages, found in zip(asked, made, strict=True) if (run := _ran(found)) is not None]
         boundaries = [(messages, run, step) for messages, run in runs for step in range(1, len(run.steps[: self.steps]) + 1)]
-        tried = iter(outcomes(partial(self.backend.probe, boundaries, sampling=drawn)))
+        tried = iter(self._each(part, partial(self.backend.probe, boundaries, sampling=drawn), len(boundaries)))
         fields = self._fields(part, self.segmentation)
 
-        def trace(question: Question, run: Generation) -> Trace:
+        def trace(question: Question, run: Generation, broke: Exception | None) -> Trace:
             probes = list(islice(tried, len(run.steps[: self.steps])))
-            return _trace(question, thinking_steps(run, map(_found, probes)), fields | _ending(run, self.sampling))
+            steps = thinking_steps(run, [_found(probe, or_none=broke is not None) for probe in probes])
+            return _trace(question, steps, fields | _ending(run, self.sampling, broke))
 
-        return [
-            run if isinstance(run, Exception) else outcome(trace, question, run)
-            for run, (_, question) in zip(full, part, strict=True)
-        ]
+        return self._traces(part, made, trace)
 
     def _refine(self, part: Part) -> list[Trace | Exception]:
         asked, drawn = self._asked(part), self._drawn(part)
-        runs = outcomes(partial(run_refine, self.backend, asked, steps=self.steps or 4, sampling=drawn))
+        made = self._each(part, partial(run_refine, self.backend, asked, steps=self.steps or 4, sampling=drawn))
         fields = self._fields(part, None) | {"segmentation": PER_CALL.to_dict()}
+
+        def trace(question: Question, run: RefineRun, broke: Exception | None) -> Trace:
+            lacking = [Step(answer=None, entropy=None, tokens=0, seconds=0.0, probe_tokens=0)] if broke else []
+            return _trace(question, _loop_steps(run) + lacking, fields | _ending(run.calls[-1], drawn, broke))
+
+        return self._traces(part, made, trace)
+
+    def _each(self, part: Part, ask: Callable[[], Sequence[T]], count: int | None = None) -> list[T | Exception]:
+        """What a call makes of each of ``count`` things (None: of each question), or what each fails with.
+
+        Raises where it fails as a whole for several questions: they are asked again.
+        """
+        made = outcome(outcomes, ask)
+        if not isinstance(made, Exception):
+            return made
+        if len(part) > 1:
+            raise made
+        return [made] * (len(part) if count is None else count)
+
+    def _traces(
+        self, part: Part, made: Sequence[Any], trace: Callable[[Question, Any, Exception | None], Trace]
+    ) -> list[Trace | Exception]:
+        """The trace of each question's run, whole or broken off (then ``trace`` is told by what), or what it failed with."""
         return [
-            run
-            if isinstance(run, Exception)
-            else outcome(_trace, question, _loop_steps(run), fields | _ending(run.calls[-1], drawn))
-            for run, (_, question) in zip(runs, part, strict=True)
+            found if (run := _ran(found)) is None else outcome(trace, question, run, None if run is found else found)
+            for found, (_, question) in zip(made, part, strict=True)
         ]
 
     def _asked(self, part: Part) -> list[list[Message]]:
@@ -280,7 +304,8 @@ class _Recorder:
     def _fields(self, part: Part, segmentation: Segmentation | None) -> dict[str, Any]:
         """What the traces of a part have in common."""
         fields = {"mode": self.mode, "model": self.backend.model, "seed": self._drawn(part).seed, "batch": len(part)}
-        return fields | self.backend.details(self.sampling, segmentation) | dict(self.details)
+        limit = {} if self.mode == "refine" else {"max_steps": self.steps}  # there it is the schedule: every step is recorded
+        return fields | limit | self.backend.details(self.sampling, segmentation) | dict(self.details)
 
 
 def conversation(question: Question, system: str | None = None) -> list[Message]:
@@ -301,11 +326,20 @@ def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     ]
 
 
-def _found(probe: Probe | Exception) -> Probe:
-    """A probe; raises what it failed with."""
-    if isinstance(probe, Exception):
-        raise probe
-    return probe
+def _ran(made: Any) -> Any:
+    """A question's run, or what came of it before its stream broke; None where nothing of it is to be recorded."""
+    if isinstance(made, BackendError) and not isinstance(made, BEFALLS_ALL):
+        return made.run
+    return None if isinstance(made, Exception) else made
+
+
+def _found(probe: Probe | Exception, *, or_none: bool) -> Probe:
+    """A probe; raises what it failed with, or, of a run that broke off, is none where that says nothing of the next question."""
+    if not isinstance(probe, Exception):
+        return probe
+    if or_none and not isinstance(probe, BEFALLS_ALL):
+        return Probe(None, 0)
+    raise probe
 
 
 def _loop_steps(run: RefineRun) -> list[Step]:
@@ -319,10 +353,10 @@ def _whole_answer(run: Generation) -> str | None:
     return None if is_cut(run.finish_reason) else run.answer
 
 
-def _ending(run: Generation, sampling: Sampling) -> dict[str, Any]:
-    """The trace fields that say how a run ended."""
-    word = run.finish_raw or run.finish_reason
-    return {"finish": finish_of(word), "finish_raw": word, "max_tokens": sampling.max_tokens}
+def _ending(run: Generation, sampling: Sampling, broke: Exception | None) -> dict[str, Any]:
+    """The trace fields that say how a run ended; ``broke``: what ended it on the way."""
+    word = reason(broke) if broke else run.finish_raw or run.finish_reason
+    return {"finish": "error" if broke else finish_of(word), "finish_raw": word, "max_tokens": sampling.max_tokens}
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:

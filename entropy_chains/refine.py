@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
-from entropy_chains.errors import BatchError, SettingsError, outcomes
+from entropy_chains.errors import BackendError, BatchError, SettingsError, outcomes
 from entropy_chains.finish_reasons import is_cut
 from entropy_chains.monitor import Decision, Monitor, Outcome
 from entropy_chains.policy import Policy, stopping_enabled
@@ -111,7 +111,7 @@ def run_refine(
             made = [error] * len(batch)
         for loop, call in zip(batch, made, strict=True):
             if isinstance(call, Exception):
-                loop.error = call
+                loop.fail(call, own=made.count(call) == 1)
             else:
                 loop.take(call)
         if on_done:
@@ -156,7 +156,7 @@ async def arun_refine(
                     if not loop.due:
                         break
             except Exception as error:  # noqa: BLE001 (as above)
-                loop.error = error
+                loop.fail(error)
         if on_done and loop.ended:
             on_done(1)
 
@@ -218,6 +218,12 @@ class _Loop:
         """Place among the unsure: the higher the last call's signal, the earlier; a missing one last."""
         value = self._records[-1].value(self._policy.signal, self._policy.mass_floor) if self._policy else None
         return math.inf if value is None else -value
+
+    def fail(self, error: Exception, *, own: bool = True) -> None:
+        """Take what the call failed with. An error of this conversation's own carries the calls before it."""
+        self.error = error
+        if own and self._calls and isinstance(error, BackendError):
+            error.run = self.run()
 
     def take(self, call: Generation) -> None:
         """Take the finished call: judge it, unless nothing may follow it, and write the next turn."""

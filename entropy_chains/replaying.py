@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from entropy_chains.baselines import oracle_stops, stop_rows, tokens_spent
 from entropy_chains.certificates import eligible_rows
 from entropy_chains.diagnosis import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
 from entropy_chains.errors import InputError
@@ -35,7 +36,7 @@ class ReplayResult:
         tokens_full, tokens: computed in full, and with the policy, probes paid.
         tokens_saved: 1 - tokens / tokens_full, with its interval; negative where probes cost more than stopping saves.
         seconds_full, seconds: wall time of the steps; None where a step's is not recorded.
-        oracle_tokens_saved: stopping at the earliest step with the full run's answer: what the best stop rule could save.
+        oracle_tokens_saved: stopping where the full run's answer is first given (:func:`entropy_chains.baselines.oracle_stops`).
         stopped_early: fraction of lines; stops_at_step: how many stopped after step i + 1.
         stop_step: of each run, 0 = run in full; run_tokens: spent by each; run_correct: its answer is right; run_lost: it
             is one of ``lost_correct`` or ``lost_cut``. Arrays, [runs].
@@ -132,9 +133,7 @@ def judge(table: Table, stops: Array, every_probe: bool, *, seed: int = 0, resam
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
-    early = stops > 0
-    row = np.where(early, table.offsets[:-1] + stops - 1, table.last)
-    tokens = _spent(table, early, row, every_probe)
+    row, tokens = stop_rows(table, stops), tokens_spent(table, stops, every_probe)
     upto = np.cumsum(table.seconds)
     seconds = upto - (upto - table.seconds)[table.offsets[:-1]][table.run]
     spent = None if np.isnan(table.seconds).any() else (float(seconds[table.last].sum()), float(seconds[row].sum()))
@@ -192,7 +191,7 @@ def _compared(
         tokens_saved_interval=saved_interval,
         seconds_full=seconds[0] if seconds else None,
         seconds=seconds[1] if seconds else None,
-        oracle_tokens_saved=_saved(_oracle(table), full_tokens),
+        oracle_tokens_saved=_saved(tokens_spent(table, oracle_stops(table), every_probe=False), full_tokens),
         stopped_early=float((stops > 0).mean()),
         stops_at_step=tuple(np.bincount(stops, minlength=int(table.step.max()) + 1)[1:].tolist()),
         stop_step=stops,
@@ -200,21 +199,6 @@ def _compared(
         run_correct=right,
         run_lost=lost,
     )
-
-
-def _spent(table: Table, early: Array, row: Array, every_probe: bool) -> Array:
-    stop_cost, full_cost = table.costs(every_probe)
-    spent: Array = np.where(early, stop_cost[row], full_cost)
-    return spent
-
-
-def _oracle(table: Table) -> Array:
-    """Tokens of each run when it stops at the earliest step with its last answer; a run without a last answer runs in full."""
-    rows = np.flatnonzero(table.same_as_last & ~table.is_last)
-    first = np.flatnonzero(np.diff(table.run[rows], prepend=-1))
-    row = table.last.copy()
-    row[table.run[rows[first]]] = rows[first]
-    return _spent(table, row < table.last, row, every_probe=False)
 
 
 def _saved(tokens: Array, full: Array) -> float:

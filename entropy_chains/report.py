@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from entropy_chains import cut_runs, plots, wording
+from entropy_chains.baselines import oracle_stops
 from entropy_chains.diagnosis import diagnose, judged_rows
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.figures import latency
@@ -189,10 +190,7 @@ def _tradeoff(table: Table, policy: Policy | None, replayed: ReplayResult | None
     lengths = np.diff(part.offsets)
     fixed = [_point(part, np.where(lengths > s, s, 0), False) for s in range(1, int(lengths.max()) + 1)]
     full = _point(part, np.zeros(part.runs, np.int64), False)
-    same = part.same_as_last & ~part.is_last
-    first = np.full(part.runs, np.iinfo(np.int64).max)
-    np.minimum.at(first, part.run[same], part.step[same].astype(np.int64))
-    oracle = _point(part, np.where(first < np.iinfo(np.int64).max, first, 0), False)
+    oracle = _point(part, oracle_stops(part), False)
     here = None
     if replayed is not None:
         mean_full = replayed.tokens_full / replayed.questions

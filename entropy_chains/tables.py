@@ -52,7 +52,8 @@ class Table:
         labels: ``gold`` (judged or compared with the gold answer) or ``agreement`` (with the run's own last answer).
         signal: the name of what ``entropy`` holds; model, estimator, k, mode, temperature_mode, segmentation, template: as in
             the traces, None where they do not say.
-        temperatures: all that occur, ascending; vocab_size: the largest that occurs; max_tokens: the smallest limit that occurs.
+        temperatures: all that occur, ascending; vocab_size: the largest that occurs; max_tokens, max_steps: the smallest limits
+            that occur, None where no trace has one.
     """
 
     offsets: Array
@@ -82,6 +83,7 @@ class Table:
     temperatures: tuple[float, ...]
     vocab_size: int | None
     max_tokens: int | None
+    max_steps: int | None
 
     @classmethod
     def from_traces(cls, traces: Iterable[Trace | Mapping[str, Any]]) -> Table:
@@ -119,6 +121,11 @@ class Table:
         """Whether a row is its run's last, bool [rows]."""
         last: Array = self.last[self.run] == np.arange(len(self.run))
         return last
+
+    @property
+    def longest(self) -> int:
+        """Steps before the last of the run with the most."""
+        return int(self.step.max()) - 1
 
     @property
     def full_right(self) -> Array:
@@ -207,6 +214,9 @@ class Table:
         policy.check(on_mismatch=on_mismatch, **stated)
         for temperature in self.temperatures:
             policy.check(on_mismatch=on_mismatch, temperature=temperature)
+        if self.max_steps is not None and self.longest >= self.max_steps and policy.may_stop_after(self.max_steps):
+            text = f"the traces hold no more than {self.max_steps} steps of a run, and the policy may stop after later ones"
+            warnings.warn(f"{text}: live it can save and lose more; record without --steps to see it", stacklevel=3)
 
 
 _COLUMNS = {
@@ -234,7 +244,7 @@ class _Builder:
         self._labels: str | None = None
         self._temperatures: set[float] = set()
         self._vocab_size: int | None = None
-        self._max_tokens: int | None = None
+        self._limits: dict[str, Any] = dict.fromkeys(("max_tokens", "max_steps"))
         self._normalise = lru_cache(MEMO)(answers.normalise)
 
     def add(self, data: Any, file: str | None = None, line: int | None = None) -> None:
@@ -251,8 +261,9 @@ class _Builder:
             self._temperatures.add(float(temperature))
         if (size := get("vocab_size")) is not None:
             self._vocab_size = max(size, self._vocab_size or 0)
-        if (limit := get("max_tokens")) is not None:
-            self._max_tokens = min(limit, self._max_tokens or limit)
+        for name, least in self._limits.items():
+            if (limit := get(name)) is not None:
+                self._limits[name] = min(limit, least or limit)
         self._cut.append(run_is_cut(get("finish"), steps[-1]["answer"]))
         rows = len(self._columns["entropy"])
         for name in ("entropy", "mass", "seconds"):
@@ -332,7 +343,7 @@ class _Builder:
             **self._header,
             temperatures=tuple(sorted(self._temperatures)),
             vocab_size=self._vocab_size,
-            max_tokens=self._max_tokens,
+            **self._limits,
         )
 
 

@@ -83,6 +83,7 @@ class Trace:
         mode: ``thinking`` or ``refine``; estimator: ``renormalised`` or ``full``; k: None = full vocabulary.
         signal: the name of what ``entropy`` holds.
         finish: how it ended, one of :data:`FINISHES`; finish_raw: the server's own word; max_tokens: the limit it ran under.
+        max_steps: so many boundaries of a thinking run were recorded at most; later steps are part of the last one. None: all.
         extra: unknown fields, kept.
     """
 
@@ -106,6 +107,7 @@ class Trace:
     finish: str | None = None
     finish_raw: str | None = None
     max_tokens: int | None = None
+    max_steps: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -189,7 +191,7 @@ TRACE_FIELDS: dict[str, Check] = {
     "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
     "temperature": Check(is_amount, _AMOUNT, nullable=True),
     "segmentation": Check(_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', nullable=True),
-    **dict.fromkeys(("vocab_size", "max_tokens"), Check(is_whole, "a whole number of at least 1", nullable=True)),
+    **dict.fromkeys(("vocab_size", "max_tokens", "max_steps"), Check(is_whole, "a whole number of at least 1", nullable=True)),
     "batch": Check(is_count, "a whole number of at least 0", nullable=True),
     "seed": Check(lambda v: type(v) is int, "a whole number", nullable=True),
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from entropy_chains.errors import InputError
+from entropy_chains.errors import short as short
 
 NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
 LARGEST = 1e300
@@ -22,8 +23,6 @@ DEEPEST = 32
 """Levels that objects and lists may be nested."""
 MOST_VALUES = 10**5
 """Values that a level of nesting may hold."""
-LONGEST_SHOWN = 60
-"""Characters of a value that a message shows."""
 
 Good = Callable[[Any], bool]
 
@@ -132,15 +131,6 @@ def first_fault(record: Mapping[str, Any], checks: Mapping[str, Check], within: 
         if check.fields and value is not None and (found := first_fault(value, check.fields, f"{name}.")):
             return found
     return None
-
-
-def short(value: object, longest: int = LONGEST_SHOWN) -> str:
-    """A value as a message shows it: in full, or its beginning; at most ``longest`` characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; nested too deep
-        text = f"a {type(value).__name__} too large to be shown"
-    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def not_json(value: object) -> str | None:

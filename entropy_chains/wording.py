@@ -36,6 +36,10 @@ REASONS = {
 }
 
 
+ONLY_WITH_OTHERS = "More can be saved only by giving other answers than the full runs"
+"""What is said of a saving above the oracle's."""
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction as a percentage."""
     return NONE if value is None else f"{_minus(f'{100 * value:.{digits}f}')} %"
@@ -197,7 +201,11 @@ class Words:
 
     def lead(self, found: Mapping[str, Any] | None, policy: Policy | None, oracle: float | None) -> str:
         """The first sentence."""
-        limit = "" if oracle is None else f" The best possible stop rule would save {percent(oracle, 0)} of the tokens."
+        limit = (
+            ""
+            if oracle is None
+            else f" Stopping where the final answer is first given would save {percent(oracle, 0)} of the tokens."
+        )
         if found is None:
             if policy is None:
                 return "These are full runs, and no policy was given: the page shows what stopping could save." + limit
@@ -225,7 +233,7 @@ class Words:
             return [
                 _card("accuracy of full runs", full, "" if known else why, words=not known),
                 _card("tokens a question, in full", number(round(mean)), "counted, mean"),
-                _card("what the best stop rule would save", percent(oracle, 0), "oracle: the first step with the final answer"),
+                _card("what the oracle would save", percent(oracle, 0), "stopping where the final answer is first given"),
             ]
         change, saved = found.get("accuracy_change"), found.get("tokens_saved")
         if change is None:
@@ -238,13 +246,16 @@ class Words:
             first = _card("change of accuracy, points", points(change), f"95 % interval {bounds}")
         bounds = interval(found.get("tokens_saved_interval"), lambda x: percent(x, 0))
         part = None if not oracle or saved is None else saved / oracle
+        more = part is not None and part > 1
+        limit = f"the oracle, stopping where the final answer is first given, saves {percent(oracle, 0)}"
         return [
             first,
             _card("tokens saved", percent(saved, 0), f"95 % interval {bounds}"),
             _card(
                 "share of the possible saving",
-                percent(part, 0),
-                f"the oracle, the limit of any stop rule, saves {percent(oracle, 0)}",
+                "more" if more else percent(part, 0),
+                f"{limit}. {ONLY_WITH_OTHERS}" if more else limit,
+                words=more,
             ),
         ]
 

@@ -16,6 +16,7 @@ from devices import device
 
 from entropy_chains.cli import main
 from entropy_chains.demo.questions import draw_questions
+from entropy_chains.traces import Step, Trace, append_traces
 
 
 def run(*arguments: object) -> Result:
@@ -368,6 +369,22 @@ def test_cut_runs_are_told_from_the_recording_to_the_replay(questions: Path, tmp
         assert "6 runs were cut off" in " ".join(run(*command).stdout.split())
     assert run("report", out, "--policy", policy, "--out", page).exit_code == 0
     assert "6 runs were cut off" in page.read_text()
+
+
+def test_replay_says_what_cut_runs_were_taken_for_and_calls_nothing_a_limit(tmp_path: Path) -> None:
+    """A policy that took cut runs for full ones is said to; a saving above the oracle's is told as one with other answers."""
+    traces, policy = tmp_path / "t.jsonl", tmp_path / "p.json"
+    whole = [Trace(f"w{n}", [Step("1", 0.1, 50), Step("1", None, 50)], gold="1", finish="stop") for n in range(100)]
+    wrong = [Trace(f"x{n}", [Step("0", 1.0, 50), Step("1", None, 50)], gold="1", finish="stop") for n in range(20)]
+    cut = [Trace(f"c{n}", [Step("0", 0.1, 50), Step(None, None, 50)], gold="1", finish="length", max_tokens=100) for n in range(40)]
+    append_traces(traces, [*whole, *wrong, *cut])
+    assert run("calibrate", traces, "-o", policy, "--cut-runs", "wrong").exit_code == 0
+    told = " ".join(run("replay", traces, "--policy", policy).stdout.split())
+    assert "40 of the 160 calibration runs were cut off and taken for full runs (--cut-runs wrong)" in told
+    assert "would save 31.2 %. More can be saved only by giving other answers" in told
+    assert "reached" not in told
+    assert run("calibrate", traces, "-o", policy, "--rule", "entropy").exit_code == 0
+    assert "taken for full runs" not in " ".join(run("replay", traces, "--policy", policy).stdout.split())
 
 
 def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:

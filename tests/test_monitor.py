@@ -416,7 +416,7 @@ ROWS = st.lists(st.lists(TOKENS, max_size=30), min_size=1, max_size=4)
 POLICIES = st.builds(
     lambda threshold, rule, first, boundary, shortest, signal, active: Policy(
         "m",
-        threshold,
+        (first,) if rule == "fixed-step" else threshold,
         rule,
         first,
         segmentation=Segmentation(boundary, shortest),

@@ -86,7 +86,7 @@ def test_any_policy_survives_its_file(thresholds, min_steps, rule, k, active, te
     """Equal after JSON, with an equal fingerprint."""
     policy = Policy(
         "m",
-        tuple(thresholds),
+        (None, min_steps) if rule == "fixed-step" else tuple(thresholds),
         rule,
         min_steps,
         k=k,
@@ -356,3 +356,33 @@ def test_what_calibration_saw_does_not_change_the_fingerprint():
     """Figures of cut runs stand in the policy, and are no part of what decides."""
     policy = Policy("m", (0.5,))
     assert replace(policy, calibration={"cut_runs": "wrong", "cut": 3, "max_tokens": 400}).fingerprint == policy.fingerprint
+
+
+@pytest.mark.parametrize("found", ["M" * 900_000, "\x1b[31m\n" * 9_000, list(range(10_000))], ids=["long", "control", "list"])
+@pytest.mark.parametrize("name", ["model", "template", "k", "temperature_mode", "segmentation"])
+def test_a_mismatch_is_told_in_one_short_line(name, found):
+    """Whatever the two values are: their beginnings, escaped. The error holds them whole."""
+    policies = [Policy.from_dict(FULL)]
+    policies += [replace(policies[0], **{name: found})] if isinstance(found, str) and name not in ("k", "segmentation") else []
+    for policy in policies:
+        running = found if policy is policies[0] else "x"
+        with pytest.raises(PolicyMismatch) as raised:
+            policy.check(**{name: running})
+        message = str(raised.value)
+        assert len(message) < 400
+        assert message.isprintable()
+        assert raised.value.found == running
+
+
+def test_of_many_temperatures_a_few_are_named():
+    """A warning is kept for good, so it is short."""
+    policy = replace(Policy.from_dict(FULL), temperature=tuple(n / 10 for n in range(1, 10_000)))
+    with pytest.warns(UserWarning, match="knows 0.1, .*, …") as caught:
+        policy.check(temperature=5000.0)
+    assert len(str(caught[0].message)) < 200
+
+
+@pytest.mark.parametrize("thresholds", [(2.0,), (0.3,), (None,), (None, 2.0)])
+def test_a_fixed_step_reads_no_threshold(thresholds):
+    """As calibration writes it, or null."""
+    assert Policy("m", thresholds, rule="fixed-step", min_steps=2).stop_rule == FixedStepRule(2)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -248,3 +249,37 @@ def test_the_bar_moves_with_every_question(tmp_path):
     process.stdout.close()
     assert b"q1 failed: the server refused the request (400): too long" in seen
     assert b"4/4" in seen
+
+
+def test_a_run_that_breaks_off_is_written_and_one_without_a_step_is_left_out(tmp_path):
+    """The first is counted as cut off and named, the second is counted in the last line; ``--resume`` asks the second only."""
+
+    def script(request):
+        cut = {1: 50, 2: 5}.get(number(request))
+        if cut is None or is_answer_call(request.body):
+            return reply(request)
+        return [*begin(), *events(replace(THOUGHT, tokens=THOUGHT.tokens[:cut]), request.body), Act.CLOSE]
+
+    recording = Recording(tmp_path, 4)
+    with Hostile(script) as server:
+        status, out, errors = recording.run(server.url)
+    assert (status, out.startswith("3 recorded, 1 of them cut off, 0 skipped")) == (1, True)
+    assert "1 of 3 runs were cut off (error: 1)" in errors
+    assert "an error ended q1" in errors
+    assert errors.splitlines()[-1].startswith("error, not recorded: 1 of 4 questions (q2 failed); go on with:")
+    assert {row["id"]: row["finish"] for row in recording.rows()} == {"q0": "stop", "q1": "error", "q3": "stop"}
+    with Hostile(reply) as server:
+        done = recording.resume(server.url)
+        assert {number(r) for r in server.requests} == {2}
+    assert (done["recorded"], done["traces"], "left_out" in done) == (1, 4, False)
+
+
+def test_another_number_of_steps_is_another_recording(tmp_path):
+    """``--resume`` with another ``--steps`` is refused by its name and values: a policy stops after no step that one part lacks."""
+    recording = Recording(tmp_path, 2)
+    with Hostile(reply) as server:
+        assert recording.run(server.url, "--steps", "1")[0] == 0
+        assert {row["max_steps"] for row in recording.rows()} == {1}
+        status, _, errors = recording.run(server.url, "--steps", "2", "--resume")
+        assert (status, "max_steps 1, this run has 2" in errors) == (2, True)
+        assert recording.resume(server.url, "--steps", "1")["skipped"] == 2

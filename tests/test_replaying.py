@@ -69,11 +69,24 @@ def test_the_last_step_is_never_an_early_stop():
 
 
 def test_the_oracle_keeps_the_full_run_s_answer_right_or_wrong():
-    """It stops where the last answer first stood, 10 + 1 for the probe of 60, though that is wrong; without one it runs in full."""
+    """It stops where the last answer first stood, 10 + 1 for the probe of 60, though that is wrong; without one it runs in full.
+
+    A run that was cut off has no last answer either: there it stops where gold grades the answer right, 10 + 20 + 1 of 60.
+    """
     answers = (WRONG, RIGHT, WRONG)
     steps = [Step(a, 0.1, 10 * i, probe_tokens=1) for i, a in enumerate(answers, 1)]
     assert replay([Trace("a", steps, gold=RIGHT)], Policy("m", (None,))).oracle_tokens_saved == pytest.approx(1 - 11 / 60)
     steps[2].answer = None
+    assert replay([Trace("a", steps, gold=RIGHT, finish="stop")], Policy("m", (None,))).oracle_tokens_saved == 0.0
+    assert replay([Trace("a", steps, gold=RIGHT)], Policy("m", (None,))).oracle_tokens_saved == pytest.approx(1 - 31 / 60)
+
+
+def test_the_oracle_stops_only_where_that_pays():
+    """A dear probe: the later step with a cheap one is taken, and none where every stop costs as much as the full run."""
+    costs = [(10, 30), (10, 2), (10, 0)]
+    steps = [Step(RIGHT, 0.1, tokens, probe_tokens=probe) for tokens, probe in costs]
+    assert replay([Trace("a", steps, gold=RIGHT)], Policy("m", (None,))).oracle_tokens_saved == pytest.approx(1 - 22 / 30)
+    steps[1].probe_tokens = 10
     assert replay([Trace("a", steps, gold=RIGHT)], Policy("m", (None,))).oracle_tokens_saved == 0.0
 
 
@@ -102,7 +115,9 @@ def recorded(draw):
 def test_replay_decides_as_live(runs, rule, thresholds, min_steps, signal):
     """The recorded steps, fed to the live decision one by one, stop each run where replay says."""
     table = as_table([*runs, Trace("s", [Step(RIGHT, None, 1, signals={"sum_entropy": 1.0})], gold=RIGHT)])
-    policy = Policy("m", (2.0,) if rule == "fixed-step" else tuple(thresholds), rule=rule, min_steps=min_steps, signal=signal)
+    policy = Policy(
+        "m", (float(min_steps),) if rule == "fixed-step" else tuple(thresholds), rule=rule, min_steps=min_steps, signal=signal
+    )
     for run, stopped in zip(runs, decisions(table, policy).tolist(), strict=False):
         course = _Course(policy, stop=True, holdout=False)
         live = 0

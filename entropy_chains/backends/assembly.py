@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from entropy_chains.backends import Generation
+from entropy_chains.errors import BackendError
 from entropy_chains.monitor import Outcome
 
 MALFORMED = "the answer after the stop was malformed: run in full"
+
+
+def broken_off(error: BackendError, run: Generation) -> BackendError:
+    """The error that ended a run, with the run before it if a step had ended. A part of an answer is none."""
+    if run.steps:
+        error.run = replace(run, answer=None, finish_reason="error")
+    return error
 
 
 def run_instead(full: Generation, stopped: Generation, outcome: Outcome) -> Generation:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
-from entropy_chains.backends.assembly import MALFORMED, run_instead
+from entropy_chains.backends.assembly import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.chunks import Piece, Update
 from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.backends.markup import AnswerMarkup, Markup, Span, as_chunks, text_in
@@ -189,7 +189,8 @@ class Dialogue:
             self._refused, self._unproved = f"the server refuses logprobs ({refusal(error.__cause__ or error) or error})", True
             return self._run(self._now.streams.pop().purpose)
         if stream.purpose != "answer" or any(self._now.answer) or self._now.called:
-            raise error  # of a run, or of an answer that was shown in part: no second one is put beside it
+            # Of a run, or of an answer that was shown in part: no second one is put beside it.
+            raise broken_off(error, self._so_far())
         self._ways.pop(0)
         return self._ask() if self._ways else self._in_full(f"the answer after the stop could not be had ({error}): run in full")
 
@@ -417,7 +418,11 @@ class Dialogue:
             now.monitor.end_step()
             if now.monitor.last is not None:
                 self._step_ended(now.monitor.last)
-        run = self._generation(now, self._answer())
+        return self._so_far()
+
+    def _so_far(self) -> Generation:
+        """The run as it is now."""
+        run = self._generation(self._now, self._answer())
         if self._stopped is None:
             return run
         return run_instead(run, self._generation(self._stopped, None), self._stopped.monitor.finish(self._why))

@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, Self
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
-from entropy_chains.backends.assembly import MALFORMED, run_instead
+from entropy_chains.backends.assembly import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.markup import Markup, Span, as_chunks, clean_answer, text_in
 from entropy_chains.entropy import token_entropy
 from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
@@ -248,22 +248,38 @@ class ScriptedBackend:
         probed = prefill = 0
         found: str | None = None  # the answer of a probe that the run was stopped with
         ended = False
+
+        def so_far(answer: str | None) -> Generation:
+            return Generation(
+                reasoning=text_in(spans, Phase.THINKING).strip("\n"),
+                answer=answer,
+                steps=tuple(steps),
+                outcome=monitor.finish(tokens=len(texts) + probed),
+                tokens=len(texts) + probed,
+                reasoning_tokens=reasoned,
+                prompt_tokens=sum(len(_words(str(m["content"]))) for m in messages),
+                rest_tokens=len(texts) - (steps[-1].end if steps else 0),
+                seconds=0.0,
+                finish_reason="stop" if ended else "length",
+                prefill_tokens=prefill,
+            )
+
         while len(texts) < sampling.max_tokens:
             token, forced = next(source, (None, False))
             if token is None:
                 ended = True
                 break
             if len(texts) + 1 == script.fail_at:
-                raise BackendError(f"the script fails at token {script.fail_at}, as it was told to")
+                raise broken_off(BackendError(f"the script fails at token {script.fail_at}, as it was told to"), so_far(None))
             bounds = None if forced else token_entropy(token, k=k)
             decision = monitor.feed(token, bounds, forced=forced)
             texts.append(token.text)
             before = markup.phase
-            found_now = markup.take(token.text)
-            spans += found_now
+            new = markup.take(token.text)
+            spans += new
             if Phase.THINKING in (before, markup.phase):
                 reasoned = len(texts)
-            yield from as_chunks(found_now, markup.phase, token, bounds, forced=forced)
+            yield from as_chunks(new, markup.phase, token, bounds, forced=forced)
             if monitor.last is not None and monitor.last.step > len(steps):
                 steps.append(_step(monitor, texts))
             if decision is Decision.PROBE:
@@ -288,19 +304,7 @@ class ScriptedBackend:
         answer = text_in(spans, Phase.ANSWER)
         if found is None:
             found = None if markup.again else answer.strip() or None
-        run = Generation(
-            reasoning=text_in(spans, Phase.THINKING).strip("\n"),
-            answer=found,
-            steps=tuple(steps),
-            outcome=monitor.finish(tokens=len(texts) + probed),
-            tokens=len(texts) + probed,
-            reasoning_tokens=reasoned,
-            prompt_tokens=sum(len(_words(str(m["content"]))) for m in messages),
-            rest_tokens=len(texts) - (steps[-1].end if steps else 0),
-            seconds=0.0,
-            finish_reason="stop" if ended else "length",
-            prefill_tokens=prefill,
-        )
+        run = so_far(found)
         if run.outcome.stopped and run.answer is None:
             for chunk in self._play(messages, policy, sampling, segmentation, False, holdout):
                 if chunk.final is None:

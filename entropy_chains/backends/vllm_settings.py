@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,19 +133,22 @@ def check(settings: Settings, serving: Serving | None, params: Any = None) -> No
         remedy = "a logits processor cannot ask for one: stop from the client, or calibrate with --rule entropy and no --signal"
         raise SettingsError(f"rule {policy.rule!r} on {policy.signal} reads an answer after every step, and {remedy}")
     if policy.signal not in SIGNALS:
-        raise SettingsError(f"signal {policy.signal!r} is not recorded in the engine; it knows {', '.join(SIGNALS)}")
+        raise SettingsError(f"signal {short(policy.signal)} is not recorded in the engine; it knows {', '.join(SIGNALS)}")
     changing = [name for name in CHANGING if getattr(params, name, None)]
     if changing and settings.on_mismatch == "error":
         remedy = f"remove it; {PREFIX}on_mismatch=warn goes on regardless"
         raise SettingsError(f"{changing[0]} changes the logits that entropy is read from: {remedy}")
-    set_to = {name: getattr(params, name, None) for name in ("temperature", "max_tokens")}
+    temperature, limit = (getattr(params, name, None) for name in ("temperature", "max_tokens"))
     running: dict[str, Any] = {"temperature_mode": "raw"}
     if serving is not None:
         running |= _served(policy, serving)
     try:
-        policy.check(on_mismatch=settings.on_mismatch, **set_to, **running)
+        told = policy.differences(settings.on_mismatch, temperature, limit, running)
     except PolicyMismatch as error:  # its remedy is Python; a request has a key for it
         raise SettingsError(str(error).replace('on_mismatch="warn"', f"{PREFIX}on_mismatch=warn")) from error
+    for text in told:
+        # No entry in the registry of warnings: it would keep every text for good, and a part of them is the clients'.
+        warnings.warn_explicit(text, UserWarning, __file__, 0)
 
 
 def _served(policy: Policy, serving: Serving) -> dict[str, Any]:

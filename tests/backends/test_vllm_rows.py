@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import random
+import sys
 import tracemalloc
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -613,6 +615,28 @@ def test_a_mismatch_can_be_let_through():
     text = json.dumps(POLICY.to_dict() | {"model": "another"})
     with pytest.warns(UserWarning, match="another"):
         check(read({"entropy_chains_policy": text, "entropy_chains_on_mismatch": "warn"}), SERVING)
+
+
+def test_what_clients_send_is_not_kept():
+    """Warnings of many requests leave nothing in the process's registries, and each is a short line."""
+    texts = [json.dumps(POLICY.to_dict() | {"model": f"{n}" + "M" * 10_000, "temperature": [0.1] * 500}) for n in range(5)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for text in texts:
+            asked_with = {"entropy_chains_policy": text, "entropy_chains_on_mismatch": "warn"}
+            check(read(asked_with), SERVING, SimpleNamespace(temperature=0.7))
+    assert len(caught) == 2 * len(texts)
+    assert max(len(str(w.message)) for w in caught) < 400
+    registries = [vars(m).get("__warningregistry__", {}) for m in list(sys.modules.values()) if hasattr(m, "__dict__")]
+    assert not [key for registry in registries for key in registry if "MMM" in str(key)]
+
+
+@pytest.mark.parametrize("change", [{"signal": "S" * 900_000}, {"model": "M" * 900_000}, {"template": "T" * 900_000}])
+def test_a_refusal_is_short(change):
+    """However long what it is about."""
+    with pytest.raises(SettingsError) as raised:
+        check(read({"entropy_chains_policy": json.dumps(POLICY.to_dict() | change)}), SERVING)
+    assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["logit_bias", "allowed_token_ids", "bad_words"])

@@ -24,7 +24,7 @@ from entropy_chains.steps import Segmentation
 pytestmark = pytest.mark.servers
 LINES = Segmentation("line", 32)
 POLICY = Policy(MODEL_NAME, (0.005,), segmentation=LINES)
-FIXED = replace(POLICY, rule="fixed-step", min_steps=2)
+FIXED = replace(POLICY, rule="fixed-step", thresholds=(2.0,), min_steps=2)
 GREEDY = Sampling(temperature=0, max_tokens=1600)
 ASKED = [conversation(q) for q in draw_questions(12, 5)]
 
