@@ -45,7 +45,7 @@ def give_class(thing: object, kind: type) -> None:
 
 def unpickled(kind: type, state: Any, changed: type) -> Any:
     """An object as it was pickled under the class ``changed``; its own class ``kind`` reads the state."""
-    thing = kind.__new__(kind)
+    thing: Any = object.__new__(kind)
     thing.__setstate__(state)
     give_class(thing, changed)
     return thing

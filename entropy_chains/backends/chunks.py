@@ -16,7 +16,7 @@ from typing import Any
 
 from entropy_chains.backends.chunks_alignment import Alignment, Part, Piece
 from entropy_chains.backends.chunks_entries import entries_of, fields, items, tokens_of
-from entropy_chains.errors import BackendError, SettingsError, without_secrets
+from entropy_chains.errors import BackendError, SettingsError, quoted
 from entropy_chains.steps import Phase
 
 __all__ = ["ChatReader", "CompletionReader", "Piece", "ResponsesReader", "Update", "Usage", "read_message", "tokens_of"]
@@ -279,4 +279,4 @@ def _error(value: Any) -> BackendError:
     message = _text(value) or _text(found.get("message")) or _text(fields(found.get("error")).get("message")) or "no message"
     code = found.get("code") or found.get("type")
     named = f" ({code})" if isinstance(code, str | int) and code != "error" else ""
-    return BackendError(f"the server sent an error in the stream: {without_secrets(message)[:500]}{named}")
+    return BackendError(f"the server sent an error in the stream: {quoted(message)}{named}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.chunks_entries import fields, items
-from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
 from entropy_chains.policy import Policy, stopping_enabled
 
 REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
@@ -61,7 +61,7 @@ def refusal(error: BaseException) -> str | None:
     if not _NAMED.search(said) or _ELSE.search(said):
         return None
     sentences = [text for text in texts if " " in text]  # the rest is names and codes
-    return without_secrets("; ".join(sentences) or said)[:300]
+    return quoted("; ".join(sentences) or said, 300)
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def refusals(logprobs: bool) -> Iterator[None]:
         said = refusal(error) if logprobs and not ours else None
         if said is None:
             raise
-        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}") from error
+        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}", said) from error
 
 
 def _status(error: BaseException, body: Any) -> int | None:

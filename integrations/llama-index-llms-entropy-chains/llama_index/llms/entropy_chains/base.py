@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,19 @@ class Learnt:
 
     Attributes:
         llm: the LLM inside.
+        address: its server's, which may be set later.
         server: who its server is, once it was asked.
         clients: its async clients by event loop.
     """
 
     llm: LLM
+    address: str | None = None
     server: Server | None = None
     clients: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Learnt:
+        """Nothing is learnt through a copy of the LLM yet; connections cannot be copied."""
+        return Learnt(deepcopy(self.llm, memo), self.address)
 
 
 class EarlyStopLLM(Delegate):
@@ -285,14 +292,17 @@ class EarlyStopLLM(Delegate):
     @property
     def _learnt(self) -> Learnt:
         """What was learnt through the LLM inside."""
-        if self._last_learnt is None or self._last_learnt.llm is not self.llm:
-            self._last_learnt = Learnt(self.llm)
-        return self._last_learnt
+        known, address = self._last_learnt, getattr(self.llm, "api_base", None)
+        if known is None or known.llm is not self.llm or known.address != address:
+            known = self._last_learnt = Learnt(self.llm, address)
+        return known
 
     def _client(self, learnt: Learnt) -> Any:
         """The inner LLM's async client for the running loop; connections cannot be used in another loop than their own."""
         if not uses_sdk(self.llm):
             return None
+        if not getattr(self.llm, "reuse_client", True):
+            return async_client_of(self.llm)  # its own of each call, with the key and address that it has now
         loop, clients = asyncio.get_running_loop(), learnt.clients
         if loop not in clients:
             client = async_client_of(self.llm)

@@ -58,7 +58,7 @@ class _Ended(Added):
         give_class(self, own_class(self))  # another LLM than the one that was given to the handler, and no copy of it
 
     def __reduce__(self) -> Any:
-        return _ended_as, (own_class(self), self.__getstate__())  # type: ignore[operator]  # the LLM's
+        return _ended_as, (own_class(self), self.__getstate__())
 
 
 def _given_out(client: Any) -> Any:
@@ -89,7 +89,7 @@ class _EndedByField(_Ended):
 
 
 @cache
-def _ended(kind: type) -> Any:
+def _ended(kind: Any) -> Any:
     """The class of the LLMs of a class whose streams have an end."""
     return subclass(kind, _EndedByMethod if hasattr(kind, "_get_client") else _EndedByField, "use EarlyStopLLM")
 
@@ -110,7 +110,8 @@ def end_streams(llm: Any) -> None:
     if not uses_sdk(llm):
         named = type(llm).__name__
         raise SettingsError(f"the streams of {named} cannot be ended from outside; use an OpenAI or OpenAILike, or EarlyStopLLM")
-    give_class(llm, _ended(type(llm)))
+    kind: Any = type(llm)
+    give_class(llm, _ended(kind))
 
 
 def _body(options: Any) -> dict[str, Any]:
