@@ -118,6 +118,8 @@ class _ChoiceReader(_Reader):
             return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
         logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
+        if choice.get("error") or finish == "error":
+            raise _error(choice.get("error") or {"message": "no reason but finish_reason 'error'"})
         self.begun, self.finished = True, self.finished or finish is not None
         return Update(
             tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),

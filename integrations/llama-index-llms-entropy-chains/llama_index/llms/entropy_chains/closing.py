@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
+from entropy_chains.backends.chunks import ChatReader
+
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
@@ -52,6 +54,8 @@ class SoftStream:
     def __iter__(self) -> Iterator[Any]:
         try:
             for chunk in self._stream:
+                if not _readable(chunk):
+                    continue
                 running.set(self._end)
                 yield chunk
                 if self._end.asked:
@@ -71,6 +75,8 @@ class AsyncSoftStream:
         first = True
         try:
             async for chunk in self._stream:
+                if not _readable(chunk):
+                    continue
                 if first:
                     first = _kept(chunk)
                 running.set(self._end)
@@ -79,6 +85,14 @@ class AsyncSoftStream:
                     break
         finally:
             await self._stream.close()
+
+
+def _readable(chunk: Any) -> bool:
+    """Whether LlamaIndex can read a chunk. One without choices says nothing, or is an error: then raises BackendError."""
+    if getattr(chunk, "choices", ()) is not None:
+        return True
+    ChatReader().feed(chunk)
+    return False
 
 
 def _kept(chunk: Any) -> bool:
