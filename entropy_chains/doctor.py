@@ -30,7 +30,7 @@ def examine(client: openai.OpenAI, model: str) -> Examination:
     """Examine the model that a server has under this name.
 
     Args:
-        client: its settings are the user's; its key is not read.
+        client: its settings are the user's; its key is looked at only to keep it out of what is told.
         model: the served model's name.
 
     Raises:

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from entropy_chains.backends.chunks_entries import fields
+from entropy_chains.backends.redaction import hiding
 from entropy_chains.backends.refused import refusals
 from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, UnreachableError, quoted
-from entropy_chains.redaction import hiding
 
 try:
     import openai

@@ -1,9 +1,9 @@
 """Models behind an OpenAI-compatible API: vLLM, llama.cpp, SGLang, OpenAI, and whoever speaks the same.
 
-The user brings the client (``openai.OpenAI`` or ``openai.AsyncOpenAI``), which is never changed and whose key is never read. A
-reply is streamed with logprobs; at the boundary where the policy stops, the stream is closed, so the server stops working, and
-the answer is asked for in the best way the server has (:mod:`.continuations`). What to send and what it means stands in
-:class:`.dialogue.Dialogue`; here are only the two shells that do the sending, one sync, one async.
+The user brings the client (``openai.OpenAI`` or ``openai.AsyncOpenAI``), which is never changed. A reply is streamed with
+logprobs; at the boundary where the policy stops, the stream is closed, so the server stops working, and the answer is asked for in
+the best way the server has (:mod:`.continuations`). What to send and what it means stands in :class:`.dialogue.Dialogue`; here are
+only the two shells that do the sending, one sync, one async.
 """
 
 from __future__ import annotations

@@ -28,12 +28,12 @@ from entropy_chains.backends.chunks import ChatReader, CompletionReader, Respons
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, Turn
 from entropy_chains.backends.dialogue import Dialogue
 from entropy_chains.backends.introductions import awho, who
+from entropy_chains.backends.redaction import hiding
 from entropy_chains.backends.refused import Known, known, refusal, refusals
 from entropy_chains.backends.served import ServedModel, ended, prompt_of
 from entropy_chains.backends.servers import Server
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from entropy_chains.policy import Policy
-from entropy_chains.redaction import hiding
 from entropy_chains.steps import Segmentation
 
 if TYPE_CHECKING:
