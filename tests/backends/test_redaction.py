@@ -23,7 +23,7 @@ KEYS = [
     "AIzaSyA1234567890abcdefGHIJKLmnopqrs",
     "0123456789abcdef0123456789abcdef",
     "a1b2c3d4e5f6.ABCDEFGHijkl",
-    "a key, with spaces",
+    "p4ss+word/ending==",
 ]
 
 
