@@ -330,7 +330,7 @@ def _last(responses: ChatResponseGen) -> ChatResponse:
 
 async def _closing(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
     """The responses; then the client, which was made for this call, is closed."""
-    async with client, aclosing(responses):  # type: ignore[type-var]  # a generator
+    async with client, aclosing(responses):
         async for response in responses:
             yield response
 
