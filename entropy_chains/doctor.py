@@ -12,7 +12,6 @@ from typing import Any
 
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, Piece, Update, read_message
 from entropy_chains.backends.failures import failures
-from entropy_chains.backends.refused import refusal
 from entropy_chains.backends.served import CONTROL, is_done
 from entropy_chains.doctor_asking import Ask, Heard
 from entropy_chains.doctor_findings import Examination, Finding
@@ -31,7 +30,7 @@ def examine(client: openai.OpenAI, model: str) -> Examination:
     """Examine the model that a server has under this name.
 
     Args:
-        client: its settings are the user's; its key is not read.
+        client: its settings are the user's; its key is looked at only to keep it out of what is told.
         model: the served model's name.
 
     Raises:
@@ -50,7 +49,7 @@ def examine(client: openai.OpenAI, model: str) -> Examination:
 def _send(client: openai.OpenAI, ask: Ask) -> Heard:
     time.sleep(ask.wait)
     try:
-        with failures(ask.measured):
+        with failures(client, logprobs=ask.measured):
             if ask.body is None:
                 return Heard(said=client.get(ask.address, cast_to=object))
             if ask.body.get("stream"):
@@ -62,9 +61,10 @@ def _send(client: openai.OpenAI, ask: Ask) -> Heard:
     except BackendError as error:
         if isinstance(error.__cause__, openai.APIConnectionError):
             raise SettingsError(str(error)) from error
-        status, blind = getattr(error.__cause__, "status_code", None), isinstance(error, NoLogprobsError)
-        said = refusal(error.__cause__) if blind and error.__cause__ else None
-        return Heard(refused=said or str(error), status=status, blind=blind)
+        status = getattr(error.__cause__, "status_code", None)
+        if isinstance(error, NoLogprobsError):
+            return Heard(refused=error.said or str(error), status=status, blind=True)
+        return Heard(refused=str(error), status=status)
 
 
 def _updates(client: openai.OpenAI, ask: Ask) -> Generator[Update, None, None]:

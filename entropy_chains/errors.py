@@ -27,7 +27,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_SECRET = re.compile(r"(?i)\b(?:bearer\s+\S+|(?:sk|gsk|pk|xai|hf|key)[-_][\w.*-]{6,})")
+_SECRET = re.compile(
+    r"(?i)\b(?:bearer\s+\S+|(?:sk|csk|gsk|pk|xai|hf|key|nvapi|pplx|tgp|fw|r8)[-_][\w.*-]{6,}"
+    r"|AIza[\w-]{20,}|dapi[0-9a-f]{16,}|eyJ[\w-]+\.[\w-]+\.[\w-]*)"
+)
 
 
 def without_secrets(text: str) -> str:
@@ -46,6 +49,15 @@ def short(value: object, longest: int = LONGEST_SHOWN) -> str:
     except (ValueError, RecursionError):  # a number of thousands of digits; nested too deep
         text = f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def quoted(text: str, limit: int = 500) -> str:
+    """What somebody else said, as a message may repeat it: without what looks like a key, and not longer than ``limit``.
+
+    It is cut between words: of a part of a key nobody could tell that it is one.
+    """
+    text = without_secrets(text)
+    return text if len(text) <= limit else f"{text[:limit].rpartition(' ')[0]} …"
 
 
 def reason(error: Exception) -> str:
@@ -140,7 +152,15 @@ class BackendError(EntropyChainsError):
 
 
 class NoLogprobsError(BackendError):
-    """The model or server gives no logprobs, so there is no entropy and stopping is impossible."""
+    """The model or server gives no logprobs, so there is no entropy and stopping is impossible.
+
+    Attributes:
+        said: what the server said where it refused to give any; else empty.
+    """
+
+    def __init__(self, message: str, said: str = ""):
+        super().__init__(message)
+        self.said = said
 
 
 class UnreachableError(BackendError):

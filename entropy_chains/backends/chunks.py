@@ -16,7 +16,7 @@ from typing import Any
 
 from entropy_chains.backends.chunks_alignment import Alignment, Part, Piece
 from entropy_chains.backends.chunks_entries import entries_of, fields, items, tokens_of
-from entropy_chains.errors import BackendError, SettingsError, without_secrets
+from entropy_chains.errors import BackendError, SettingsError, quoted
 from entropy_chains.steps import Phase
 
 __all__ = ["ChatReader", "CompletionReader", "Piece", "ResponsesReader", "Update", "Usage", "read_message", "tokens_of"]
@@ -118,6 +118,8 @@ class _ChoiceReader(_Reader):
             return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
         logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
+        if choice.get("error") or finish == "error":
+            raise _error(choice.get("error") or {"message": "no reason but finish_reason 'error'"})
         self.begun, self.finished = True, self.finished or finish is not None
         return Update(
             tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),
@@ -279,4 +281,4 @@ def _error(value: Any) -> BackendError:
     message = _text(value) or _text(found.get("message")) or _text(fields(found.get("error")).get("message")) or "no message"
     code = found.get("code") or found.get("type")
     named = f" ({code})" if isinstance(code, str | int) and code != "error" else ""
-    return BackendError(f"the server sent an error in the stream: {without_secrets(message)[:500]}{named}")
+    return BackendError(f"the server sent an error in the stream: {quoted(message)}{named}")

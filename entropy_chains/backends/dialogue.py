@@ -27,7 +27,7 @@ from entropy_chains.backends.assembly import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.chunks import Piece, Update
 from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.backends.markup import AnswerMarkup, Markup, Span, as_chunks, text_in
-from entropy_chains.backends.refused import REMEDY, UNREAD, Known, refusal
+from entropy_chains.backends.refused import REMEDY, UNREAD, Known
 from entropy_chains.backends.replies import Reply
 from entropy_chains.entropy import EntropyBounds, token_entropy
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
@@ -186,7 +186,7 @@ class Dialogue:
         """
         stream = self._now.streams[-1]
         if isinstance(error, NoLogprobsError) and not (self._needs_logprobs or stream.pieces or self._refused):
-            self._refused, self._unproved = f"the server refuses logprobs ({refusal(error.__cause__ or error) or error})", True
+            self._refused, self._unproved = f"the server refuses logprobs ({error.said or error})", True
             return self._run(self._now.streams.pop().purpose)
         if stream.purpose != "answer" or any(self._now.answer) or self._now.called:
             # Of a run, or of an answer that was shown in part: no second one is put beside it.

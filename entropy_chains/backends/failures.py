@@ -1,16 +1,18 @@
 """What goes wrong between the SDK's client and a server, as one kind of error: what happened, where, and what to check.
 
-The cause is chained. The user's key is in no message: some servers repeat the key that they refuse.
+The cause is chained. The user's key is in no message of ours: some servers repeat the key that they refuse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from entropy_chains.backends.chunks_entries import fields
+from entropy_chains.backends.redaction import hiding
 from entropy_chains.backends.refused import refusals
-from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, UnreachableError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, UnreachableError, quoted
 
 try:
     import openai
@@ -35,8 +37,17 @@ NOT_CONNECTED = ("ConnectError", "ConnectTimeout", "ConnectionRefusedError")
 
 
 @contextmanager
-def failures(logprobs: bool = False) -> Iterator[None]:
-    """Turns what SDK and connection raise into a BackendError; where ``logprobs`` were asked for and refused, NoLogprobsError."""
+def failures(*holders: Any, logprobs: bool = False) -> Iterator[None]:
+    """Turns what SDK and connection raise into a BackendError; where ``logprobs`` were asked for and refused, NoLogprobsError.
+
+    No message holds a secret of ``holders``: client and settings.
+    """
+    with hiding(*holders), _ours(logprobs):
+        yield
+
+
+@contextmanager
+def _ours(logprobs: bool) -> Iterator[None]:
     try:
         with refusals(logprobs):
             yield
@@ -50,12 +61,17 @@ def failures(logprobs: bool = False) -> Iterator[None]:
         raise
 
 
+def not_connected(error: BaseException) -> bool:
+    """Whether there was no connection at all."""
+    return bool({type(error).__name__, type(error.__cause__).__name__} & set(NOT_CONNECTED))
+
+
 def _kind(error: Exception) -> type[BackendError]:
     """Whether it says something of the server, or of this request only."""
     if isinstance(error, openai.APIStatusError):
         refused = error.status_code in REFUSES_ALL or error.code == "insufficient_quota"
     else:
-        refused = bool({type(error).__name__, type(error.__cause__).__name__} & set(NOT_CONNECTED))
+        refused = not_connected(error)
     return UnreachableError if refused else BackendError
 
 
@@ -66,7 +82,7 @@ def _told(error: Exception) -> str:
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
         return f"the server sent an error in the stream: {_message(error)}"
     cause = error.__cause__ or error
-    named = ": ".join(filter(None, [type(cause).__name__, without_secrets(str(cause))[:500]]))
+    named = ": ".join(filter(None, [type(cause).__name__, quoted(str(cause))]))
     if isinstance(error, ValueError | RecursionError):
         remedy = "check that the client's base_url is that of an OpenAI-compatible API, and that no proxy changes what it sends"
         return f"the server sent what cannot be read ({named}); {remedy}"
@@ -81,4 +97,4 @@ def _message(error: openai.APIError) -> str:
     """What the server said, without what the SDK adds."""
     said = error.body if isinstance(error.body, str) else fields(error.body).get("message")
     text = said if isinstance(said, str) and said else str(error.message)
-    return "a web page, no answer of an API" if text.lstrip().startswith("<") else without_secrets(text)[:500]
+    return "a web page, no answer of an API" if text.lstrip().startswith("<") else quoted(text)

@@ -1,9 +1,9 @@
 """Models behind an OpenAI-compatible API: vLLM, llama.cpp, SGLang, OpenAI, and whoever speaks the same.
 
-The user brings the client (``openai.OpenAI`` or ``openai.AsyncOpenAI``), which is never changed and whose key is never read. A
-reply is streamed with logprobs; at the boundary where the policy stops, the stream is closed, so the server stops working, and
-the answer is asked for in the best way the server has (:mod:`.continuations`). What to send and what it means stands in
-:class:`.dialogue.Dialogue`; here are only the two shells that do the sending, one sync, one async.
+The user brings the client (``openai.OpenAI`` or ``openai.AsyncOpenAI``), which is never changed. A reply is streamed with
+logprobs; at the boundary where the policy stops, the stream is closed, so the server stops working, and the answer is asked for in
+the best way the server has (:mod:`.continuations`). What to send and what it means stands in :class:`.dialogue.Dialogue`; here are
+only the two shells that do the sending, one sync, one async.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -23,11 +22,10 @@ from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
 from entropy_chains.backends.dialogue import Dialogue
 from entropy_chains.backends.failures import failures
+from entropy_chains.backends.introductions import awho, who
 from entropy_chains.backends.replies import Reply
 from entropy_chains.backends.served import CONTROL, ServedModel, ended, is_done, only_its_own, prompt_of, seeded
-from entropy_chains.backends.servers import identify
 from entropy_chains.backends.talking import atalk, talk
-from entropy_chains.backends.vllm_client import hello, version_in
 from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, all_of
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Phase, Segmentation
@@ -166,21 +164,8 @@ class OpenAIBackend(ServedModel):
         """Ask the server who it is; done by itself before the first request. Raises BackendError where there is none."""
         if self._server is not None:
             return
-        asking = identify(str(self._client.base_url), self._served)
-        answer = None
-        with failures():
-            try:
-                while True:
-                    address, answer = asking.send(answer), None
-                    with suppress(openai.APIStatusError):  # a server that does not tell is an unknown one
-                        answer = self._client.get(address, cast_to=object)
-            except StopIteration as done:
-                self._server = done.value
-            if self._plugin_unknown:
-                try:
-                    self._client.post("/completions", body=hello(self._served), cast_to=object)
-                except openai.APIStatusError as refusal:
-                    self._server = replace(self._server, plugin=version_in(refusal.message))
+        with failures(self._client):
+            self._server = who(self._client, self._served, plugin=bool(self._plugin))
 
     def _talk(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Chunk, None, None]:
         send = partial(self._updates, sampling=sampling, k=dialogue.k)
@@ -190,7 +175,7 @@ class OpenAIBackend(ServedModel):
 
     def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
-        with failures(request.logprobs):
+        with failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
@@ -204,7 +189,7 @@ class OpenAIBackend(ServedModel):
                 stream.close()
 
     def _control(self, run: str | None) -> bool:
-        with suppress(BackendError), failures():
+        with suppress(BackendError), failures(self._client):
             return is_done(self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
         return False
 
@@ -296,21 +281,8 @@ class AsyncOpenAIBackend(ServedModel):
         """See :meth:`OpenAIBackend.connect`."""
         if self._server is not None:
             return
-        asking = identify(str(self._client.base_url), self._served)
-        answer = None
-        with failures():
-            try:
-                while True:
-                    address, answer = asking.send(answer), None
-                    with suppress(openai.APIStatusError):  # a server that does not tell is an unknown one
-                        answer = await self._client.get(address, cast_to=object)
-            except StopIteration as done:
-                self._server = done.value
-            if self._plugin_unknown:
-                try:
-                    await self._client.post("/completions", body=hello(self._served), cast_to=object)
-                except openai.APIStatusError as refusal:
-                    self._server = replace(self._server, plugin=version_in(refusal.message))
+        with failures(self._client):
+            self._server = await awho(self._client, self._served, plugin=bool(self._plugin))
 
     async def _talk(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
         send = partial(self._updates, sampling=sampling, k=dialogue.k)
@@ -320,7 +292,7 @@ class AsyncOpenAIBackend(ServedModel):
                     yield chunk
 
     async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
-        with failures(request.logprobs):
+        with failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
@@ -334,6 +306,6 @@ class AsyncOpenAIBackend(ServedModel):
                 await stream.close()
 
     async def _control(self, run: str | None) -> bool:
-        with suppress(BackendError), failures():
+        with suppress(BackendError), failures(self._client):
             return is_done(await self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
         return False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.chunks_entries import fields, items
-from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
 from entropy_chains.policy import Policy, stopping_enabled
 
 REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
@@ -31,7 +31,10 @@ UNREAD = "unread"
 """In the place of what to do without logprobs: the rule reads none."""
 
 STATUSES = (400, 403, 422)
-"""What a refused setting is answered with. Another status is about something else, whatever the text says."""
+"""What a refused setting is answered with."""
+
+IF_UNSUPPORTED = (404, 500, 501)
+"""Statuses that are mostly about something else: of a refused setting only where the text says that it is not supported."""
 
 _NAMED = re.compile(r"log[ _-]?prob", re.IGNORECASE)
 _ELSE = re.compile(
@@ -40,6 +43,14 @@ _ELSE = re.compile(
     re.IGNORECASE,
 )
 """Errors that mention logprobs, say because they repeat the request, and are about something else."""
+
+_UNSUPPORTED = re.compile(r"support|implement", re.IGNORECASE)
+
+_VALUE = r"(?:true|false|null|none|\d+)\b"
+_ECHOED = re.compile(
+    rf"""(\\?["'])\w*log_?probs\1\s*[:=]\s*{_VALUE}|(?<=[(,{{])\s*\w*log_?probs\s*=\s*{_VALUE}(?=\s*[,)}}])""", re.IGNORECASE
+)
+"""A setting with its value, as in a request that an error repeats in its text: ``'logprobs': True``, ``(…, logprobs=True, …)``."""
 
 ECHO = "input"
 """The field in which FastAPI repeats what it was sent, the settings that are not at fault included."""
@@ -54,14 +65,16 @@ def refusal(error: BaseException) -> str | None:
     """
     body = getattr(error, "body", None)
     status = _status(error, body)
-    if status is not None and status not in STATUSES:
+    if status is not None and status not in STATUSES + IF_UNSUPPORTED:
         return None
     texts = list(_texts(body)) or [str(error)]
     said = " ".join(texts)
-    if not _NAMED.search(said) or _ELSE.search(said):
+    if not _NAMED.search(_ECHOED.sub("", said)) or _ELSE.search(said):
+        return None
+    if status in IF_UNSUPPORTED and not _UNSUPPORTED.search(said):
         return None
     sentences = [text for text in texts if " " in text]  # the rest is names and codes
-    return without_secrets("; ".join(sentences) or said)[:300]
+    return quoted("; ".join(sentences) or said, 300)
 
 
 @contextmanager
@@ -74,7 +87,7 @@ def refusals(logprobs: bool) -> Iterator[None]:
         said = refusal(error) if logprobs and not ours else None
         if said is None:
             raise
-        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}") from error
+        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}", said) from error
 
 
 def _status(error: BaseException, body: Any) -> int | None:

@@ -251,10 +251,6 @@ class ServedModel:
         return bool("control" in self._continuation and self._server and self._server.control)
 
     @property
-    def _plugin_unknown(self) -> bool:
-        return bool(self._plugin and self._server and self._server.kind == "vllm")
-
-    @property
     def _template_url(self) -> str:
         return f"{self._server.root if self._server else ''}/apply-template"
 

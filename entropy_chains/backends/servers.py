@@ -31,7 +31,7 @@ class Server:
 
 
 def identify(base_url: str, model: str) -> Generator[str, Any, Server]:
-    """Ask as little as is needed: yields addresses to GET, is sent their JSON (None where that failed), returns the server."""
+    """Ask as little as is needed: yields addresses to GET, is sent what came, returns the server."""
     base = base_url.rstrip("/")
     root = base.removesuffix("/v1")
     listed = yield f"{base}/models"
@@ -41,7 +41,8 @@ def identify(base_url: str, model: str) -> Generator[str, Any, Server]:
     if owner == "llamacpp":
         props = yield f"{root}/props"
         template = props.get("chat_template") if isinstance(props, Mapping) else None
-        return Server("llama.cpp", root, ("completion", "turn"), control=True, chat_template=template or None)
+        text = template if isinstance(template, str) and template else None
+        return Server("llama.cpp", root, ("completion", "turn"), control=True, chat_template=text)
     if owner == "sglang":
         return Server("sglang", root, ("prefill", "turn"))
     if owner in ("openai", "system", "openai-internal"):
@@ -54,4 +55,5 @@ def _owner(listed: Any, model: str) -> str:
     found = listed.get("data") if isinstance(listed, Mapping) else None
     entries = [e for e in found if isinstance(e, Mapping)] if isinstance(found, list) else []
     mine = [e for e in entries if e.get("id") == model] or entries
-    return str(mine[0].get("owned_by", "")) if mine else ""
+    owner = mine[0].get("owned_by") if mine else None
+    return owner if isinstance(owner, str) else ""

@@ -334,7 +334,10 @@ def test_a_second_choice_is_refused():
     (ChatReader, {"error": {"message": "too long", "code": 400}}),
     (ChatReader, {"error": "too long"}),
     (ChatReader, {"object": "error", "message": "too long", "code": 400}),
+    (ChatReader, {"choices": [{"delta": {}, "finish_reason": "error", "error": {"code": 400, "message": "too long"}}]}),
+    (ChatReader, {"choices": [{"delta": {"content": "a"}, "error": "too long"}]}),
     (CompletionReader, {"error": {"message": "too long"}}),
+    (CompletionReader, {"choices": [{"text": "", "error": {"message": "too long"}}]}),
     (ResponsesReader, {"type": "error", "message": "too long", "code": "x"}),
     (ResponsesReader, {"type": "response.failed", "response": {"error": {"message": "too long", "code": "x"}}}),
 ])  # fmt: skip
@@ -342,6 +345,12 @@ def test_errors_in_the_stream(reader, error):
     """Every form of them is raised with the server's message."""
     with pytest.raises(BackendError, match="too long"):
         reader().feed(error)
+
+
+def test_an_error_as_the_finish_reason_is_one():
+    """Also where nothing else is said of it."""
+    with pytest.raises(BackendError, match="finish_reason 'error'"):
+        ChatReader().feed({"choices": [{"delta": {"content": "a"}, "finish_reason": "error"}]})
 
 
 def test_an_error_shows_no_key():

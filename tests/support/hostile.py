@@ -51,8 +51,9 @@ Script = Callable[[Request], Iterable[bytes | Act] | AsyncIterable[bytes | Act]]
 class Hostile:
     """The server; a context manager, with a thread of its own, and an async one, without."""
 
-    def __init__(self, script: Script, *, owned_by: str = "vllm"):
-        self.script, self.owned_by = script, owned_by
+    def __init__(self, script: Script, *, owned_by: str = "vllm", about: Callable[[str], list[bytes | Act]] | None = None):
+        self.script, self.owned_by, self.about = script, owned_by, about  # ``about``: the acts of a GET, by its path
+        self.asked: list[str] = []  # paths of the GETs that came
         self.requests: list[Request] = []
         self.sockets = self.busy = 0
         self._ready, self._stop = threading.Event(), asyncio.Event()
@@ -127,6 +128,11 @@ class Hostile:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         method, path, _ = first.split(" ")
         if method == "GET":
+            self.asked.append(path)
+        if method == "GET" and self.about is not None:
+            await _say(self.about(path), reader, writer)
+            return
+        if method == "GET":
             known = path.endswith("/models")
             models = {"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": self.owned_by}]}
             writer.write(whole(200 if known else 404, models if known else {"error": {"message": "not found"}}))
@@ -162,6 +168,17 @@ class Hostile:
             self.busy -= 1
 
 
+async def _say(acts: list[bytes | Act], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The answer to a GET."""
+    for act in acts:
+        if isinstance(act, bytes):
+            writer.write(act)
+        elif act is Act.SILENCE:
+            await reader.read(1)
+        elif act is Act.RESET:
+            writer.transport.abort()
+
+
 async def _acts(given: Iterable[bytes | Act] | AsyncIterable[bytes | Act]) -> AsyncIterator[bytes | Act]:
     if isinstance(given, AsyncIterable):
         async for act in given:
@@ -176,6 +193,44 @@ def whole(status: int, value: Any, *, kind: str = "application/json", headers: s
     data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
     head = f"HTTP/1.1 {status} x\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\nConnection: close\r\n{headers}\r\n"
     return head.encode() + data
+
+
+def listed(owner: object) -> bytes:
+    """An answer to ``/models`` that names the model's owner."""
+    return whole(200, {"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": owner}]})
+
+
+def about_llama(path: str, props: bytes) -> list[bytes | Act]:
+    """What a llama.cpp says of itself."""
+    return [props if path.endswith("/props") else listed("llamacpp")]
+
+
+ODD: dict[str, Callable[[str], list[bytes | Act]]] = {
+    "empty": lambda path: [whole(200, "")],
+    "a page as JSON": lambda path: [whole(200, "<html>welcome</html>")],
+    "a page": lambda path: [whole(200, "<html>welcome</html>", kind="text/html")],
+    "bad encoding": lambda path: [*begin("application/json"), b"\xff\xfe{"],
+    "unknown encoding": lambda path: [whole(200, "{}", kind="application/json; charset=nonsense")],
+    "bad gzip": lambda path: [whole(200, "no gzip", headers="Content-Encoding: gzip\r\n")],
+    "deep": lambda path: [whole(200, "[" * 5000 + "]" * 5000)],
+    "cut": lambda path: [whole(200, '{"data": [')],
+    "a number": lambda path: [whole(200, 7)],
+    "no entries": lambda path: [whole(200, {"data": [None, 3, {"owned_by": {"x": 1}}]})],
+    "no JSON promised length": lambda path: [b"HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n{}"],
+    "no HTTP": lambda path: [b"SSH-2.0-OpenSSH_9.6\r\n"],
+    "closed": lambda path: [Act.CLOSE],
+    "reset": lambda path: [Act.RESET],
+    "redirects": lambda path: [whole(302, "", headers=f"Location: {path}\r\n")],
+    "redirect to nowhere": lambda path: [whole(302, "", headers="Location: gopher://x\r\n")],
+    "forbidden": lambda path: [whole(403, {"error": {"message": "not for this key"}})],
+    "too many": lambda path: [whole(429, "slow down", headers="Retry-After: 1\r\n")],
+    "broken": lambda path: [whole(500, "boom")],
+    "silent": lambda path: [Act.SILENCE],
+    "template is a number": lambda path: about_llama(path, whole(200, {"chat_template": 5})),
+    "props are empty": lambda path: about_llama(path, whole(200, "")),
+    "props are silent": lambda path: [Act.SILENCE] if path.endswith("/props") else [listed("llamacpp")],
+}
+"""What servers, and what stands in the place of one, may say of themselves."""
 
 
 def begin(kind: str = "text/event-stream", headers: str = "") -> list[bytes]:

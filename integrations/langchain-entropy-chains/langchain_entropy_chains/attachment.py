@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.configurable import DynamicRunnable
-from pydantic import BaseModel, Field, InstanceOf
+from pydantic import BaseModel
 
 from entropy_chains.errors import SettingsError
 from entropy_chains.policy import Policy
+from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
 from langchain_entropy_chains.refusals import model_name, without_headers
@@ -131,48 +131,47 @@ class EarlyStopping:
         return made
 
 
-class _Instrumented(Switched):
+class _Instrumented(Added, Switched):
     """What :func:`instrument` puts before a model's class: its calls go through an EarlyStopChatModel around itself.
 
-    Nothing of an instance is on the class. All of it is a field, which copies have as well: they stop too, with settings, address
-    and key of their own. Another instance, made without the field, is one of the model's own class.
+    The class is made for one call of :func:`instrument`, and holds what that was told; the model's fields stay as they are. A copy
+    has the class and fields of its own: it stops too, with its own settings, address and key.
     """
 
-    early_stopping: InstanceOf[EarlyStopping] | None = Field(default=None, exclude=True, repr=False)
+    _entropy_chains_told: ClassVar[EarlyStopping]
 
-    def __init__(self, *args: Any, early_stopping: EarlyStopping | None = None, **kwargs: Any):
-        super().__init__(*args, **kwargs)  # the model's own may know its own fields only
-        vars(self)["early_stopping"] = early_stopping
-        if early_stopping is None:
-            _restore(self)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if not _is_copy(type(self), kwargs):
+            give_class(self, own_class(self))
 
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Any:
         made = super().model_construct(_fields_set, **values)
-        return made if made.early_stopping is not None else _restore(made)
+        if not _is_copy(cls, values):
+            give_class(made, own_class(made))
+        return made
 
     def __reduce__(self) -> Any:
-        return _instrumented_as, (_own_class(self), self.__getstate__())
+        return _instrumented_as, (own_class(self), self._entropy_chains_told, self.__getstate__())
 
-    def _early_stop(self) -> EarlyStopChatModel:
+    def _entropy_chains_wrapper(self) -> EarlyStopChatModel:
         """The wrapper of one call, around the same model under its own class: fields set later are seen by both."""
-        if self.early_stopping is None:
-            raise SettingsError("early_stopping is None in an instrumented model: uninstrument() takes it back")
-        kind = _own_class(self)
+        kind = own_class(self)
         plain = kind.__new__(kind)
         for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
             object.__setattr__(plain, slot, getattr(self, slot))
-        return self.early_stopping.around(plain, self)
+        return self._entropy_chains_told.around(plain, self)
 
-    def _holdout(self) -> tuple[float, str]:
-        return self._early_stop()._holdout()
+    def _entropy_chains_holdout(self) -> tuple[float, str]:
+        return self._entropy_chains_wrapper()._entropy_chains_holdout()
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         told = without_headers(super()._get_invocation_params(stop=stop, **kwargs))
-        return {**told, **self._early_stop()._early_stop_params}
+        return {**told, **self._entropy_chains_wrapper()._early_stop_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        params = self._early_stop()._early_stop_params
+        params = self._entropy_chains_wrapper()._early_stop_params
         return super()._get_llm_string(stop=stop, **kwargs) + str(sorted(params.items()))
 
     def _generate(
@@ -182,7 +181,7 @@ class _Instrumented(Switched):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return self._early_stop()._generate(messages, stop, run_manager, **kwargs)
+        return self._entropy_chains_wrapper()._generate(messages, stop, run_manager, **kwargs)
 
     async def _agenerate(
         self,
@@ -191,41 +190,29 @@ class _Instrumented(Switched):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self._early_stop()._agenerate(messages, stop, run_manager, **kwargs)
+        return await self._entropy_chains_wrapper()._agenerate(messages, stop, run_manager, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._early_stop()._stream(*args, **kwargs)
+        return self._entropy_chains_wrapper()._stream(*args, **kwargs)
 
     def _astream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._early_stop()._astream(*args, **kwargs)
+        return self._entropy_chains_wrapper()._astream(*args, **kwargs)
 
 
-@cache
-def _instrumented(kind: type[BaseChatModel]) -> Any:
-    """The class of the instrumented models of a class."""
-    made: Any = type(kind)  # pydantic's
-    return made(kind.__name__, (_Instrumented, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+def _is_copy(kind: type[BaseChatModel], given: Mapping[str, Any]) -> bool:
+    """Whether a model is made of all the fields of another one, as configurable fields do it, and not anew."""
+    return given.keys() >= kind.model_fields.keys()
 
 
-def _own_class(model: BaseChatModel) -> type[BaseChatModel]:
-    """The class that an instrumented model had before."""
-    kind: type[BaseChatModel] = type(model).__bases__[-1]
-    return kind
+def _instrumented(kind: type[BaseChatModel], told: EarlyStopping) -> Any:
+    """The class of a model of class ``kind``, and of its copies, that is instrumented."""
+    remedy = "use with_early_stop(chain, policy) or EarlyStopChatModel(model, policy)"
+    return subclass(kind, _Instrumented, remedy, _entropy_chains_told=told)
 
 
-def _instrumented_as(kind: type[BaseChatModel], state: dict[str, Any]) -> BaseChatModel:
+def _instrumented_as(kind: type[BaseChatModel], told: EarlyStopping, state: dict[str, Any]) -> BaseChatModel:
     """An instrumented model as it was pickled."""
-    changed = _instrumented(kind)
-    model: BaseChatModel = changed.__new__(changed)
-    model.__setstate__(state)
-    return model
-
-
-def _restore(model: M) -> M:
-    """The model under its own class again, in place."""
-    vars(model).pop("early_stopping", None)
-    model.model_fields_set.discard("early_stopping")
-    object.__setattr__(model, "__class__", _own_class(model))
+    model: BaseChatModel = unpickled(kind, state, _instrumented(kind, told))
     return model
 
 
@@ -242,17 +229,16 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
         settings: those of :class:`EarlyStopChatModel`.
 
     Raises:
-        SettingsError: it is no chat model, or stops early already.
+        SettingsError: it is no chat model, stops early already, or its class allows no subclass.
     """
     if not isinstance(model, BaseChatModel):
         raise SettingsError(f"model is a {type(model).__name__}, not a chat model: for a chain use with_early_stop()")
     if isinstance(model, _Instrumented | EarlyStopChatModel):
         raise SettingsError("the model stops early already: uninstrument() it first, or set its policy")
     policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
-    stopping = EarlyStopping(model_name(model), policy, settings)
-    stopping.around(model, model)  # what is wrong with the settings is said now
-    vars(model)["early_stopping"] = stopping
-    object.__setattr__(model, "__class__", _instrumented(type(model)))
+    told = EarlyStopping(model_name(model), policy, settings)
+    told.around(model, model)  # what is wrong with the settings is said now
+    give_class(model, _instrumented(type(model), told))
     return model
 
 
@@ -260,4 +246,5 @@ def uninstrument(model: M) -> M:
     """Take back what :func:`instrument` did. Raises SettingsError where it did nothing."""
     if not isinstance(model, _Instrumented):
         raise SettingsError(f"this {type(model).__name__} was not changed by instrument()")
-    return _restore(model)
+    give_class(model, own_class(model))
+    return model

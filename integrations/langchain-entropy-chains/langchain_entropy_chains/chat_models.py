@@ -187,7 +187,7 @@ class EarlyStopChatModel(Switched):
         made: Runnable[Any, Any] = replaced(runnable, lambda chat: self.model_copy(update={"inner": chat}))
         return made
 
-    def _holdout(self) -> tuple[float, str]:
+    def _entropy_chains_holdout(self) -> tuple[float, str]:
         return self.holdout, self.holdout_salt
 
     # --- one call

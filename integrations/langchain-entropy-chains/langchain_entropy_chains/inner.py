@@ -18,11 +18,12 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.chunks import Update
 from entropy_chains.backends.continuations import Request
 from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.backends.redaction import hiding
 from entropy_chains.backends.refused import Known, known, refusals
 from entropy_chains.backends.served import ServedModel, prompt_of
-from entropy_chains.backends.servers import Server, identify
+from entropy_chains.backends.servers import Server
 from entropy_chains.backends.talking import atalk, talk
-from entropy_chains.errors import BackendError, EntropyChainsError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from entropy_chains.steps import Segmentation
 from langchain_entropy_chains.refusals import model_name, number
 from langchain_entropy_chains.translation import ChunkReader, Shown
@@ -116,7 +117,7 @@ class InnerModel(ServedModel):
     def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
         """One request; closing this closes the connection, so that the server stops."""
         reader = self._reader()
-        with _failures(request):
+        with hiding(self._chat, self._kwargs), _failures(request):
             raw = request.prefix is not None
             stream = self._completion(request) if raw else self._chat._stream(**self._call_settings(request, seed))
             with closing(stream) as chunks:  # type: ignore[type-var]  # an Iterator to LangChain, a generator in every model
@@ -127,7 +128,7 @@ class InnerModel(ServedModel):
     async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader()
-        with _failures(request):
+        with hiding(self._chat, self._kwargs), _failures(request):
             raw = request.prefix is not None
             stream = self._acompletion(request) if raw else self._chat._astream(**self._call_settings(request, seed))
             async with aclosing(stream) as chunks:  # type: ignore[type-var]
@@ -191,49 +192,27 @@ class InnerModel(ServedModel):
     def connect(self) -> None:
         """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
         client = getattr(self._chat, "root_client", None)
-        if client is None or self._is_known(client):
-            return
-        import openai
+        if client is not None and not self._is_known(client):
+            from entropy_chains.backends.introductions import who
 
-        asking, answer = identify(str(client.base_url), self._served), None
-        try:
-            while True:
-                address, answer = asking.send(answer), None
-                try:
-                    answer = client.get(address, cast_to=object, options={"max_retries": 0})
-                except openai.APIConnectionError:
-                    return
-                except openai.OpenAIError:
-                    pass  # a server that does not tell is an unknown one
-        except StopIteration as done:
-            self._learn(client, done.value)
+            self._learn(client, who(client, self._served, needed=False))
 
     async def aconnect(self) -> None:
         """The same for ``asyncio``."""
         client = getattr(self._chat, "root_async_client", None)
-        if client is None or self._is_known(client):
-            return
-        import openai
+        if client is not None and not self._is_known(client):
+            from entropy_chains.backends.introductions import awho
 
-        asking, answer = identify(str(client.base_url), self._served), None
-        try:
-            while True:
-                address, answer = asking.send(answer), None
-                try:
-                    answer = await client.get(address, cast_to=object, options={"max_retries": 0})
-                except openai.APIConnectionError:
-                    return
-                except openai.OpenAIError:
-                    pass
-        except StopIteration as done:
-            self._learn(client, done.value)
+            self._learn(client, await awho(client, self._served, needed=False))
 
     def _is_known(self, client: Any) -> bool:
         self._server = _SERVERS.get(client, {}).get(self._served)
         return self._server is not None
 
-    def _learn(self, client: Any, server: Server) -> None:
-        self._server = _SERVERS.setdefault(client, {})[self._served] = server
+    def _learn(self, client: Any, server: Server | None) -> None:
+        self._server = server
+        if server is not None:
+            _SERVERS.setdefault(client, {})[self._served] = server
 
     # --- a backend for the refine loop
 
@@ -284,7 +263,7 @@ def _failures(request: Request) -> Iterator[None]:
     except Exception as error:
         if request.purpose not in ("answer", "probe") or isinstance(error, EntropyChainsError):
             raise
-        raise BackendError(f"{type(error).__name__}: {without_secrets(str(error))[:500]}") from error
+        raise BackendError(f"{type(error).__name__}: {quoted(str(error))}") from error
 
 
 def _completion_chunk(event: Any) -> ChatGenerationChunk:

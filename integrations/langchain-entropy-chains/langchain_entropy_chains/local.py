@@ -132,7 +132,7 @@ class ChatTransformers(Switched):
         on = self.early_stop and stopping_enabled()  # a cached reply belongs to it
         return {"model_name": self.model_name, **params, "early_stop_policy": policy, "early_stop_enabled": on}
 
-    def _holdout(self) -> tuple[float, str]:
+    def _entropy_chains_holdout(self) -> tuple[float, str]:
         return self.holdout, self.holdout_salt
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -252,7 +252,7 @@ class ChatTransformers(Switched):
         self, inputs: list[Any], config: Any, kwargs: dict[str, Any]
     ) -> Iterator[tuple[ChatTransformers, list[Any], list[RunnableConfig]]]:
         """The parts of a batch, each with the model to run it on: a copy that knows all its prompts."""
-        asked = [self._switched(c, kwargs) for c in get_config_list(config, len(inputs))] if inputs else []
+        asked = [self._entropy_chains_switched(c, kwargs) for c in get_config_list(config, len(inputs))] if inputs else []
         configs = [c for c, _ in asked]
         cache = get_llm_cache() if self.cache is None else self.cache
         if cache or len({given.get(OFF) for _, given in asked}) > 1:  # each by itself: some need not run, or not in the same way

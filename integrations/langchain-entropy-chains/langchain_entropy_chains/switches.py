@@ -20,43 +20,45 @@ OFF, HELD = "early_stop", "early_stop_holdout"
 class Switched(BaseChatModel):
     """A chat model whose calls may be run in full: by ``config={"configurable": {"early_stop": False}}``, or for the holdout."""
 
-    def _holdout(self) -> tuple[float, str]:
+    def _entropy_chains_holdout(self) -> tuple[float, str]:
         """Share and salt of the holdout."""
         raise NotImplementedError
 
-    def _switched(self, config: RunnableConfig | None, given: dict[str, Any]) -> tuple[RunnableConfig, dict[str, Any]]:
+    def _entropy_chains_switched(
+        self, config: RunnableConfig | None, given: dict[str, Any]
+    ) -> tuple[RunnableConfig, dict[str, Any]]:
         config = ensure_config(config)
         given = {**switch_of(config), **given}
-        share, salt = self._holdout()
+        share, salt = self._entropy_chains_holdout()
         if share and HELD not in given:
             config, root = rooted(config)
             given[HELD] = is_holdout(root, share=share, salt=salt)
         return config, given
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 (LangChain's name)
-        config, kwargs = self._switched(config, kwargs)
+        config, kwargs = self._entropy_chains_switched(config, kwargs)
         return super().invoke(input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        config, kwargs = self._switched(config, kwargs)
+        config, kwargs = self._entropy_chains_switched(config, kwargs)
         return await super().ainvoke(input, config, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
-        config, kwargs = self._switched(config, kwargs)
+        config, kwargs = self._entropy_chains_switched(config, kwargs)
         yield from super().stream(input, config, **kwargs)
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
-        config, kwargs = self._switched(config, kwargs)
+        config, kwargs = self._entropy_chains_switched(config, kwargs)
         async with aclosing(super().astream(input, config, **kwargs)) as chunks:  # type: ignore[type-var]  # a generator
             async for chunk in chunks:
                 yield chunk
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        config, kwargs = self._switched(config, kwargs)
+        config, kwargs = self._entropy_chains_switched(config, kwargs)
         return super().stream_events(input, config, **kwargs)
 
     def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        config, kwargs = self._switched(config, kwargs)
+        config, kwargs = self._entropy_chains_switched(config, kwargs)
         return super().astream_events(input, config, **kwargs)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -13,7 +13,7 @@ from langchain_deepseek import ChatDeepSeek
 from langchain_entropy_chains import EarlyStopChatModel, instrument, uninstrument, with_early_stop
 from langchain_openai import ChatOpenAI
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 from entropy_chains.errors import SettingsError
 from entropy_chains.policy import Policy
@@ -168,7 +168,7 @@ def test_two_instrumented_models_of_one_class_keep_their_own(server, other):
 
 
 def test_no_class_holds_anything_of_an_instance(server):
-    """Whatever was instrumented or wrapped: no model, client, policy or key stands on a class."""
+    """Whatever was instrumented or wrapped: no model, client or key stands on a class, and no policy but as what was told."""
     model, wrapped = instrument(chat(server), POLICY), EarlyStopChatModel(chat(server), POLICY)
     model.invoke(ASKED)
     wrapped.invoke(ASKED)
@@ -227,3 +227,83 @@ def test_a_copy_can_be_taken_back_and_instrumented_again(server):
     assert model.invoke(ASKED).response_metadata["early_stop_stopped"]
     assert "early_stop_stopped" not in copied.invoke(ASKED).response_metadata
     assert instrument(copied, POLICY).invoke(ASKED).response_metadata["early_stop_stopped"]
+
+
+def test_a_model_made_of_an_instrumented_ones_fields_is_like_any_other(server, other):
+    """``ChatOpenAI(**vars(model))`` with another address and key: nothing that instrument() adds is among the fields."""
+    model = instrument(chat(server), POLICY)
+    clients = dict.fromkeys(("client", "async_client", "root_client", "root_async_client"))
+    made = ChatOpenAI(**{**vars(model), **clients, "openai_api_base": other.url, "openai_api_key": "sk-of-the-second"})
+    assert type(made) is ChatOpenAI
+    assert made.invoke(ASKED).content == "42"
+    assert (server.calls, told(other)) == ([], {(None, "scripted", "sk-of-the-second")})
+
+
+class Named(Thin):
+    """A model with fields of its own of names that early stopping might use as well."""
+
+    early_stopping: bool = True
+    holdout: str = "own"
+    _early_stop: int = PrivateAttr(default=1)
+    _holdout: int = PrivateAttr(default=2)
+    _switched: int = PrivateAttr(default=3)
+
+    def _chat(self):
+        assert (self.early_stopping, self.holdout, self._early_stop, self._holdout, self._switched) == (True, "own", 1, 2, 3)
+        return super()._chat()
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_fields_of_the_model_keep_their_values(server, how):
+    """Whatever they are called; also after :func:`uninstrument`."""
+    model = instrument(Named(base_url=server.url), POLICY)
+    assert COPIES[how](model).invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert (model.early_stopping, model._holdout) == (True, 2)
+    assert type(uninstrument(model)) is Named
+    assert model.invoke(ASKED).content == "42"
+
+
+class Tagged(Thin):
+    """A class whose subclasses need a keyword, and are listed."""
+
+    listed: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, *, tag: str, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if cls.__name__ in cls.listed:
+            raise RuntimeError(f"{cls.__name__} is listed twice")
+        cls.listed.append(cls.__name__)
+
+
+class Member(Tagged, tag="a"):
+    """One of them."""
+
+
+@pytest.mark.parametrize("kind", [Tagged, Member])
+def test_a_class_with_rules_for_its_subclasses_is_told_of_none(server, kind):
+    """The class of an instrumented model is none of the user's: no keyword is asked for, no list is added to."""
+    for _ in range(2):
+        assert instrument(kind(base_url=server.url), POLICY).invoke(ASKED).response_metadata["early_stop_stopped"]
+    assert Tagged.listed == ["Member"]
+
+
+class Sealing(type(BaseChatModel)):
+    """A metaclass that allows no subclasses of what it made."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], *args: Any, **kwargs: Any):
+        if any(isinstance(base, cls) for base in bases):
+            raise RuntimeError(f"{name} is sealed")
+        return super().__new__(cls, name, bases, *args, **kwargs)
+
+
+class Sealed(Thin, metaclass=Sealing):
+    """A class that cannot have subclasses."""
+
+
+def test_a_class_that_allows_no_subclass_is_refused(server):
+    """With what to use instead; the model stays as it was."""
+    model = Sealed(base_url=server.url)
+    with pytest.raises(SettingsError, match=r"Sealed allows no subclass \(RuntimeError: .*\): use with_early_stop"):
+        instrument(model, POLICY)
+    assert type(model) is Sealed
+    assert with_early_stop(model, POLICY).invoke(ASKED).response_metadata["early_stop_stopped"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 
 import httpx
 import openai
 import pytest
-from hostile import Act, Hostile, begin, end, events, whole
+from hostile import ODD, Act, Hostile, begin, end, event, events, whole
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
@@ -17,9 +18,9 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, EntropyCallbackHandler, instrument
 from langchain_openai import ChatOpenAI
-from loopback import SURE, UNSURE, Reply, is_answer_call, said, thinking
+from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
 
-from entropy_chains.errors import BackendError, EntropyChainsError
+from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Segmentation
 
@@ -53,8 +54,8 @@ def broken(request, act, at=50):
 
 
 def chat(server, **settings):
-    given = {"api_key": KEY, "max_retries": 0, "timeout": 30, "default_headers": {"X-Auth": HEADER}} | settings
-    return ChatOpenAI(model="scripted", base_url=server.url, **given)
+    given = {"api_key": KEY, "max_retries": 0, "timeout": 30, "default_headers": {"X-Auth": HEADER}, "base_url": server.url}
+    return ChatOpenAI(model="scripted", **(given | settings))
 
 
 class Seen(BaseCallbackHandler):
@@ -214,3 +215,58 @@ def test_a_wrong_policy_stops_no_request():
         with pytest.raises(EntropyChainsError, match="for_model"):
             EarlyStopChatModel(chat(server), Policy("another", (0.2,))).invoke("q")
         assert server.requests == []
+
+
+@pytest.mark.parametrize("run", [invoke, ainvoke])
+@pytest.mark.parametrize("about", ODD.values(), ids=ODD)
+def test_whatever_a_server_says_of_itself_the_apps_call_is_made(run, about):
+    """It is asked once, and what came is remembered: a silent one is not waited for again."""
+    with Hostile(well, about=about) as server:
+        model = EarlyStopChatModel(chat(server, timeout=0.3), POLICY)
+        assert run(model).content == "The answer is 42"
+        since = len(server.asked)
+        run(model)
+        assert len(server.asked) == since > 0
+
+
+@pytest.mark.parametrize("where", ["key", "header", "address"])
+@pytest.mark.parametrize("chosen", ["full", "error"])
+def test_a_server_that_refuses_logprobs_and_repeats_a_secret(where, chosen):
+    """It stands in no reason, warning or error of ours, whatever it looks like."""
+    secret = "0123456789abcdef0123456789abcdef"
+
+    def script(request):
+        refused = {"error": {"message": f"{secret} is not allowed to request logprobs", "code": 403}}
+        return [whole(403, refused)] if request.body.get("logprobs") else well(request)
+
+    with Hostile(script) as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        given = {"key": {"api_key": secret}, "header": {"default_headers": {"X-Auth": secret}}, "address": {}}[where]
+        url = server.url.replace("//", f"//me:{secret}@") if where == "address" else server.url
+        model = EarlyStopChatModel(chat(server, **{"base_url": url, **given}), POLICY, without_logprobs=chosen)
+        if chosen == "error":
+            with pytest.raises(NoLogprobsError) as raised:
+                model.invoke("q")
+            told = str(raised.value)
+        else:
+            told = str(model.invoke("q"))
+    assert "logprobs" in told
+    assert secret not in told + "".join(str(each.message) for each in warned)
+
+
+@pytest.mark.parametrize("run", [invoke, ainvoke])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"object": "error", "message": "no room", "code": 500},
+        {**HEAD, "choices": [{"index": 0, "delta": {}, "finish_reason": "error", "error": {"code": 502, "message": "no room"}}]},
+    ],
+    ids=["object", "choice"],
+)
+def test_an_error_in_the_place_of_a_chunk_is_an_error(run, chunk):
+    """Never an empty answer, and no TypeError of the client's; its text does not come through LangChain."""
+    with (
+        Hostile(lambda request: [*begin(), event(chunk), *end(reason=None)]) as server,
+        pytest.raises(BackendError, match="stream"),
+    ):
+        run(EarlyStopChatModel(chat(server), POLICY))

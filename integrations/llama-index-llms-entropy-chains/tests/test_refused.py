@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import warnings
 from typing import Any
 
@@ -236,3 +237,33 @@ def test_no_class_holds_anything_of_an_instance():
         for name, value in vars(kind).items():
             assert not isinstance(value, OpenAILike | EarlyStopLLM | Policy), (kind, name)
             assert KEY not in repr(value), (kind, name)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda wrapped: wrapped.model_copy(deep=True)], ids=["deepcopy", "model_copy"])
+@pytest.mark.parametrize("method", ["chat", "achat", "astream_chat"])
+def test_a_deep_copy_asks_its_own_server(method, how):
+    """With its own key, also after calls; the first one goes on as before."""
+    with Loopback(quick) as server, Loopback(quick) as other:
+        wrapped = EarlyStopLLM(inside(server, reuse_client=False), POLICY)
+        ask(wrapped, method)
+        copied = how(wrapped)
+        copied.llm.api_base, copied.llm.api_key = other.url, "sk-of-the-second"
+        for llm in (copied, wrapped):
+            assert ask(llm, method).additional_kwargs["early_stop_stopped"]
+        for one, key in ((server, KEY), (other, "sk-of-the-second")):
+            assert {call.headers["Authorization"] for call in one.calls} == {f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("method", ["chat", "achat"])
+def test_address_and_key_may_be_set_later(method):
+    """Where the LLM inside makes its client anew for each call: what is known of the first server is not said of the second."""
+    with refused_by() as server, Loopback(quick) as other:
+        wrapped = EarlyStopLLM(inside(server, reuse_client=False), POLICY)
+        with pytest.warns(UserWarning, match="refuses"):
+            ask(wrapped, method)
+        since = len(server.calls)
+        wrapped.llm.api_base, wrapped.llm.api_key = other.url, "sk-of-the-second"
+        assert ask(wrapped, method).additional_kwargs["early_stop_stopped"]
+        assert len(server.calls) == since
+        assert {call.headers["Authorization"] for call in other.calls} == {"Bearer sk-of-the-second"}
+        assert wrapped._learnt.server.kind == "vllm"

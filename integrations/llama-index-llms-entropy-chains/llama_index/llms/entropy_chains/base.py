@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +50,19 @@ class Learnt:
 
     Attributes:
         llm: the LLM inside.
+        address: its server's, which may be set later.
         server: who its server is, once it was asked.
         clients: its async clients by event loop.
     """
 
     llm: LLM
+    address: str | None = None
     server: Server | None = None
     clients: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Learnt:
+        """Nothing is learnt through a copy of the LLM yet; connections cannot be copied."""
+        return Learnt(deepcopy(self.llm, memo), self.address)
 
 
 class EarlyStopLLM(Delegate):
@@ -244,9 +252,10 @@ class EarlyStopLLM(Delegate):
         if learnt.server is None:
             learnt.server = await call.aconnect()
             self._check_policy(call)
-        if self._refines(call):
-            return arefine(call, self._terms(call, kwargs))
-        return arun(call, self._terms(call, kwargs), await call.aopen(call.first))
+        terms = self._terms(call, kwargs)
+        made = arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(call.first))
+        own = self._once and getattr(self.llm, "_async_http_client", None) is None
+        return _closing(call.client, made) if own else made
 
     def _refines(self, call: Call) -> bool:
         return self.mode == "refine" and not call.uncut and not call.tools
@@ -285,14 +294,22 @@ class EarlyStopLLM(Delegate):
     @property
     def _learnt(self) -> Learnt:
         """What was learnt through the LLM inside."""
-        if self._last_learnt is None or self._last_learnt.llm is not self.llm:
-            self._last_learnt = Learnt(self.llm)
-        return self._last_learnt
+        known, address = self._last_learnt, getattr(self.llm, "api_base", None)
+        if known is None or known.llm is not self.llm or known.address != address:
+            known = self._last_learnt = Learnt(self.llm, address)
+        return known
+
+    @property
+    def _once(self) -> bool:
+        """Whether the LLM inside makes a client for every call, with the key and address that it has then."""
+        return uses_sdk(self.llm) and not getattr(self.llm, "reuse_client", True)
 
     def _client(self, learnt: Learnt) -> Any:
         """The inner LLM's async client for the running loop; connections cannot be used in another loop than their own."""
         if not uses_sdk(self.llm):
             return None
+        if self._once:
+            return async_client_of(self.llm)
         loop, clients = asyncio.get_running_loop(), learnt.clients
         if loop not in clients:
             client = async_client_of(self.llm)
@@ -309,6 +326,13 @@ def _last(responses: ChatResponseGen) -> ChatResponse:
     for response in responses:
         last = response
     return last
+
+
+async def _closing(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
+    """The responses; then the client, which was made for this call, is closed."""
+    async with client, aclosing(responses):
+        async for response in responses:
+            yield response
 
 
 async def _alast(responses: ChatResponseAsyncGen) -> ChatResponse:

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
+
+from entropy_chains.backends.chunks import ChatReader
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -51,6 +54,8 @@ class SoftStream:
     def __iter__(self) -> Iterator[Any]:
         try:
             for chunk in self._stream:
+                if not _readable(chunk):
+                    continue
                 running.set(self._end)
                 yield chunk
                 if self._end.asked:
@@ -70,6 +75,8 @@ class AsyncSoftStream:
         first = True
         try:
             async for chunk in self._stream:
+                if not _readable(chunk):
+                    continue
                 if first:
                     first = _kept(chunk)
                 running.set(self._end)
@@ -78,6 +85,14 @@ class AsyncSoftStream:
                     break
         finally:
             await self._stream.close()
+
+
+def _readable(chunk: Any) -> bool:
+    """Whether LlamaIndex can read a chunk. One without choices says nothing, or is an error: then raises BackendError."""
+    if getattr(chunk, "choices", ()) is not None:
+        return True
+    ChatReader().feed(chunk)
+    return False
 
 
 def _kept(chunk: Any) -> bool:
@@ -109,34 +124,43 @@ def async_client_of(llm: Any) -> Any:
     return llm._get_aclient() if hasattr(llm, "_get_aclient") else llm._aclient
 
 
+def softened(client: Any, end_of: Callable[[Any], End]) -> Any:
+    """A copy of an SDK's client, sync or async, whose streams end when told.
+
+    Args:
+        client: it stays as it is.
+        end_of: makes the end of a request's stream, given the SDK's options of the request.
+    """
+    own = client.with_options()
+    send = own.request
+
+    def request(cast_to: Any, options: Any, **kwargs: Any) -> Any:
+        made = send(cast_to, options, **kwargs)
+        if not kwargs.get("stream"):
+            return made
+        return _opened(made, end_of(options)) if isawaitable(made) else SoftStream(made, end_of(options))
+
+    own.request = request
+    return own
+
+
+async def _opened(stream: Awaitable[Any], end: End) -> AsyncSoftStream:
+    return AsyncSoftStream(await stream, end)
+
+
+def is_soft(client: Any) -> bool:
+    """Whether it was made by :func:`softened`."""
+    return "request" in vars(client)
+
+
 def endable(llm: Any, end: End) -> Any:
     """A copy of the LLM whose streams obey ``end``; the LLM itself where it does not use the SDK."""
-    if not uses_sdk(llm):
-        return llm
-    own = client_of(llm).with_options()
-    request = own.request
-
-    def soft(*args: Any, **kwargs: Any) -> Any:
-        made = request(*args, **kwargs)
-        return SoftStream(made, end) if kwargs.get("stream") else made
-
-    own.request = soft
-    return _copy(llm, _client=own)
+    return _copy(llm, _client=softened(client_of(llm), lambda _: end)) if uses_sdk(llm) else llm
 
 
 def async_endable(llm: Any, end: End, client: Any) -> Any:
     """The same for its async streams, over ``client``."""
-    if not uses_sdk(llm):
-        return llm
-    own = client.with_options()
-    request = own.request
-
-    async def soft(*args: Any, **kwargs: Any) -> Any:
-        made = await request(*args, **kwargs)
-        return AsyncSoftStream(made, end) if kwargs.get("stream") else made
-
-    own.request = soft
-    return _copy(llm, _aclient=own)
+    return _copy(llm, _aclient=softened(client, lambda _: end)) if uses_sdk(llm) else llm
 
 
 def _copy(llm: Any, **private: Any) -> Any:

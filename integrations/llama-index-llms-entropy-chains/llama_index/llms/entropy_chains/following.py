@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from llama_index.llms.entropy_chains.closing import (
-    AsyncSoftStream,
     End,
-    SoftStream,
-    async_client_of,
-    client_of,
+    is_soft,
     running,
+    softened,
     uses_sdk,
 )
 from llama_index.llms.entropy_chains.summaries import Row
@@ -24,6 +23,7 @@ from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsEr
 from entropy_chains.monitor import Outcome
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Segmentation, ThinkTags
+from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
 STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs")
 
@@ -46,29 +46,72 @@ class Ending(End):
         super().__init__()
         self.uncut = any(body.get(name) for name in ("tools", *STRUCTURED))
 
-    @classmethod
-    def install(cls, llm: Any) -> None:
-        """From now on every stream of this LLM has an end of its own. Its clients are copied, not changed."""
-        if not uses_sdk(llm):
-            named = type(llm).__name__
-            raise SettingsError(
-                f"the streams of {named} cannot be ended from outside; use an OpenAI or OpenAILike, or EarlyStopLLM"
-            )
-        client, aclient = client_of(llm).with_options(), async_client_of(llm).with_options()
-        request, arequest = client.request, aclient.request
 
-        def soft(cast_to: Any, options: Any, **kwargs: Any) -> Any:
-            made = request(cast_to, options, **kwargs)
-            return SoftStream(made, cls(_body(options))) if kwargs.get("stream") else made
+class _Ended(Added):
+    """What :func:`end_streams` puts before an LLM's class: each of its clients is given out as a copy whose streams have an end.
 
-        async def asoft(cast_to: Any, options: Any, **kwargs: Any) -> Any:
-            made = await arequest(cast_to, options, **kwargs)
-            return AsyncSoftStream(made, cls(_body(options))) if kwargs.get("stream") else made
+    No client is kept, and no key: the LLM makes and keeps its own as before, and a copy of the LLM does as well.
+    """
 
-        client.request, aclient.request = soft, asoft
-        llm._client, llm._aclient = client, aclient
-        if "reuse_client" in type(llm).model_fields:
-            llm.reuse_client = True  # else it would make another client for every call
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        give_class(self, own_class(self))  # another LLM than the one that was given to the handler, and no copy of it
+
+    def __reduce__(self) -> Any:
+        return _ended_as, (own_class(self), self.__getstate__())
+
+
+def _given_out(client: Any) -> Any:
+    """A client whose streams have an end: those of an ``EarlyStopLLM`` have its own."""
+    return client if is_soft(client) else softened(client, lambda options: Ending(_body(options)))
+
+
+class _EndedByMethod(_Ended):
+    """For LLMs that ask a method for their client."""
+
+    def _get_client(self) -> Any:
+        return _given_out(super()._get_client())  # type: ignore[misc]  # the LLM's
+
+    def _get_aclient(self) -> Any:
+        return _given_out(super()._get_aclient())  # type: ignore[misc]
+
+
+class _EndedByField(_Ended):
+    """For LLMs that keep their clients as private attributes."""
+
+    @property
+    def _client(self) -> Any:
+        return _given_out(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
+
+    @property
+    def _aclient(self) -> Any:
+        return _given_out(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
+
+
+@cache
+def _ended(kind: Any) -> Any:
+    """The class of the LLMs of a class whose streams have an end."""
+    return subclass(kind, _EndedByMethod if hasattr(kind, "_get_client") else _EndedByField, "use EarlyStopLLM")
+
+
+def _ended_as(kind: type, state: Any) -> Any:
+    """Such an LLM as it was pickled."""
+    return unpickled(kind, state, _ended(kind))
+
+
+def end_streams(llm: Any) -> None:
+    """From now on every stream of this LLM, and of its copies, has an end of its own.
+
+    Raises:
+        SettingsError: it does not use the SDK, or its class allows no subclass.
+    """
+    if isinstance(llm, _Ended):
+        return
+    if not uses_sdk(llm):
+        named = type(llm).__name__
+        raise SettingsError(f"the streams of {named} cannot be ended from outside; use an OpenAI or OpenAILike, or EarlyStopLLM")
+    kind: Any = type(llm)
+    give_class(llm, _ended(kind))
 
 
 def _body(options: Any) -> dict[str, Any]:

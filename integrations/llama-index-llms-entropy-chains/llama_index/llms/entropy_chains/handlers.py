@@ -25,7 +25,7 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionStartEvent,
 )
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
-from llama_index.llms.entropy_chains.following import Call, Ending, Terms
+from llama_index.llms.entropy_chains.following import Call, Terms, end_streams
 from llama_index.llms.entropy_chains.summaries import Row, Summary, Totals, together
 from llama_index.llms.entropy_chains.traces import mark_span
 from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic reads annotations)
@@ -118,14 +118,16 @@ class EntropyEventHandler(BaseEventHandler):
         return "EntropyEventHandler"
 
     def prepare(self, llm: Any) -> None:
-        """Let this handler end the streams of an LLM of ``llama_index.llms.openai``; its client is replaced by a copy.
+        """Let this handler end the streams of an LLM of ``llama_index.llms.openai``, and of its copies.
+
+        Its class becomes a subclass of its own. Clients and keys stay its own, also those set later.
 
         Raises:
             SettingsError: the handler was made without ``stop``, or the LLM does not use the ``openai`` SDK.
         """
         if not self._terms.stop:
             raise SettingsError("this handler only measures; make it with stop=True to end streams")
-        Ending.install(llm)
+        end_streams(llm)
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
         """Take an event. An error of ours is logged, and never the run's."""

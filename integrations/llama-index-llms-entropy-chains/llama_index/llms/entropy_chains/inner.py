@@ -27,11 +27,12 @@ from entropy_chains.backends import Message, Sampling
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
 from entropy_chains.backends.continuations import WAYS, Continuation, Request, Turn
 from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.backends.introductions import awho, who
+from entropy_chains.backends.redaction import hiding
 from entropy_chains.backends.refused import Known, known, refusal, refusals
 from entropy_chains.backends.served import ServedModel, ended, prompt_of
 from entropy_chains.backends.servers import Server
-from entropy_chains.errors import BackendError, EntropyChainsError, without_secrets
+from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from entropy_chains.policy import Policy
 from entropy_chains.steps import Segmentation
 
@@ -155,7 +156,7 @@ class Call(ServedModel):
 
     def _known(self, k: int) -> Known:
         """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
-        return known(self.llm, (self._served, k, self.tools))
+        return known(self.llm, (getattr(self.llm, "api_base", None), self._served, k, self.tools))
 
     @property
     def first(self) -> Request:
@@ -188,23 +189,17 @@ class Call(ServedModel):
 
     # --- the server
 
-    def connect(self) -> Server:
-        """Ask the server who it is. Raises BackendError where there is none."""
-        if not uses_sdk(self.llm):
-            return Server("unknown", "")
-        asking = OpenAIBackend(client_of(self.llm), self._served, plugin=False)
-        asking.connect()
-        self._server = asking.server
-        return self._server or Server("unknown", "")
+    def connect(self) -> Server | None:
+        """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
+        sdk = uses_sdk(self.llm)
+        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else Server("unknown", "")
+        return self._server
 
-    async def aconnect(self) -> Server:
+    async def aconnect(self) -> Server | None:
         """The same for ``asyncio``."""
-        if not uses_sdk(self.llm):
-            return Server("unknown", "")
-        asking = AsyncOpenAIBackend(self.client, self._served, plugin=False)
-        await asking.connect()
-        self._server = asking.server
-        return self._server or Server("unknown", "")
+        sdk = uses_sdk(self.llm)
+        self._server = await awho(self.client, self._served, needed=False) if sdk else Server("unknown", "")
+        return self._server
 
     # --- requests
 
@@ -301,7 +296,7 @@ class Call(ServedModel):
     def updates(self, request: Request, first: Opened | None = None) -> Generator[Update, None, None]:
         """One request's stream; closing this ends it, so that the server stops."""
         reader = self._reader(request)
-        with _errors(request):
+        with hiding(self.llm, self.kwargs), _errors(request):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
@@ -313,7 +308,7 @@ class Call(ServedModel):
     async def aupdates(self, request: Request, first: Opened | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader(request)
-        with _errors(request):
+        with hiding(self.llm, self.kwargs), _errors(request):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
@@ -360,5 +355,5 @@ def _errors(request: Request) -> Iterator[None]:
     except Exception as error:
         if request.purpose == "reason":
             raise
-        told = without_secrets(str(error))[:500]
+        told = quoted(str(error))
         raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {told})") from error

@@ -1,0 +1,74 @@
+"""Asking a server who it is, through an SDK's client: one way for all, sync and async.
+
+What is asked here is this package's own business. So whatever comes in reply, the server is then simply an unknown one, and the
+request that the user wants is sent. Only where there is no connection at all an error is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import isawaitable
+from typing import Any
+
+from entropy_chains.backends.failures import not_connected
+from entropy_chains.backends.servers import Server, identify
+from entropy_chains.backends.vllm_client import hello, version_in
+
+PATIENCE = 3.0
+"""Most seconds to wait for a server that is silent; less where the client's own timeout is shorter."""
+
+
+def who(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -> Server | None:
+    """Who the server of a client is.
+
+    Args:
+        client: an ``openai.OpenAI``.
+        model: the served model's name.
+        plugin: ask a vLLM for this package's plug-in as well.
+        needed: False asks once, and returns None where nobody can be reached: it may be asked again later.
+
+    Raises:
+        openai.APIConnectionError: nobody can be reached, though ``needed``.
+    """
+    try:
+        awho(client, model, plugin=plugin, needed=needed).send(None)  # with a sync client it never waits
+    except StopIteration as done:
+        server: Server | None = done.value
+        return server
+    raise TypeError(f"client is {type(client).__name__}, which has to be awaited; give an openai.OpenAI")
+
+
+async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -> Server | None:
+    """The same for an ``openai.AsyncOpenAI``."""
+    options = {"timeout": _patience(client), **({} if needed else {"max_retries": 0})}
+    asking, told = identify(str(client.base_url), model), None
+    while True:
+        try:
+            address = asking.send(told)
+        except StopIteration as done:
+            server: Server = done.value
+            break
+        told = await _told(client.get, address, options=options)
+        if isinstance(told, Exception) and not_connected(told):
+            if needed:
+                raise told
+            return None
+    if plugin and server.kind == "vllm":
+        refusal = await _told(client.post, "/completions", body=hello(model), options=options)
+        server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))
+    return server
+
+
+async def _told(send: Callable[..., Any], address: str, **given: Any) -> Any:
+    """The JSON that comes, or the error that came instead. Nothing is raised."""
+    try:
+        made = send(address, cast_to=object, **given)
+        return await made if isawaitable(made) else made
+    except Exception as error:  # noqa: BLE001 (whatever a server answers to us must not stop the user's own request)
+        return error
+
+
+def _patience(client: Any) -> float:
+    own = getattr(client.timeout, "read", client.timeout)  # seconds, one for each phase, or None
+    return min(own, PATIENCE) if isinstance(own, int | float) else PATIENCE
