@@ -54,9 +54,10 @@ def short(value: object, longest: int = LONGEST_SHOWN) -> str:
 def quoted(text: str, limit: int = 500) -> str:
     """What somebody else said, as a message may repeat it: without what looks like a key, and not longer than ``limit``.
 
-    It is cut between words: of a part of a key nobody could tell that it is one.
+    Control characters become blanks: a terminal would obey them. It is cut between words: of a part of a key nobody could tell that
+    it is one.
     """
-    text = without_secrets(text)
+    text = without_secrets("".join(c if c.isprintable() else " " for c in text))
     return text if len(text) <= limit else f"{text[:limit].rpartition(' ')[0]} …"
 
 

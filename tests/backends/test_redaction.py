@@ -99,6 +99,7 @@ def test_other_errors_pass_as_they_are():
 @given(st.text(max_size=60), st.integers(1, 40))
 def test_what_is_cut_is_cut_between_words(text, limit):
     """A part of a key would not be known for one."""
+    text = "".join(c if c.isprintable() else " " for c in text)
     short = quoted(text, limit)
     assert short == text or {*short.removesuffix("…").split(" ")} <= {*text.split(" "), ""}
 
@@ -123,3 +124,8 @@ def test_a_server_that_repeats_the_key_tells_it_to_nobody(key, far):
             (made,) = OpenAIBackend(client, "scripted", without_logprobs="full").generate([ASKED], policy=POLICY)
         told += [made.outcome.reason, *(str(each.message) for each in warned), repr(examine(client, "scripted"))]
     assert not [text for text in told if key in text or key[:12] in text]
+
+
+def test_a_terminal_obeys_nothing_that_a_server_says():
+    """Escapes, line ends and backspaces become blanks."""
+    assert quoted("\x1b]0;pwned\x07\x1b[31mred\r\nerror: no\b\u202e") == " ]0;pwned  [31mred  error: no  "
