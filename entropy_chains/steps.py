@@ -72,6 +72,16 @@ class ThinkTags:
             if not 0 < len(tag) <= _TAIL or tag != tag.strip():
                 raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {_TAIL} characters, without blanks around it")
 
+    @property
+    def answer_starts(self) -> tuple[str, ...]:
+        """What an answer may begin with that no thinking precedes: ``after``, or its end, for the prompt may have its first part."""
+        return _answer_starts(self.after.strip())
+
+
+@lru_cache
+def _answer_starts(after: str) -> tuple[str, ...]:
+    return tuple(after[found.start() :] for found in re.finditer("<", after))
+
 
 FAMILIES = (
     ThinkTags("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>"),
@@ -103,10 +113,12 @@ def phase_at_start(output: str, tags: ThinkTags) -> Phase:
     """Where an output is that begins with this text, blanks before it left out.
 
     Thinking can begin at the start of the output only. An opening tag anywhere else is text: of an answer that speaks about tags.
+    ``BEFORE`` while the text may still become an opening tag or one of ``answer_starts``.
     """
     if output.startswith(tags.open):
         return Phase.THINKING
-    return Phase.BEFORE if tags.open.startswith(output) else Phase.ANSWER
+    undecided = any(start.startswith(output) and start != output for start in (tags.open, *tags.answer_starts))
+    return Phase.BEFORE if undecided else Phase.ANSWER
 
 
 def phase_after_prompt(prompt: str, tags: ThinkTags, turns: str | None = None) -> Phase:

@@ -111,6 +111,10 @@ class Markup:
         self.phase = phase_at_start(said, self._tags)
         if self.phase is Phase.THINKING:
             self._held, self._edge, self.thought = said[len(self._tags.open) :], True, True
+        elif self.phase is Phase.ANSWER:
+            start = next((tag for tag in self._tags.answer_starts if said.startswith(tag)), "")
+            if start:
+                self._held, self._edge = said[len(start) :], True
         return []
 
     def _think(self) -> list[Span]:

@@ -12,6 +12,7 @@ from entropy_chains.steps import FAMILIES, Phase, Scanner, ThinkTags, phase_afte
 BEFORE, THINKING, ANSWER = Phase.BEFORE, Phase.THINKING, Phase.ANSWER
 QWEN = ThinkTags()
 HARMONY = FAMILIES[0]
+COMMAND = next(tags for tags in FAMILIES if tags.open == "<|START_THINKING|>")
 MENTIONS = st.sampled_from([t for tags in FAMILIES for t in (tags.open, tags.close, tags.after) if t] + ["`<think>`", "<", "</th"])
 TEXT = st.lists(MENTIONS | st.text("ab .\n<>/`[]|é", max_size=6), max_size=8).map("".join)
 CUTS = st.lists(st.integers(1, 7), max_size=60)
@@ -185,6 +186,26 @@ def test_where_an_output_begins_after_its_prompt(tags):
     assert phase_after_prompt(f"{asked}{tags.open}\nOkay, ", tags, asked) is THINKING
     assert phase_after_prompt(f"{asked}{tags.open}{tags.close}{tags.after}Sure: ", tags, asked) is ANSWER
     assert phase_after_prompt(asked, tags, asked) is BEFORE
+
+
+@pytest.mark.parametrize(
+    ("tags", "text", "answer"),
+    [
+        (HARMONY, "<|channel|>final<|message|>It is 42.", "It is 42."),
+        (HARMONY, "<|start|>assistant<|channel|>final<|message|>It is 42.", "It is 42."),
+        (HARMONY, "<|message|>It is 42.", "It is 42."),
+        (HARMONY, "It begins with <|message|>.", "It begins with <|message|>."),
+        (HARMONY, "<|channel|>fin", "<|channel|>fin"),
+        (HARMONY, "  <|m> is no tag", "  <|m> is no tag"),
+        (COMMAND, "<|START_RESPONSE|>It is 42.", "It is 42."),
+        (COMMAND, "It is 42.", "It is 42."),
+        (QWEN, "\n\n42", "\n\n42"),
+    ],
+)
+@given(cuts=CUTS)
+def test_what_begins_an_answer_at_once_is_no_part_of_it(tags, text, answer, cuts):
+    """What stands between thinking and answer may begin an answer without thinking, whole or from a tag of it on."""
+    assert streamed(Markup(tags), text, cuts) == ("", answer)
 
 
 @pytest.mark.parametrize(
