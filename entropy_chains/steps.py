@@ -74,7 +74,7 @@ class ThinkTags:
 
     @property
     def answer_starts(self) -> tuple[str, ...]:
-        """What an answer may begin with that no thinking precedes: ``after``, or its end, for the prompt may have its first part."""
+        """What an answer without thinking may begin with: ``after``, or a part of it, where the prompt ends in the rest."""
         return _answer_starts(self.after.strip())
 
 
