@@ -52,8 +52,8 @@ def _rows(url: str, model: str, name: str, rounds: int, settings: dict[str, Any]
 
     from entropy_chains.backends import Sampling
     from entropy_chains.backends.openai import OpenAIBackend
-    from entropy_chains.policy import Policy
-    from entropy_chains.steps import Segmentation
+    from entropy_chains.core.policy import Policy
+    from entropy_chains.core.steps import Segmentation
 
     policy = Policy(model, (NEVER,), segmentation=Segmentation("line", 32))
     read: list[int] = []

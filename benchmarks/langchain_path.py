@@ -53,8 +53,8 @@ def _models(url: str, model: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     from langchain_entropy_chains import EarlyStopChatModel
     from langchain_openai import ChatOpenAI
 
-    from entropy_chains.policy import Policy
-    from entropy_chains.steps import Segmentation
+    from entropy_chains.core.policy import Policy
+    from entropy_chains.core.steps import Segmentation
 
     given = {"model": model, "base_url": url, "api_key": "none", "stream_usage": True, **{"max_tokens": 4096} | settings}
     policy = Policy(model, (NEVER,), segmentation=Segmentation("line", 32))

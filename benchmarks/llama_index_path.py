@@ -51,8 +51,8 @@ def _rows(url: str, model: str, name: str, rounds: int, max_tokens: int, goal: f
     from llama_index.llms.entropy_chains import EarlyStopLLM
     from llama_index.llms.openai_like import OpenAILike
 
-    from entropy_chains.policy import Policy
-    from entropy_chains.steps import Segmentation
+    from entropy_chains.core.policy import Policy
+    from entropy_chains.core.steps import Segmentation
 
     inner = OpenAILike(model=model, api_base=url, api_key="none", is_chat_model=True, temperature=0.0, max_tokens=max_tokens)
     wrapped = EarlyStopLLM(llm=inner, policy=Policy(model, (NEVER,), segmentation=Segmentation("line", 32)))

@@ -19,12 +19,13 @@ from datetime import UTC, datetime
 import numpy as np
 from measure import Row, machine
 
-from entropy_chains import Policy, answers, calibrate, record, run_refine
+from entropy_chains import Policy, calibrate, record, run_refine
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.core import answers
+from entropy_chains.core.policy import BY_HAND
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
-from entropy_chains.policy import BY_HAND
 from entropy_chains.recording import conversation
 
 RESAMPLES = 4000

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from entropy_chains.calibration import calibrate
     from entropy_chains.comparing import Comparison, compare, transfer
+    from entropy_chains.core.entropy import EntropyBounds, logits_entropy, token_entropy
+    from entropy_chains.core.monitor import BatchMonitor, Decision, Monitor, Outcome
+    from entropy_chains.core.policy import Policy
+    from entropy_chains.core.signals import StepRecord
+    from entropy_chains.core.steps import Segmentation, ThinkTags
+    from entropy_chains.core.tokens import Alternative, Token
     from entropy_chains.diagnosis import Diagnosis, diagnose
-    from entropy_chains.entropy import EntropyBounds, logits_entropy, token_entropy
     from entropy_chains.errors import (
         BackendError,
         BatchError,
@@ -29,40 +34,35 @@ if TYPE_CHECKING:
         UnreachableError,
         WriteError,
     )
-    from entropy_chains.monitor import BatchMonitor, Decision, Monitor, Outcome
-    from entropy_chains.policy import Policy
     from entropy_chains.recording import RecordError, record
-    from entropy_chains.records import StepRecord
     from entropy_chains.refine import RefineError, arun_refine, run_refine
     from entropy_chains.replaying import ReplayResult, replay
     from entropy_chains.savings import Savings
-    from entropy_chains.steps import Segmentation, ThinkTags
-    from entropy_chains.tokens import Alternative, Token
     from entropy_chains.traces import Step, Trace, append_traces, read_traces
 
 _HOME = {
-    "Alternative": "tokens",
+    "Alternative": "core.tokens",
     "append_traces": "traces",
     "arun_refine": "refine",
     "BackendError": "errors",
     "BatchError": "errors",
-    "BatchMonitor": "monitor",
+    "BatchMonitor": "core.monitor",
     "calibrate": "calibration",
     "compare": "comparing",
     "Comparison": "comparing",
-    "Decision": "monitor",
+    "Decision": "core.monitor",
     "diagnose": "diagnosis",
     "Diagnosis": "diagnosis",
-    "EntropyBounds": "entropy",
+    "EntropyBounds": "core.entropy",
     "EntropyChainsError": "errors",
     "InputError": "errors",
-    "logits_entropy": "entropy",
+    "logits_entropy": "core.entropy",
     "MissingExtraError": "errors",
-    "Monitor": "monitor",
+    "Monitor": "core.monitor",
     "NoLogprobsError": "errors",
-    "Outcome": "monitor",
+    "Outcome": "core.monitor",
     "OutputError": "errors",
-    "Policy": "policy",
+    "Policy": "core.policy",
     "PolicyError": "errors",
     "PolicyMismatch": "errors",
     "read_traces": "traces",
@@ -73,13 +73,13 @@ _HOME = {
     "ReplayResult": "replaying",
     "run_refine": "refine",
     "Savings": "savings",
-    "Segmentation": "steps",
+    "Segmentation": "core.steps",
     "SettingsError": "errors",
     "Step": "traces",
-    "StepRecord": "records",
-    "ThinkTags": "steps",
-    "Token": "tokens",
-    "token_entropy": "entropy",
+    "StepRecord": "core.signals",
+    "ThinkTags": "core.steps",
+    "Token": "core.tokens",
+    "token_entropy": "core.entropy",
     "Trace": "traces",
     "TraceError": "errors",
     "transfer": "comparing",

@@ -31,6 +31,8 @@ from entropy_chains.certificates import (
     upper_bound,
     within,
 )
+from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.diagnosis import (
     Interval,
     Separation,
@@ -42,8 +44,6 @@ from entropy_chains.diagnosis import (
     verdict_of,
 )
 from entropy_chains.errors import InputError
-from entropy_chains.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
-from entropy_chains.steps import Segmentation
 from entropy_chains.tables import Array, Table, Traces, as_table
 
 RESAMPLES = 1000

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from entropy_chains.core.policy import AGREEING, MEANS, PROBE_SIGNALS, MassFloor
+from entropy_chains.core.rules import threshold_at
 from entropy_chains.diagnosis import rows_by_step
-from entropy_chains.policy import AGREEING, MEANS, PROBE_SIGNALS, MassFloor
-from entropy_chains.rules import threshold_at
 from entropy_chains.tables import Array, Table
 
 SMALLEST = -14

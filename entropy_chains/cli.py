@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
+from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, Policy
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
-from entropy_chains.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, Policy
 from entropy_chains.progress import progress
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from entropy_chains.baselines import (
     tokens_spent,
 )
 from entropy_chains.calibration import calibrate
-from entropy_chains.policy import METHODS
+from entropy_chains.core.policy import METHODS
 from entropy_chains.replaying import decisions
 from entropy_chains.tables import Array, Table
 

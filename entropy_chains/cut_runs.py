@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from entropy_chains.finish_reasons import is_cut
-from entropy_chains.policy import Policy
+from entropy_chains.core.finish_reasons import is_cut
+from entropy_chains.core.policy import Policy
 
 WHY = "finish_raw in the traces says why"
 """Where to look where a run was cut off by something else than its limit."""

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from entropy_chains import cut_runs, wording
+from entropy_chains.core.policy import Policy
 from entropy_chains.diagnosis import SENTENCES
-from entropy_chains.policy import Policy
 
 
 def diagnosis_table(found: Mapping[str, Any]) -> Group:

@@ -14,11 +14,11 @@ from entropy_chains.backends.chunks import Piece
 from entropy_chains.backends.continuations import WAYS, begun
 from entropy_chains.backends.servers import identify
 from entropy_chains.backends.vllm_client import hello, version_in
+from entropy_chains.core.steps import FAMILIES, Phase, ThinkTags, detect_tags, phase_at_start
 from entropy_chains.doctor_asking import ASKED, STREAMED, Ask, Asking, Book, Heard
 from entropy_chains.doctor_closing import READ, close
 from entropy_chains.doctor_findings import ENOUGH, Examination, continuation, judge, temperature_mode
 from entropy_chains.errors import SettingsError
-from entropy_chains.steps import FAMILIES, Phase, ThinkTags, detect_tags, phase_at_start
 
 FIRST, NEXT = 64, 16
 """Most tokens of the first reply, and of a continuation."""

@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 
 from entropy_chains import cut_runs
 from entropy_chains.backends import Backend, Generation, Message, Probe, RecordableBackend, Sampling
+from entropy_chains.core.finish_reasons import finish_of, is_cut
+from entropy_chains.core.signals import StepRecord
+from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import (
     BackendError,
     BatchError,
@@ -29,10 +32,7 @@ from entropy_chains.errors import (
     outcomes,
     reason,
 )
-from entropy_chains.finish_reasons import finish_of, is_cut
-from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL, RefineRun, run_refine
-from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.traces import Step, Trace, validate
 from entropy_chains.workers import in_threads, in_turn
 

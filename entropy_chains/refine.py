@@ -16,12 +16,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Backend, Generation, Message, Sampling
+from entropy_chains.core.finish_reasons import is_cut
+from entropy_chains.core.monitor import Decision, Monitor, Outcome
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.signals import StepRecord
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, BatchError, SettingsError, outcomes
-from entropy_chains.finish_reasons import is_cut
-from entropy_chains.monitor import Decision, Monitor, Outcome
-from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.records import StepRecord
-from entropy_chains.steps import Segmentation
 
 if TYPE_CHECKING:
     from entropy_chains.backends import AsyncBackend

@@ -13,9 +13,9 @@ import numpy as np
 
 from entropy_chains.baselines import oracle_stops, stop_rows, tokens_spent
 from entropy_chains.certificates import eligible_rows
+from entropy_chains.core.policy import Policy
 from entropy_chains.diagnosis import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
 from entropy_chains.errors import InputError
-from entropy_chains.policy import Policy
 from entropy_chains.tables import Array, Table, Traces, as_table
 
 RESAMPLES = 2000
@@ -81,7 +81,7 @@ class ReplayResult:
 def decisions(table: Table, policy: Policy) -> Array:
     """The step after which the policy stops each run, 0 = it runs in full; int32 [runs].
 
-    The same questions as live, asked of recorded values: :class:`entropy_chains.rules.Rule` after every step but the last, with
+    The same questions as live, asked of recorded values: :class:`entropy_chains.core.rules.Rule` after every step but the last, with
     missing and low-mass values never a reason to stop.
     """
     stops = np.zeros(table.runs, np.int32)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from entropy_chains.core.policy import QUANTILES, Policy
 from entropy_chains.errors import InputError
 from entropy_chains.figures import EnergyMeter, Figure, flops, latency, money
-from entropy_chains.policy import QUANTILES, Policy
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains import answers
+from entropy_chains.core import answers
+from entropy_chains.core.finish_reasons import run_is_cut
+from entropy_chains.core.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import PathLike
-from entropy_chains.finish_reasons import run_is_cut
-from entropy_chains.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
-from entropy_chains.steps import Segmentation
 from entropy_chains.trace_lines import records
 from entropy_chains.traces import Trace, validate
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from entropy_chains.core.finish_reasons import FINISHES, run_is_cut
+from entropy_chains.core.policy import ESTIMATORS
+from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
-from entropy_chains.finish_reasons import FINISHES, run_is_cut
-from entropy_chains.policy import ESTIMATORS
-from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.trace_lines import is_torn, parse, records
 from entropy_chains.validation import (
     LARGEST,
@@ -79,7 +79,7 @@ class Trace:
     Attributes:
         id: names the run; ``group``: shared by runs of the same question (default: the question, else the id).
         steps: at least one; the last is the full run.
-        gold: the right answer, compared with :func:`entropy_chains.answers.same`.
+        gold: the right answer, compared with :func:`entropy_chains.core.answers.same`.
         mode: ``thinking`` or ``refine``; estimator: ``renormalised`` or ``full``; k: None = full vocabulary.
         signal: the name of what ``entropy`` holds.
         finish: how it ended, one of :data:`FINISHES`; finish_raw: the server's own word; max_tokens: the limit it ran under.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from entropy_chains import cut_runs
+from entropy_chains.core.policy import BY_HAND, Policy
 from entropy_chains.diagnosis import Diagnosis
-from entropy_chains.policy import BY_HAND, Policy
 from entropy_chains.replaying import ReplayResult
 from entropy_chains.tables import Array, Table
 

@@ -9,7 +9,8 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_entropy_chains import ChatTransformers, EarlyStopMiddleware
 
-from entropy_chains import Policy, answers
+from entropy_chains import Policy
+from entropy_chains.core import answers
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.demo.quickstarts import compared, show_quickstarts

@@ -9,7 +9,7 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import TransformersLLM, attach
 
-from entropy_chains import answers
+from entropy_chains.core import answers
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.demo.quickstarts import compared, show_quickstarts

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from entropy_chains import Policy, answers
+from entropy_chains import Policy
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.core import answers
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
 from entropy_chains.figures import EnergyMeter, flops, latency

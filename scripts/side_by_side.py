@@ -25,14 +25,15 @@ import openai
 from rich.console import Console
 from rich.table import Table
 
-from entropy_chains import answers, calibrate
+from entropy_chains import calibrate
 from entropy_chains.backends import Backend, Generation, Sampling
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.core import answers
+from entropy_chains.core.policy import Policy
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.errors import EntropyChainsError
-from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation, record
 
 DOCS = engines.ROOT / "docs" / "engines.md"

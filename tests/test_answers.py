@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.answers import extract, normalise, same
+from entropy_chains.core.answers import extract, normalise, same
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ from entropy_chains.certificates import (
     threshold_grid,
     upper_bound,
 )
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.rules import Reading
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.diagnosis import Separation, diagnose
 from entropy_chains.errors import InputError
-from entropy_chains.policy import MassFloor, Policy
 from entropy_chains.replaying import decisions, replay
-from entropy_chains.rules import Reading
-from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace
 

@@ -15,9 +15,9 @@ from entropy_chains.calibration import calibrate
 from entropy_chains.cli import main
 from entropy_chains.comparing import Comparison, compare, transfer
 from entropy_chains.contenders import Decided
+from entropy_chains.core.policy import METHODS
 from entropy_chains.errors import InputError, PolicyMismatch
 from entropy_chains.plots import figure_format, saved_against_change, together
-from entropy_chains.policy import METHODS
 from entropy_chains.replaying import replay
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace, append_traces

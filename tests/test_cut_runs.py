@@ -15,13 +15,13 @@ from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.calibration import calibrate
 from entropy_chains.certificates import last_passing, last_seen_step, within
 from entropy_chains.comparing import compare
+from entropy_chains.core.policy import CUT_RUNS, METHODS, Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError
-from entropy_chains.policy import CUT_RUNS, METHODS, Policy
 from entropy_chains.recording import record
 from entropy_chains.replaying import judge, judge_live, replay
 from entropy_chains.report import build_report
-from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace
 from entropy_chains.wording import thresholds_text

@@ -31,9 +31,9 @@ from loopback import Loopback
 import entropy_chains
 from entropy_chains.calibration import calibrate
 from entropy_chains.cli import main
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import detect_segmentation, detect_tags, template_hash
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
-from entropy_chains.policy import Policy
-from entropy_chains.steps import detect_segmentation, detect_tags, template_hash
 from entropy_chains.traces import Step, Trace, append_traces
 
 ROOT = Path(__file__).parents[1]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains import entropy
-from entropy_chains.entropy import logits_entropy, token_entropy
+from entropy_chains.core import entropy
+from entropy_chains.core.entropy import logits_entropy, token_entropy
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import InputError
-from entropy_chains.tokens import Alternative, Token
 
 torch = pytest.importorskip("torch")
 

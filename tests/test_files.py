@@ -18,9 +18,9 @@ from devices import device, largest_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import EntropyChainsError, OutputError, WriteError
 from entropy_chains.files import AppendedFile, check_outputs, holds_data, make_folder, write_file
-from entropy_chains.policy import Policy
 
 SAME_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropy_chains.finish_reasons import FINISHES, finish_of, finish_reason, is_cut, run_is_cut
+from entropy_chains.core.finish_reasons import FINISHES, finish_of, finish_reason, is_cut, run_is_cut
 
 WORDS = [
     *[(word, "stop") for word in ("stop", "eos", "end_turn", "stop_sequence", "tool_calls", "function_call", "STOP", " Stop ")],

@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from entropy_chains import answers, demo
+from entropy_chains import demo
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.core import answers
+from entropy_chains.core.policy import Policy
 from entropy_chains.demo.questions import draw_questions
-from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation, record
 from entropy_chains.replaying import decisions, replay
 from entropy_chains.tables import as_table

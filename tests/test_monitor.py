@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.entropy import EntropyBounds
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.monitor import BatchMonitor, Decision, Monitor
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.signals import SIGNALS, TAIL, StepRecord
+from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import EntropyChainsError
-from entropy_chains.monitor import BatchMonitor, Decision, Monitor
-from entropy_chains.policy import MassFloor, Policy
-from entropy_chains.records import SIGNALS, TAIL, StepRecord
-from entropy_chains.steps import Phase, Segmentation
-from entropy_chains.tokens import Alternative, Token
 
 LINES = Segmentation("line", 1)
 NEVER = Policy("m", (None,), segmentation=LINES)

@@ -11,10 +11,10 @@ from devices import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entropy_chains.core.policy import FORMAT, MassFloor, Policy, stopping_enabled
+from entropy_chains.core.rules import AgreementRule, EntropyRule, FixedStepRule
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import OutputError, PolicyError, PolicyMismatch, WriteError
-from entropy_chains.policy import FORMAT, MassFloor, Policy, stopping_enabled
-from entropy_chains.rules import AgreementRule, EntropyRule, FixedStepRule
-from entropy_chains.steps import Segmentation
 
 FULL = {
     "format": FORMAT,

@@ -19,11 +19,11 @@ from loopback import UNSURE, Loopback, Reply, is_answer_call, said, sums, thinki
 from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.scripted import Script, ScriptedBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.cut_runs import of_recording
 from entropy_chains.errors import BackendError, BatchError, InputError, NoLogprobsError, SettingsError
-from entropy_chains.policy import Policy
 from entropy_chains.recording import PATIENCE, RecordError, conversation, read_questions, record, thinking_steps
-from entropy_chains.steps import Segmentation
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Trace, append_traces, read_traces
 

@@ -10,9 +10,9 @@ import pytest
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.scripted import Script, ScriptedBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import StepRecord
 from entropy_chains.errors import BackendError, BatchError, NoLogprobsError, PolicyMismatch, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.records import StepRecord
 from entropy_chains.refine import AGAIN, PER_CALL, STRIDE, RefineError, arun_refine, run_refine
 
 

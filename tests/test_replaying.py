@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropy_chains import diagnosis
+from entropy_chains.core.monitor import Decision, StepRecord, _Course
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError, PolicyMismatch
-from entropy_chains.monitor import Decision, StepRecord, _Course
-from entropy_chains.policy import Policy
 from entropy_chains.replaying import decisions, judge, replay
 from entropy_chains.tables import as_table
 from entropy_chains.traces import Step, Trace

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from entropy_chains import plots, report, wording
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import MissingExtraError, OutputError, PolicyMismatch
-from entropy_chains.policy import Policy
 from entropy_chains.report import build_report, write_report
 from entropy_chains.tables import Table
 from entropy_chains.traces import Step, Trace, append_traces

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.answers import same
-from entropy_chains.rules import AgreementRule, EntropyRule, FixedStepRule, Reading, threshold_at
+from entropy_chains.core.answers import same
+from entropy_chains.core.rules import AgreementRule, EntropyRule, FixedStepRule, Reading, threshold_at
 
 
 def test_the_last_threshold_repeats():

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError
-from entropy_chains.policy import Policy
 from entropy_chains.savings import (
     EnergyMeter,
     Figure,

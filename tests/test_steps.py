@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.errors import InputError
-from entropy_chains.steps import (
+from entropy_chains.core.steps import (
     FAMILIES,
     TOOL_MARKERS,
     Phase,
@@ -22,6 +21,7 @@ from entropy_chains.steps import (
     detect_tags,
     template_hash,
 )
+from entropy_chains.errors import InputError
 
 
 def boundaries(text, boundary="line", thinking=True, tags=None):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, PolicyMismatch, TraceError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 from entropy_chains.tables import Table, as_table
 from entropy_chains.traces import Step, Trace, append_traces
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from entropy_chains.tokens import Alternative, Token
+from entropy_chains.core.tokens import Alternative, Token
 
 
 def test_missing_is_none_and_never_zero():

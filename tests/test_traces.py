@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from entropy_chains.core.finish_reasons import FINISHES
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import OutputError, TraceError, WriteError
-from entropy_chains.finish_reasons import FINISHES
-from entropy_chains.policy import Policy
 from entropy_chains.traces import (
     Step,
     Trace,

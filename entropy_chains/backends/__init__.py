@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from entropy_chains.entropy import EntropyBounds
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.monitor import Outcome
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import StepRecord
+from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.tokens import Token
 from entropy_chains.errors import SettingsError
-from entropy_chains.monitor import Outcome
-from entropy_chains.policy import Policy
-from entropy_chains.records import StepRecord
-from entropy_chains.steps import Phase, Segmentation
-from entropy_chains.tokens import Token
 
 Message = dict[str, Any]
 """One chat message: ``{"role": …, "content": …}``."""

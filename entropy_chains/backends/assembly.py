@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from entropy_chains.backends import Generation
+from entropy_chains.core.monitor import Outcome
 from entropy_chains.errors import BackendError
-from entropy_chains.monitor import Outcome
 
 MALFORMED = "the answer after the stop was malformed: run in full"
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from entropy_chains.backends.chunks_alignment import Alignment, Part, Piece
 from entropy_chains.backends.chunks_entries import entries_of, fields, items, tokens_of
+from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
-from entropy_chains.steps import Phase
 
 __all__ = ["ChatReader", "CompletionReader", "Piece", "ResponsesReader", "Update", "Usage", "read_message", "tokens_of"]
 

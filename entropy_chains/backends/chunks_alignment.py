@@ -24,8 +24,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from entropy_chains.backends.chunks_entries import Characters
-from entropy_chains.steps import Phase
-from entropy_chains.tokens import Token
+from entropy_chains.core.steps import Phase
+from entropy_chains.core.tokens import Token
 
 WINDOW = 64
 """Most characters of text that wait for late logprobs."""

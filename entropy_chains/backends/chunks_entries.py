@@ -8,7 +8,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from entropy_chains.tokens import Alternative, Token
+from entropy_chains.core.tokens import Alternative, Token
 
 _NONE: dict[str, Any] = {}
 _FLOATS = {float}

@@ -29,13 +29,13 @@ from entropy_chains.backends.continuations import Continuation, Request, begun
 from entropy_chains.backends.markup import AnswerMarkup, Markup, Span, as_chunks, text_in
 from entropy_chains.backends.refused import REMEDY, UNREAD, Known
 from entropy_chains.backends.replies import Reply
-from entropy_chains.entropy import EntropyBounds, token_entropy
+from entropy_chains.core.entropy import EntropyBounds, token_entropy
+from entropy_chains.core.finish_reasons import finish_reason
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import StepRecord
+from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
-from entropy_chains.finish_reasons import finish_reason
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import Policy
-from entropy_chains.records import StepRecord
-from entropy_chains.steps import Phase, Segmentation, ThinkTags
 
 PATIENCE = 16
 """Reasoning tokens without any logprobs after which they are given up."""

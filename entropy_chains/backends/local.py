@@ -11,9 +11,9 @@ from typing import Any, Self
 
 from entropy_chains.backends import Message, Sampling
 from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Phase, Segmentation, ThinkTags, detect_segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Phase, Segmentation, ThinkTags, detect_segmentation
 
 try:
     import torch

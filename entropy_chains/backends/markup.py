@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 from entropy_chains.backends import Chunk
-from entropy_chains.entropy import EntropyBounds
-from entropy_chains.steps import Phase, ThinkTags, phase_at_start
-from entropy_chains.tokens import Token
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.steps import Phase, ThinkTags, phase_at_start
+from entropy_chains.core.tokens import Token
 
 Span = tuple[Phase, str]
 """A piece of visible text, and where it belongs: ``THINKING`` or ``ANSWER``."""

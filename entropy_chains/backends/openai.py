@@ -26,9 +26,9 @@ from entropy_chains.backends.introductions import awho, who
 from entropy_chains.backends.replies import Reply
 from entropy_chains.backends.served import CONTROL, ServedModel, ended, is_done, only_its_own, prompt_of, seeded
 from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, all_of
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Phase, Segmentation
 
 try:
     import openai

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.chunks_entries import fields, items
+from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
-from entropy_chains.policy import Policy, stopping_enabled
 
 REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
 

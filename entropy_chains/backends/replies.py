@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from entropy_chains.backends import Probe
 from entropy_chains.backends.chunks import Piece, Update, Usage
 from entropy_chains.backends.markup import clean_answer
-from entropy_chains.entropy import token_entropy
-from entropy_chains.finish_reasons import is_cut
-from entropy_chains.policy import MassFloor
-from entropy_chains.records import Tally
-from entropy_chains.steps import Phase, ThinkTags
+from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.finish_reasons import is_cut
+from entropy_chains.core.policy import MassFloor
+from entropy_chains.core.signals import Tally
+from entropy_chains.core.steps import Phase, ThinkTags
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 r"""A backend that plays a script: for tests, examples and documentation of anything built on :class:`Backend`.
 
-It decides through the real :class:`entropy_chains.monitor.Monitor` and counts as a real backend does: closing tag, probes and
+It decides through the real :class:`entropy_chains.core.monitor.Monitor` and counts as a real backend does: closing tag, probes and
 the tokens of a stop that was thrown away. The same script always gives the same run; sampling settings but ``max_tokens``
 change nothing. It needs neither torch nor a network::
 
@@ -22,13 +22,13 @@ from typing import Any, Self
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
 from entropy_chains.backends.assembly import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.markup import Markup, Span, as_chunks, clean_answer, text_in
-from entropy_chains.entropy import token_entropy
+from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.signals import Tally
+from entropy_chains.core.steps import Phase, Segmentation, ThinkTags, template_hash
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.records import Tally
-from entropy_chains.steps import Phase, Segmentation, ThinkTags, template_hash
-from entropy_chains.tokens import Alternative, Token
 
 Piece = str | tuple[str, float | Sequence[float] | None] | Token
 """One token: its text (entropy 0), or its text with an entropy in bits, with the logprobs of its top-k (natural logarithms,

@@ -14,9 +14,9 @@ from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.refused import CHOICES, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.servers import Server
 from entropy_chains.backends.vllm_client import settings_for
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
-from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 
 CONTROL = "/chat/completions/control"
 """Where llama.cpp is told to end the thinking of a running stream."""

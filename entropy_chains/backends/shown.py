@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from entropy_chains.core.steps import Phase, ThinkTags
 from entropy_chains.errors import SettingsError
-from entropy_chains.steps import Phase, ThinkTags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,12 +17,12 @@ from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.assembly import MALFORMED, run_instead
-from entropy_chains.entropy import SMALL, logits_entropy
+from entropy_chains.core.entropy import SMALL, logits_entropy
+from entropy_chains.core.monitor import BatchMonitor
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.signals import Tally
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import MissingExtraError, all_of, outcome
-from entropy_chains.monitor import BatchMonitor
-from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.records import Tally
-from entropy_chains.steps import Phase, Segmentation
 
 try:
     import torch

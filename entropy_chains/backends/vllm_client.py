@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from entropy_chains.backends.vllm_settings import CHANGING, HELLO, PREFIX
-from entropy_chains.policy import Policy
-from entropy_chains.records import SIGNALS
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import SIGNALS
 
 NO_TOKEN = 2**31 - 1
 """An id that no vocabulary has: vLLM refuses the prompt right after the plug-in had its say, so nothing is ever generated."""

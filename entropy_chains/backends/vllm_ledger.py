@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from entropy_chains.backends.vllm_settings import Settings
-from entropy_chains.entropy import RowEntropies, logits_entropy
+from entropy_chains.core.entropy import RowEntropies, logits_entropy
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.steps import Phase
 from entropy_chains.errors import EntropyChainsError
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.steps import Phase
 
 Array = np.ndarray[Any, Any]
 

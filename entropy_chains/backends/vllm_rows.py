@@ -19,10 +19,10 @@ import torch
 from entropy_chains.backends.vllm_ledger import Ledger, Row, moved
 from entropy_chains.backends.vllm_settings import Serving, Settings, check
 from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.policy import stopping_enabled
+from entropy_chains.core.steps import Phase, phase_after_prompt
 from entropy_chains.errors import InputError
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import stopping_enabled
-from entropy_chains.steps import Phase, phase_after_prompt
 
 logger = logging.getLogger("vllm.entropy_chains")  # below vLLM's own, so that it is shown where vLLM's is
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import SIGNALS
+from entropy_chains.core.steps import SEGMENTATION, Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.records import SIGNALS
-from entropy_chains.steps import SEGMENTATION, Segmentation
 from entropy_chains.validation import Check, first_fault, is_count, is_name, is_number, is_whole, one_of, short, strict_json
 
 PREFIX = "entropy_chains_"

@@ -15,10 +15,10 @@ from entropy_chains.backends import Chunk, Generation, Probe, Step
 from entropy_chains.backends.drawing import Numbers
 from entropy_chains.backends.markup import Markup, as_chunks
 from entropy_chains.backends.vocabulary import Vocabulary
-from entropy_chains.entropy import EntropyBounds, logits_entropy
-from entropy_chains.monitor import BatchMonitor, Decision
-from entropy_chains.steps import Phase
-from entropy_chains.tokens import Token
+from entropy_chains.core.entropy import EntropyBounds, logits_entropy
+from entropy_chains.core.monitor import BatchMonitor, Decision
+from entropy_chains.core.steps import Phase
+from entropy_chains.core.tokens import Token
 
 THIN = 8
 """Rows of a batch from which on it is worth leaving those behind that are over: each time takes a copy of the cache."""

@@ -12,9 +12,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from entropy_chains import answers
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.core import answers
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.files import check_outputs, write_file
 from entropy_chains.recording import record

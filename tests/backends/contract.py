@@ -13,9 +13,9 @@ import pytest
 
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.backends.assembly import MALFORMED
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import PolicyMismatch, SettingsError
-from entropy_chains.policy import MassFloor, Policy
-from entropy_chains.steps import Phase, Segmentation
 
 
 def same_run(a: Generation, b: Generation) -> bool:

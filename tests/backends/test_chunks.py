@@ -16,9 +16,9 @@ from openai.types.responses import ResponseStreamEvent
 from entropy_chains import Monitor, Policy, token_entropy
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update, Usage, read_message, tokens_of
 from entropy_chains.backends.chunks_alignment import PATIENCE, PROOF, TOKEN, WINDOW
+from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, SettingsError
-from entropy_chains.steps import Phase, Segmentation
-from entropy_chains.tokens import Alternative, Token
 
 THINKING, ANSWER = Phase.THINKING, Phase.ANSWER
 

@@ -14,8 +14,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from entropy_chains import token_entropy
 from entropy_chains.backends.chunks import ChatReader, ResponsesReader, Usage, read_message
+from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError
-from entropy_chains.steps import Phase
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the recorded answers are not here")

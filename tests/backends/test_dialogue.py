@@ -10,10 +10,10 @@ from entropy_chains.backends import Generation
 from entropy_chains.backends.chunks import Piece, Update, Usage
 from entropy_chains.backends.continuations import Prefill, RawCompletion, Turn
 from entropy_chains.backends.dialogue import PATIENCE, Dialogue, Plan
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Phase, Segmentation, ThinkTags
-from entropy_chains.tokens import Alternative, Token
 
 ASKED = [{"role": "user", "content": "2+2?"}]
 LINES = Segmentation("line", 1)

@@ -17,10 +17,10 @@ from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, thinking
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, BatchError, NoLogprobsError
-from entropy_chains.policy import Policy
 from entropy_chains.refine import RefineError, run_refine
-from entropy_chains.steps import Segmentation
 
 KEY = "sk-verysecret123"
 ASKED = [{"role": "user", "content": "What is 6*7?"}]

@@ -14,9 +14,9 @@ from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinki
 from entropy_chains.backends import introductions
 from entropy_chains.backends.introductions import awho, who
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import UnreachableError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = [{"role": "user", "content": "What is 6*7?"}]

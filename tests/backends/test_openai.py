@@ -10,9 +10,9 @@ from loopback import Loopback, Reply, Tok, is_answer_call, sums
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 ASKED = [{"role": "user", "content": "What is 6*7?"}]
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

@@ -12,10 +12,10 @@ from pydantic import BaseModel, SecretStr
 
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.redaction import LEAST, hiding, secrets_of
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor import examine
 from entropy_chains.errors import BackendError, NoLogprobsError, quoted
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = [{"role": "user", "content": "What is 6*7?"}]

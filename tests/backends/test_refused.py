@@ -18,12 +18,12 @@ from loopback import REFUSALS, SURE, UNSURE, Loopback, Reply, asks_logprobs, is_
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.refused import Known, known, refusal, without_logprobs
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor import examine
 from entropy_chains.errors import BackendError, NoLogprobsError
-from entropy_chains.policy import Policy
 from entropy_chains.recording import record
 from entropy_chains.refine import arun_refine, run_refine
-from entropy_chains.steps import Segmentation
 
 ASKED = [{"role": "user", "content": "What is 6*7?"}]
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

@@ -10,12 +10,12 @@ import pytest
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.scripted import LARGEST, Script, ScriptedBackend
-from entropy_chains.entropy import token_entropy
+from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.steps import FAMILIES, Phase, Segmentation
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, InputError, SettingsError
-from entropy_chains.policy import MassFloor, Policy
 from entropy_chains.refine import PER_CALL, run_refine
-from entropy_chains.steps import FAMILIES, Phase, Segmentation
-from entropy_chains.tokens import Alternative, Token
 
 _spec = importlib.util.spec_from_file_location("backend_contract", Path(__file__).with_name("contract.py"))
 contract = importlib.util.module_from_spec(_spec)

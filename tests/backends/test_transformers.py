@@ -18,17 +18,18 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from entropy_chains import answers, demo
+from entropy_chains import demo
 from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.drawing import Draw
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.backends.watching import Trial
+from entropy_chains.core import answers
+from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo.train import CHAT_TEMPLATE, ID, VOCAB, save
-from entropy_chains.entropy import token_entropy
 from entropy_chains.errors import BackendError, BatchError, SettingsError
-from entropy_chains.policy import MassFloor, Policy
 from entropy_chains.refine import PER_CALL, RefineError, run_refine
-from entropy_chains.steps import Segmentation
 
 _spec = importlib.util.spec_from_file_location("backend_contract", Path(__file__).with_name("contract.py"))
 contract = importlib.util.module_from_spec(_spec)

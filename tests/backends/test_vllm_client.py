@@ -13,9 +13,9 @@ from loopback import SURE, UNSURE, Loopback, is_answer_call, said, sums, thinkin
 from entropy_chains.backends.dialogue import NOT_CLOSED
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.vllm_client import version_in
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Phase, Segmentation
 
 ASKED = [{"role": "user", "content": "What is 6*7?"}]
 POLICY = Policy("label", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [90.0, 60.0, 30.0]})

@@ -26,13 +26,13 @@ from entropy_chains.backends.vllm_ledger import Row
 from entropy_chains.backends.vllm_rows import Rows
 from entropy_chains.backends.vllm_seats import Seats
 from entropy_chains.backends.vllm_settings import Serving, check, read
+from entropy_chains.core.entropy import EntropyBounds, logits_entropy
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.tokens import Token
 from entropy_chains.demo import MODEL_FOLDER
-from entropy_chains.entropy import EntropyBounds, logits_entropy
 from entropy_chains.errors import InputError, PolicyError, SettingsError
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Phase, Segmentation
-from entropy_chains.tokens import Token
 
 SERVING = Serving.of(("a/path", "demo"), AutoTokenizer.from_pretrained(str(MODEL_FOLDER)))
 WORDS = SERVING.vocabulary

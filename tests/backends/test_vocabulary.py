@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.core.steps import Phase
 from entropy_chains.demo import MODEL_FOLDER
-from entropy_chains.steps import Phase
 
 TOKENIZER = AutoTokenizer.from_pretrained(str(MODEL_FOLDER))
 WORDS = Vocabulary(TOKENIZER, "demo")

@@ -21,12 +21,12 @@ from entropy_chains.backends.chunks import ChatReader, Piece, Update
 from entropy_chains.backends.continuations import Prefill
 from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
+from entropy_chains.core.tokens import Token
 from entropy_chains.errors import BackendError
-from entropy_chains.policy import Policy
 from entropy_chains.recording import record
 from entropy_chains.refine import run_refine
-from entropy_chains.steps import Phase, Segmentation, ThinkTags
-from entropy_chains.tokens import Token
 
 ASKED = [{"role": "user", "content": "What is 6*7?"}]
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 8))

@@ -22,10 +22,10 @@ from vllm.v1.worker.gpu.sample.logits_processor.loader import build_custom_logit
 
 from entropy_chains.backends import vllm
 from entropy_chains.backends.vllm_settings import read
+from entropy_chains.core.entropy import EntropyBounds, logits_entropy
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.tokens import Token
 from entropy_chains.demo import MODEL_FOLDER
-from entropy_chains.entropy import EntropyBounds, logits_entropy
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.tokens import Token
 
 HOME = "entropy_chains.backends.vllm:"
 CONFIG = EngineArgs(model=str(MODEL_FOLDER), dtype="float32").create_engine_config()

@@ -16,10 +16,10 @@ from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, in
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -20,11 +20,11 @@ from llama_index.llms.entropy_chains import EarlyStopLLM, EntropyEventHandler, a
 from llama_index.llms.openai import OpenAI
 from llama_index.llms.openai_like import OpenAILike
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
-from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation
-from entropy_chains.steps import Segmentation
 
 pytestmark = pytest.mark.servers
 POLICY = Policy(MODEL_NAME, (0.005,), segmentation=Segmentation("line", 32))

@@ -14,12 +14,12 @@ from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.cli import main
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
-from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation, record
-from entropy_chains.steps import Segmentation
 from entropy_chains.traces import read_traces
 
 pytestmark = pytest.mark.servers

@@ -14,12 +14,12 @@ import pytest
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.dialogue import NOT_CLOSED
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.errors import BackendError
-from entropy_chains.policy import Policy
 from entropy_chains.recording import conversation
-from entropy_chains.steps import Segmentation
 
 pytestmark = pytest.mark.servers
 LINES = Segmentation("line", 32)

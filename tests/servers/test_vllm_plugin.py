@@ -20,11 +20,11 @@ pytest.importorskip("transformers")
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
+from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.demo import MODEL_FOLDER
 from entropy_chains.demo.questions import draw_questions
-from entropy_chains.monitor import Decision, Monitor
-from entropy_chains.policy import Policy
-from entropy_chains.tokens import Alternative, Token
 
 pytestmark = pytest.mark.servers
 

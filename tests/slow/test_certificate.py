@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from entropy_chains.answers import same
 from entropy_chains.calibration import calibrate
 from entropy_chains.certificates import Candidate, curve, last_passing, one_run_a_group
-from entropy_chains.policy import Policy
-from entropy_chains.rules import Reading
+from entropy_chains.core.answers import same
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.rules import Reading
 from entropy_chains.tables import Table
 
 pytestmark = pytest.mark.slow

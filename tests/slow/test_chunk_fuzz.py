@@ -23,9 +23,9 @@ from openai.types.chat import ChatCompletionChunk
 
 from entropy_chains import Monitor, Policy
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader
+from entropy_chains.core.monitor import Decision
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import EntropyChainsError
-from entropy_chains.monitor import Decision
-from entropy_chains.steps import Phase, Segmentation
 
 pytestmark = pytest.mark.slow
 

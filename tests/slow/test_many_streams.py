@@ -13,8 +13,8 @@ from loopback import SURE, UNSURE, Reply, is_answer_call, line, said
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -16,8 +16,8 @@ from scipy import stats
 from entropy_chains.baselines import BASELINES, stop_rows
 from entropy_chains.calibration import calibrate
 from entropy_chains.contenders import Terms, contenders
+from entropy_chains.core.policy import CUT_RUNS
 from entropy_chains.diagnosis import diagnose
-from entropy_chains.policy import CUT_RUNS
 from entropy_chains.replaying import replay
 from entropy_chains.tables import Table
 

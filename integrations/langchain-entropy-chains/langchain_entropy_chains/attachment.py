@@ -12,8 +12,8 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.configurable import DynamicRunnable
 from pydantic import BaseModel
 
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers

@@ -17,12 +17,12 @@ from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains.backends.refused import IN_AN_APP, without_logprobs
 from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.core.monitor import Monitor
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
 from entropy_chains.errors import SettingsError
-from entropy_chains.monitor import Monitor
-from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.refine import arun_refine, run_refine
 from entropy_chains.savings import is_holdout
-from entropy_chains.steps import MODES, Segmentation, ThinkTags
 from langchain_entropy_chains.calls import Call, whole
 from langchain_entropy_chains.inner import BLIND, InnerModel
 from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal, without_headers

@@ -23,8 +23,8 @@ from entropy_chains.backends.refused import Known, known, refusals
 from entropy_chains.backends.served import ServedModel, prompt_of
 from entropy_chains.backends.servers import Server
 from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
-from entropy_chains.steps import Segmentation
 from langchain_entropy_chains.refusals import model_name, number
 from langchain_entropy_chains.translation import ChunkReader, Shown
 

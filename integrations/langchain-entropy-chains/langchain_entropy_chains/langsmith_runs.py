@@ -12,8 +12,8 @@ import langsmith
 from langsmith.utils import LangSmithError, LangSmithNotFoundError
 from rich.table import Table
 
+from entropy_chains.core.finish_reasons import finish_of
 from entropy_chains.errors import BackendError, InputError
-from entropy_chains.finish_reasons import finish_of
 from entropy_chains.savings import HoldoutSaving, Run
 from entropy_chains.traces import Step, Trace
 from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE

@@ -21,9 +21,9 @@ from entropy_chains import Policy, SettingsError
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.backends.shown import tags_of
 from entropy_chains.backends.threads import astream, in_thread
-from entropy_chains.policy import stopping_enabled
+from entropy_chains.core.policy import stopping_enabled
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.savings import is_holdout
-from entropy_chains.steps import Segmentation
 from langchain_entropy_chains.local_messages import conversation
 from langchain_entropy_chains.local_requests import Request, Rows, offered
 from langchain_entropy_chains.roots import watch

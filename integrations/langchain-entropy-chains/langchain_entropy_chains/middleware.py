@@ -16,8 +16,8 @@ except ImportError as error:
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

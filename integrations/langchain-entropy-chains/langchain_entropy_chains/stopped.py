@@ -10,9 +10,9 @@ from entropy_chains.backends import Generation
 from entropy_chains.backends.assembly import MALFORMED
 from entropy_chains.backends.continuations import WAYS, Request, begun
 from entropy_chains.backends.markup import clean_answer
+from entropy_chains.core.monitor import Outcome
+from entropy_chains.core.steps import ThinkTags
 from entropy_chains.errors import EntropyChainsError, SettingsError
-from entropy_chains.monitor import Outcome
-from entropy_chains.steps import ThinkTags
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage

@@ -18,7 +18,7 @@ from entropy_chains.backends import Chunk
 from entropy_chains.backends.chunks import ChatReader, Update
 from entropy_chains.backends.chunks_entries import Characters, entries_of, fields, items
 from entropy_chains.backends.served import ended
-from entropy_chains.steps import Phase
+from entropy_chains.core.steps import Phase
 
 REASONING = ("reasoning_content", "reasoning")
 """Names in ``additional_kwargs`` under which inner models keep the reasoning; ours is the first."""

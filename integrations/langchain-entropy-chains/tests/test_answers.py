@@ -15,8 +15,8 @@ from langchain_entropy_chains import EntropyCallbackHandler, with_early_stop
 from langchain_openai import ChatOpenAI
 from loopback import SURE, UNSURE, Loopback, Reply, Tok, line, said
 
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 8))
 LINES = "one more line of the answer that must not be cut\n" * 6

@@ -24,9 +24,9 @@ from langchain_openai import ChatOpenAI
 from loopback import Loopback, Reply, said, sums
 from pydantic import BaseModel
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

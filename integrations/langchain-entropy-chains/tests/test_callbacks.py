@@ -18,9 +18,9 @@ from langchain_openai import ChatOpenAI
 from loopback import Loopback, Reply, sums
 
 from entropy_chains.backends.openai import OpenAIBackend
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyMismatch, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
 

@@ -15,9 +15,9 @@ from langchain_openai import ChatOpenAI
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
 from pydantic import BaseModel, PrivateAttr
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

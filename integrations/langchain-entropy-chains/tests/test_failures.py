@@ -20,9 +20,9 @@ from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, En
 from langchain_openai import ChatOpenAI
 from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 KEY, HEADER = "sk-verysecret123", "hidden-header"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

@@ -19,8 +19,8 @@ from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, line, said, 
 from pydantic import BaseModel
 
 from entropy_chains import Policy, SettingsError
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
-from entropy_chains.steps import Segmentation
 
 SURELY = Policy("m", thresholds=(0.5,), segmentation=Segmentation("line", 32))
 FOR_AGENTS = replace(SURELY, scope="agent")

@@ -15,9 +15,9 @@ from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, En
 from langchain_openai import ChatOpenAI
 from loopback import REFUSALS, SURE, UNSURE, Loopback, Reply, asks_logprobs, is_answer_call, refusing, said, thinking
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

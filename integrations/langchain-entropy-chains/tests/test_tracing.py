@@ -22,9 +22,9 @@ from langchain_openai import ChatOpenAI
 from loopback import Loopback, sums
 
 from entropy_chains.cli import main
-from entropy_chains.policy import Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.savings import holdout_saving
-from entropy_chains.steps import Segmentation
 from entropy_chains.traces import Trace, read_traces
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))

@@ -12,9 +12,9 @@ from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent, Early
 from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, UNSURE, Loopback, Reply, line, said
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyMismatch, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy(
     "scripted",

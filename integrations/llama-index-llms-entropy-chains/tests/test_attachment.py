@@ -19,9 +19,9 @@ from llama_index.llms.entropy_chains import EarlyStopLLM, attach, detach
 from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, sums, thinking
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ANSWER = "The answer is 42"

@@ -20,9 +20,9 @@ from llama_index_instrumentation.dispatcher import instrument_tags
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, sums, thinking
 from pydantic import BaseModel
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError, PolicyError, PolicyMismatch, SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 LOOP = Policy("scripted", (0.2,), mode="refine", segmentation=Segmentation("call", 1))

@@ -20,8 +20,8 @@ from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, UNSURE, Loopback, Reply, said, thinking
 from openai.types.chat import ChatCompletionChunk
 
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), aliases=("gpt-4o", "gpt-3.5-turbo-instruct"))
 ASKED = [ChatMessage(role="user", content="What is 6*7?")]

@@ -15,9 +15,9 @@ from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.openai_like import OpenAILike
 from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 KEY, HEADER = "sk-verysecret123", "hidden-header"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

@@ -21,9 +21,9 @@ from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, UNSURE, Loopback, Reply, thinking
 from rich.console import Console
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 ASKED = [ChatMessage(role="user", content="What is 6*7?")]
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})

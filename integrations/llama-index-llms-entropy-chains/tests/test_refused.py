@@ -15,9 +15,9 @@ from llama_index.llms.entropy_chains import EarlyStopLLM, EntropyEventHandler, T
 from llama_index.llms.openai_like import OpenAILike
 from loopback import REFUSALS, SURE, UNSURE, Loopback, Reply, asks_logprobs, is_answer_call, refusing, said, thinking
 
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 FIXED = Policy("scripted", (None,), rule="fixed-step", min_steps=2, segmentation=POLICY.segmentation)

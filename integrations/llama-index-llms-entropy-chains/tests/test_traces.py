@@ -29,9 +29,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from entropy_chains.monitor import Outcome
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
+from entropy_chains.core.monitor import Outcome
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 
 ASKED = [ChatMessage(role="user", content="What is 6*7?")]
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})

@@ -18,8 +18,8 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
 
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

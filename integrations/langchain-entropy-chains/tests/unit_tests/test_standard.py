@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_entropy_chains import EarlyStopChatModel
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

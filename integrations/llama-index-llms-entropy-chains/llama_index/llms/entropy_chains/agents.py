@@ -19,11 +19,11 @@ from llama_index.llms.entropy_chains.traces import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
 from entropy_chains.backends.chunks import Update, read_message
-from entropy_chains.entropy import token_entropy
+from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.monitor import Monitor, Outcome
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.signals import StepRecord
 from entropy_chains.errors import PolicyMismatch, SettingsError
-from entropy_chains.monitor import Monitor, Outcome
-from entropy_chains.policy import Policy, stopping_enabled
-from entropy_chains.records import StepRecord
 from entropy_chains.refine import PER_CALL
 
 if TYPE_CHECKING:

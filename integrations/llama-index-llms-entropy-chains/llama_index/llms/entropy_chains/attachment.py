@@ -20,8 +20,8 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from llama_index.llms.entropy_chains.base import EarlyStopLLM
 from llama_index.llms.entropy_chains.local import TransformersLLM
 
+from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
 
 logger = logging.getLogger(__name__)
 

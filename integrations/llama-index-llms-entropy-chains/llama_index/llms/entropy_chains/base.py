@@ -35,10 +35,10 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from entropy_chains.backends.refused import IN_AN_APP, without_logprobs
 from entropy_chains.backends.servers import Server
+from entropy_chains.core.policy import Policy, stopping_enabled
+from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
 from entropy_chains.errors import NoLogprobsError, SettingsError
-from entropy_chains.policy import Policy, stopping_enabled
 from entropy_chains.savings import is_holdout
-from entropy_chains.steps import MODES, Segmentation, ThinkTags
 
 RUN = "run_id"
 """The instrument tag that names a root run, for the holdout."""

@@ -19,10 +19,10 @@ from llama_index.llms.entropy_chains.traces import current_span, mark_span
 
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update, read_message
 from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.core.monitor import Outcome
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation, ThinkTags
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
-from entropy_chains.monitor import Outcome
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation, ThinkTags
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
 STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs")

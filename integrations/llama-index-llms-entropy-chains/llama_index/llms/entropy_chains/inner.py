@@ -32,9 +32,9 @@ from entropy_chains.backends.redaction import hiding
 from entropy_chains.backends.refused import Known, known, refusal, refusals
 from entropy_chains.backends.served import ServedModel, ended, prompt_of
 from entropy_chains.backends.servers import Server
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM

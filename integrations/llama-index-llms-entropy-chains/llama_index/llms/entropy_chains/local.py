@@ -28,9 +28,9 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from entropy_chains.backends import Chunk, Generation, Message, Sampling
 from entropy_chains.backends.shown import Shown, tags_of
 from entropy_chains.backends.threads import astream, in_thread
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
-from entropy_chains.policy import Policy
-from entropy_chains.steps import Segmentation
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 PER_CALL = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}

@@ -12,9 +12,9 @@ from llama_index.llms.entropy_chains.telling import Telling, as_chat
 
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.talking import atalk, talk
-from entropy_chains.policy import Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.refine import RefineRun, arun_refine, run_refine
-from entropy_chains.steps import Segmentation
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import ChatResponse

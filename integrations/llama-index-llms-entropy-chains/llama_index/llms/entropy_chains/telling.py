@@ -19,9 +19,9 @@ from llama_index.core.base.llms.types import (
 from entropy_chains.backends import Chunk
 from entropy_chains.backends.chunks import Update, Usage
 from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.monitor import Outcome
-from entropy_chains.steps import Phase, ThinkTags
-from entropy_chains.tokens import Token
+from entropy_chains.core.monitor import Outcome
+from entropy_chains.core.steps import Phase, ThinkTags
+from entropy_chains.core.tokens import Token
 
 
 class Telling:

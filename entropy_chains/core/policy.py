@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from entropy_chains import answers
+from entropy_chains.core import answers
+from entropy_chains.core.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
+from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch
 from entropy_chains.files import write_file
-from entropy_chains.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
-from entropy_chains.steps import MODES, Segmentation
 from entropy_chains.validation import (
     Check,
     first_fault,

@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.entropy import EntropyBounds, token_entropy
+from entropy_chains.core.entropy import EntropyBounds, token_entropy
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.rules import Reading
+from entropy_chains.core.signals import StepRecord, Tally
+from entropy_chains.core.steps import Phase, Scanner, Segmentation, ThinkTags
 from entropy_chains.errors import EntropyChainsError
-from entropy_chains.policy import MassFloor, Policy
-from entropy_chains.records import StepRecord, Tally
-from entropy_chains.rules import Reading
-from entropy_chains.steps import Phase, Scanner, Segmentation, ThinkTags
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from entropy_chains.tokens import Token
+    from entropy_chains.core.tokens import Token
 
     Array = np.ndarray[Any, Any]
 

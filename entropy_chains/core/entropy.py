@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from operator import mul
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import InputError
-from entropy_chains.tokens import Alternative, Token
 
 if TYPE_CHECKING:
     import numpy as np

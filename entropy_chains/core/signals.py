@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from heapq import heappush, heapreplace, nlargest
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.entropy import EntropyBounds
-from entropy_chains.policy import MassFloor
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.policy import MassFloor
 
 if TYPE_CHECKING:
     import numpy as np
