@@ -95,7 +95,7 @@ def _step(rng: random.Random, gold: str, index: int, rich: bool) -> dict:
 def main() -> None:
     """Measure one file; prints JSON."""
     from entropy_chains import calibrate, replay
-    from entropy_chains.tables import Table
+    from entropy_chains.offline.table import Table
 
     path = sys.argv[1]
     found: dict = {}

@@ -10,15 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from entropy_chains.calibration import calibrate
-    from entropy_chains.comparing import Comparison, compare, transfer
     from entropy_chains.core.entropy import EntropyBounds, logits_entropy, token_entropy
     from entropy_chains.core.monitor import BatchMonitor, Decision, Monitor, Outcome
     from entropy_chains.core.policy import Policy
     from entropy_chains.core.signals import StepRecord
     from entropy_chains.core.steps import Segmentation, ThinkTags
     from entropy_chains.core.tokens import Alternative, Token
-    from entropy_chains.diagnosis import Diagnosis, diagnose
     from entropy_chains.errors import (
         BackendError,
         BatchError,
@@ -34,25 +31,28 @@ if TYPE_CHECKING:
         UnreachableError,
         WriteError,
     )
+    from entropy_chains.offline.calibrate import calibrate
+    from entropy_chains.offline.compare import Comparison, compare, transfer
+    from entropy_chains.offline.diagnose import Diagnosis, diagnose
+    from entropy_chains.offline.replay import ReplayResult, replay
+    from entropy_chains.offline.traces import Step, Trace, append_traces, read_traces
     from entropy_chains.recording import RecordError, record
     from entropy_chains.refine import RefineError, arun_refine, run_refine
-    from entropy_chains.replaying import ReplayResult, replay
     from entropy_chains.savings import Savings
-    from entropy_chains.traces import Step, Trace, append_traces, read_traces
 
 _HOME = {
     "Alternative": "core.tokens",
-    "append_traces": "traces",
+    "append_traces": "offline.traces",
     "arun_refine": "refine",
     "BackendError": "errors",
     "BatchError": "errors",
     "BatchMonitor": "core.monitor",
-    "calibrate": "calibration",
-    "compare": "comparing",
-    "Comparison": "comparing",
+    "calibrate": "offline.calibrate",
+    "compare": "offline.compare",
+    "Comparison": "offline.compare",
     "Decision": "core.monitor",
-    "diagnose": "diagnosis",
-    "Diagnosis": "diagnosis",
+    "diagnose": "offline.diagnose",
+    "Diagnosis": "offline.diagnose",
     "EntropyBounds": "core.entropy",
     "EntropyChainsError": "errors",
     "InputError": "errors",
@@ -65,24 +65,24 @@ _HOME = {
     "Policy": "core.policy",
     "PolicyError": "errors",
     "PolicyMismatch": "errors",
-    "read_traces": "traces",
+    "read_traces": "offline.traces",
     "record": "recording",
     "RecordError": "recording",
     "RefineError": "refine",
-    "replay": "replaying",
-    "ReplayResult": "replaying",
+    "replay": "offline.replay",
+    "ReplayResult": "offline.replay",
     "run_refine": "refine",
     "Savings": "savings",
     "Segmentation": "core.steps",
     "SettingsError": "errors",
-    "Step": "traces",
+    "Step": "offline.traces",
     "StepRecord": "core.signals",
     "ThinkTags": "core.steps",
     "Token": "core.tokens",
     "token_entropy": "core.entropy",
-    "Trace": "traces",
+    "Trace": "offline.traces",
     "TraceError": "errors",
-    "transfer": "comparing",
+    "transfer": "offline.compare",
     "UnreachableError": "errors",
     "WriteError": "errors",
 }

@@ -167,8 +167,8 @@ def record(
 @as_json
 def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None:
     """Is there a signal? Per step and stratified, with a verdict."""
-    from entropy_chains.diagnosis import diagnose as run
     from entropy_chains.display import diagnosis_table
+    from entropy_chains.offline.diagnose import diagnose as run
 
     found = run(traces, signal=signal, seed=seed)
     show(found.to_dict(), as_json, lambda: diagnosis_table(found.to_dict()))
@@ -193,8 +193,8 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Fit a policy and write it."""
-    from entropy_chains.calibration import calibrate as run
     from entropy_chains.display import policy_table
+    from entropy_chains.offline.calibrate import calibrate as run
 
     policy = run(traces, **settings)
     policy.save(out)
@@ -210,7 +210,7 @@ def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
 def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json: bool) -> None:
     """What a policy would have done on recorded runs."""
     from entropy_chains.display import replay_table
-    from entropy_chains.replaying import replay as run
+    from entropy_chains.offline.replay import replay as run
 
     policy = Policy.load(policy_file)
     found = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
@@ -234,9 +234,9 @@ def compare(
     seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Every published rule side by side on recorded runs, fitted on one part and judged on the other."""
-    from entropy_chains.comparing import compare as run
-    from entropy_chains.comparing import transfer
     from entropy_chains.display import comparison_table
+    from entropy_chains.offline.compare import compare as run
+    from entropy_chains.offline.compare import transfer
     from entropy_chains.plots import figure_format, saved_against_change
 
     form = figure_format(plot) if plot else ""
@@ -295,8 +295,8 @@ def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
 @as_json
 def langsmith(project: str, since: datetime | None, traces: Path | None, as_json: bool) -> None:
     """What stopping saved in a LangSmith project, measured by the holdout."""
+    from entropy_chains.offline.traces import append_traces
     from entropy_chains.savings import holdout_saving
-    from entropy_chains.traces import append_traces
 
     try:
         from langchain_entropy_chains.langsmith_runs import read_runs, recorded_traces, saving_table, savings_runs
@@ -313,7 +313,7 @@ def langsmith(project: str, since: datetime | None, traces: Path | None, as_json
 
 def check_same_recording(out: Path, running: dict[str, Any]) -> None:
     """A file holds one model, mode and way of reading entropies: refuse to go on with another's."""
-    from entropy_chains.traces import recorded
+    from entropy_chains.offline.traces import recorded
 
     first = next(recorded(out), None)
     compared = ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template", "max_steps")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from entropy_chains.files import check_outputs
-from entropy_chains.traces import check_appendable
+from entropy_chains.offline.traces import check_appendable
 
 
 class InputFile(click.Path):

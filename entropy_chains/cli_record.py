@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from entropy_chains.errors import reason
+from entropy_chains.offline.traces import Trace, TraceWriter
 from entropy_chains.progress import interrupts, progress
 from entropy_chains.recording import GIVEN_UP, Question, RecordError
-from entropy_chains.traces import Trace, TraceWriter
 
 
 def write_traces(

@@ -17,7 +17,7 @@ import numpy as np
 
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.files import write_file
-from entropy_chains.tables import Array
+from entropy_chains.offline.table import Array
 
 COLOURS = {
     "--ink": "#1f2328",

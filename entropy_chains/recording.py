@@ -15,7 +15,6 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from entropy_chains import cut_runs
 from entropy_chains.backends import Backend, Generation, Message, Probe, RecordableBackend, Sampling
 from entropy_chains.core.finish_reasons import finish_of, is_cut
 from entropy_chains.core.signals import StepRecord
@@ -32,8 +31,9 @@ from entropy_chains.errors import (
     outcomes,
     reason,
 )
+from entropy_chains.offline import cut_runs
+from entropy_chains.offline.traces import Step, Trace, validate
 from entropy_chains.refine import PER_CALL, RefineRun, run_refine
-from entropy_chains.traces import Step, Trace, validate
 from entropy_chains.workers import in_threads, in_turn
 
 T = TypeVar("T")

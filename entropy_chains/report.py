@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains import cut_runs, plots, wording
-from entropy_chains.baselines import oracle_stops
+from entropy_chains import plots, wording
 from entropy_chains.core.policy import BY_HAND, Policy
-from entropy_chains.diagnosis import diagnose, judged_rows
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.figures import latency
 from entropy_chains.files import PathLike, check_outputs, write_file
-from entropy_chains.replaying import ReplayResult, decisions, judge, replay
-from entropy_chains.tables import Array, Table, Traces, as_table
-from entropy_chains.trace_lines import records
-from entropy_chains.traces import Trace
+from entropy_chains.offline import cut_runs
+from entropy_chains.offline.diagnose import diagnose, judged_rows
+from entropy_chains.offline.published import oracle_stops
+from entropy_chains.offline.replay import ReplayResult, decisions, judge, replay
+from entropy_chains.offline.table import Array, Table, Traces, as_table
+from entropy_chains.offline.trace_lines import records
+from entropy_chains.offline.traces import Trace
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains import cut_runs
 from entropy_chains.core.policy import BY_HAND, Policy
-from entropy_chains.diagnosis import Diagnosis
-from entropy_chains.replaying import ReplayResult
-from entropy_chains.tables import Array, Table
+from entropy_chains.offline import cut_runs
+from entropy_chains.offline.diagnose import Diagnosis
+from entropy_chains.offline.replay import ReplayResult
+from entropy_chains.offline.table import Array, Table
 
 NONE = "–"
 

@@ -23,12 +23,12 @@ import results_page
 from results_runs import live, loaded, recorded, say
 
 from entropy_chains import Policy, calibrate, compare, diagnose, replay
-from entropy_chains.baselines import stop_rows
-from entropy_chains.comparing import transfer
-from entropy_chains.contenders import Terms, contenders
+from entropy_chains.offline.compare import transfer
+from entropy_chains.offline.contenders import Terms, contenders
+from entropy_chains.offline.published import stop_rows
+from entropy_chains.offline.table import Table
+from entropy_chains.offline.traces import read_traces
 from entropy_chains.plots import saved_against_change
-from entropy_chains.tables import Table
-from entropy_chains.traces import read_traces
 
 REPEATS, EXAMPLES = 100, 200
 """Calibrations behind the figures on promises, and questions of each."""

@@ -8,7 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from entropy_chains.baselines import (
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.certify import last_passing, one_run_a_group, threshold_grid
+from entropy_chains.offline.published import (
     BASELINES,
     AnswerConsistency,
     Baseline,
@@ -20,11 +22,9 @@ from entropy_chains.baselines import (
     certified_parameter,
     tokens_spent,
 )
-from entropy_chains.calibration import calibrate
-from entropy_chains.certificates import last_passing, one_run_a_group, threshold_grid
-from entropy_chains.replaying import decisions
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Step, Trace
+from entropy_chains.offline.replay import decisions
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Step, Trace
 
 RIGHT, WRONG = "1", "0"
 

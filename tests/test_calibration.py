@@ -12,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from entropy_chains import calibration
-from entropy_chains.calibration import calibrate
-from entropy_chains.certificates import (
+from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.rules import Reading
+from entropy_chains.core.steps import Segmentation
+from entropy_chains.errors import InputError
+from entropy_chains.offline import calibrate as calibration
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.certify import (
     Candidate,
     curve,
     examples_needed,
@@ -23,14 +27,10 @@ from entropy_chains.certificates import (
     threshold_grid,
     upper_bound,
 )
-from entropy_chains.core.policy import MassFloor, Policy
-from entropy_chains.core.rules import Reading
-from entropy_chains.core.steps import Segmentation
-from entropy_chains.diagnosis import Separation, diagnose
-from entropy_chains.errors import InputError
-from entropy_chains.replaying import decisions, replay
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Step, Trace
+from entropy_chains.offline.diagnose import Separation, diagnose
+from entropy_chains.offline.replay import decisions, replay
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Step, Trace
 
 RIGHT, WRONG = "1", "0"
 

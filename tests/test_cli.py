@@ -16,7 +16,7 @@ from devices import device
 
 from entropy_chains.cli import main
 from entropy_chains.demo.questions import draw_questions
-from entropy_chains.traces import Step, Trace, append_traces
+from entropy_chains.offline.traces import Step, Trace, append_traces
 
 
 def run(*arguments: object) -> Result:

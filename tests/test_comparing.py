@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from entropy_chains import comparing, contenders
-from entropy_chains.baselines import BASELINES
-from entropy_chains.calibration import calibrate
 from entropy_chains.cli import main
-from entropy_chains.comparing import Comparison, compare, transfer
-from entropy_chains.contenders import Decided
 from entropy_chains.core.policy import METHODS
 from entropy_chains.errors import InputError, PolicyMismatch
+from entropy_chains.offline import compare as comparing
+from entropy_chains.offline import contenders
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.compare import Comparison, compare, transfer
+from entropy_chains.offline.contenders import Decided
+from entropy_chains.offline.published import BASELINES
+from entropy_chains.offline.replay import replay
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Step, Trace, append_traces
 from entropy_chains.plots import figure_format, saved_against_change, together
-from entropy_chains.replaying import replay
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Step, Trace, append_traces
 
 RIGHT, WRONG = "1", "0"
 ALL = ("eat", "deepconf", "trial_confidence", "trial_entropy", "sum_entropy")

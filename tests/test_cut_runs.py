@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from entropy_chains import cut_runs
 from entropy_chains.backends.scripted import Script, ScriptedBackend
-from entropy_chains.calibration import calibrate
-from entropy_chains.certificates import last_passing, last_seen_step, within
-from entropy_chains.comparing import compare
 from entropy_chains.core.policy import CUT_RUNS, METHODS, Policy
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.diagnosis import diagnose
 from entropy_chains.errors import InputError
+from entropy_chains.offline import cut_runs
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.certify import last_passing, last_seen_step, within
+from entropy_chains.offline.compare import compare
+from entropy_chains.offline.diagnose import diagnose
+from entropy_chains.offline.replay import judge, judge_live, replay
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import record
-from entropy_chains.replaying import judge, judge_live, replay
 from entropy_chains.report import build_report
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Step, Trace
 from entropy_chains.wording import thresholds_text
 
 RIGHT, WRONG = "1", "0"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from entropy_chains.certificates import examples_needed
+from entropy_chains.offline.certify import examples_needed
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "integrations").glob("*/README.md"))]

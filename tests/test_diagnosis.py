@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains import diagnosis
-from entropy_chains.diagnosis import diagnose, separation
 from entropy_chains.errors import InputError
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Step, Trace
+from entropy_chains.offline import diagnose as diagnosis
+from entropy_chains.offline.diagnose import diagnose, separation
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Step, Trace
 
 RIGHT, WRONG = "1", "0"
 

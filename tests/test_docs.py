@@ -29,12 +29,12 @@ import pytest
 from loopback import Loopback
 
 import entropy_chains
-from entropy_chains.calibration import calibrate
 from entropy_chains.cli import main
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import detect_segmentation, detect_tags, template_hash
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
-from entropy_chains.traces import Step, Trace, append_traces
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.traces import Step, Trace, append_traces
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

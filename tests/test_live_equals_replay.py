@@ -17,9 +17,9 @@ from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
 from entropy_chains.core.policy import Policy
 from entropy_chains.demo.questions import draw_questions
+from entropy_chains.offline.replay import decisions, replay
+from entropy_chains.offline.table import as_table
 from entropy_chains.recording import conversation, record
-from entropy_chains.replaying import decisions, replay
-from entropy_chains.tables import as_table
 
 BATCH = 8
 QUESTIONS = [q for q in draw_questions(60, 7) if len(q["gold"]) <= 6][: 2 * BATCH]

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from entropy_chains import display, wording
 from entropy_chains.backends.scripted import Script, ScriptedBackend
-from entropy_chains.calibration import calibrate
 from entropy_chains.core.monitor import Monitor, Outcome
 from entropy_chains.core.policy import (
     CALIBRATION,
@@ -33,11 +32,12 @@ from entropy_chains.core.policy import (
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyError
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.replay import replay
+from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import conversation, record
-from entropy_chains.replaying import replay
 from entropy_chains.report import build_report
 from entropy_chains.savings import drift
-from entropy_chains.traces import Step, Trace
 
 FROZEN = json.loads((Path(__file__).parent / "frozen" / "policies.json").read_text(encoding="utf-8"))
 """Policies as the first version of `calibrate` wrote them, each with its fingerprint then: they must load for ever."""

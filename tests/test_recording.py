@@ -21,11 +21,11 @@ from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.cut_runs import of_recording
 from entropy_chains.errors import BackendError, BatchError, InputError, NoLogprobsError, SettingsError
+from entropy_chains.offline.cut_runs import of_recording
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Trace, append_traces, read_traces
 from entropy_chains.recording import PATIENCE, RecordError, conversation, read_questions, record, thinking_steps
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Trace, append_traces, read_traces
 
 LINES = Segmentation("line", 1)
 STEPS = [("one ", 1.0), ("\n", 1.0), ("two ", 0.5), ("\n", 0.5), ("three ", 0.0), ("\n", 0.0)]

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains import diagnosis
 from entropy_chains.core.monitor import Decision, StepRecord, _Course
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError, PolicyMismatch
-from entropy_chains.replaying import decisions, judge, replay
-from entropy_chains.tables import as_table
-from entropy_chains.traces import Step, Trace
+from entropy_chains.offline import diagnose as diagnosis
+from entropy_chains.offline.replay import decisions, judge, replay
+from entropy_chains.offline.table import as_table
+from entropy_chains.offline.traces import Step, Trace
 
 RIGHT, WRONG = "1", "0"
 

@@ -13,9 +13,9 @@ import pytest
 from entropy_chains import plots, report, wording
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import MissingExtraError, OutputError, PolicyMismatch
+from entropy_chains.offline.table import Table
+from entropy_chains.offline.traces import Step, Trace, append_traces
 from entropy_chains.report import build_report, write_report
-from entropy_chains.tables import Table
-from entropy_chains.traces import Step, Trace, append_traces
 
 HOSTILE = "</style></pre></svg>\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&amp;\u202eü漢\ud800\x00 -->"
 CERTIFICATE = {"risk": "lost-correct", "max_loss": 0.05, "confidence": 0.9, "groups": 240, "losses": 4}

@@ -8,8 +8,8 @@ import pytest
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, PolicyMismatch, TraceError
-from entropy_chains.tables import Table, as_table
-from entropy_chains.traces import Step, Trace, append_traces
+from entropy_chains.offline.table import Table, as_table
+from entropy_chains.offline.traces import Step, Trace, append_traces
 
 
 def run(name, *answers, **given):

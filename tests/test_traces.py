@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from entropy_chains.core.finish_reasons import FINISHES
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import OutputError, TraceError, WriteError
-from entropy_chains.traces import (
+from entropy_chains.offline.traces import (
     Step,
     Trace,
     TraceWriter,

@@ -17,8 +17,8 @@ from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.files import check_outputs, write_file
+from entropy_chains.offline.traces import Trace
 from entropy_chains.recording import record
-from entropy_chains.traces import Trace
 
 
 def summary(runs: list[Trace]) -> dict[str, Any]:

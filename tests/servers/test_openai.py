@@ -19,8 +19,8 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
+from entropy_chains.offline.traces import read_traces
 from entropy_chains.recording import conversation, record
-from entropy_chains.traces import read_traces
 
 pytestmark = pytest.mark.servers
 LINES = Segmentation("line", 32)

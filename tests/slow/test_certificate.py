@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from entropy_chains.calibration import calibrate
-from entropy_chains.certificates import Candidate, curve, last_passing, one_run_a_group
 from entropy_chains.core.answers import same
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import Reading
-from entropy_chains.tables import Table
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.certify import Candidate, curve, last_passing, one_run_a_group
+from entropy_chains.offline.table import Table
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +156,7 @@ def test_the_certificate_holds(scenario):
 
 def test_the_true_risk_is_the_one_that_is_simulated():
     """The closed form equals the share of losses among 40,000 simulated questions, within four standard errors."""
-    from entropy_chains.replaying import decisions
+    from entropy_chains.offline.replay import decisions
 
     scenario = Scenario("big", SCENARIOS[4].steps, questions=40_000)
     table = scenario.table(1)

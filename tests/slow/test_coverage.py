@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from entropy_chains import comparing
-from entropy_chains.baselines import BASELINES, Baseline, certified_parameter, stop_rows
-from entropy_chains.comparing import compare
-from entropy_chains.contenders import contenders
-from entropy_chains.diagnosis import diagnose
-from entropy_chains.tables import Table
+from entropy_chains.offline import compare as comparing
+from entropy_chains.offline.compare import compare
+from entropy_chains.offline.contenders import contenders
+from entropy_chains.offline.diagnose import diagnose
+from entropy_chains.offline.published import BASELINES, Baseline, certified_parameter, stop_rows
+from entropy_chains.offline.table import Table
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from entropy_chains.baselines import BASELINES, stop_rows
-from entropy_chains.calibration import calibrate
-from entropy_chains.contenders import Terms, contenders
 from entropy_chains.core.policy import CUT_RUNS
-from entropy_chains.diagnosis import diagnose
-from entropy_chains.replaying import replay
-from entropy_chains.tables import Table
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.contenders import Terms, contenders
+from entropy_chains.offline.diagnose import diagnose
+from entropy_chains.offline.published import BASELINES, stop_rows
+from entropy_chains.offline.replay import replay
+from entropy_chains.offline.table import Table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # recording is in the first test
 

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from entropy_chains.core.finish_reasons import finish_of
 from entropy_chains.errors import BackendError, InputError
+from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.savings import HoldoutSaving, Run
-from entropy_chains.traces import Step, Trace
 from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE
 
 if TYPE_CHECKING:

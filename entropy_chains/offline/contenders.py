@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from entropy_chains.baselines import (
+from entropy_chains.core.policy import METHODS
+from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.published import (
     BASELINES,
     Baseline,
     DeepConf,
@@ -19,10 +21,8 @@ from entropy_chains.baselines import (
     oracle_stops,
     tokens_spent,
 )
-from entropy_chains.calibration import calibrate
-from entropy_chains.core.policy import METHODS
-from entropy_chains.replaying import decisions
-from entropy_chains.tables import Array, Table
+from entropy_chains.offline.replay import decisions
+from entropy_chains.offline.table import Array, Table
 
 HINDSIGHT = "hindsight"
 """Method of the oracle: no rule, but what knowing the full run's answer beforehand would save."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains.baselines import oracle_stops, stop_rows, tokens_spent
-from entropy_chains.certificates import eligible_rows
 from entropy_chains.core.policy import Policy
-from entropy_chains.diagnosis import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
 from entropy_chains.errors import InputError
-from entropy_chains.tables import Array, Table, Traces, as_table
+from entropy_chains.offline.certify import eligible_rows
+from entropy_chains.offline.diagnose import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
+from entropy_chains.offline.published import oracle_stops, stop_rows, tokens_spent
+from entropy_chains.offline.table import Array, Table, Traces, as_table
 
 RESAMPLES = 2000
 
@@ -36,7 +36,7 @@ class ReplayResult:
         tokens_full, tokens: computed in full, and with the policy, probes paid.
         tokens_saved: 1 - tokens / tokens_full, with its interval; negative where probes cost more than stopping saves.
         seconds_full, seconds: wall time of the steps; None where a step's is not recorded.
-        oracle_tokens_saved: stopping where the full run's answer is first given (:func:`entropy_chains.baselines.oracle_stops`).
+        oracle_tokens_saved: stopping where the full run's answer is first given (:func:`entropy_chains.offline.published.oracle_stops`).
         stopped_early: fraction of lines; stops_at_step: how many stopped after step i + 1.
         stop_step: of each run, 0 = run in full; run_tokens: spent by each; run_correct: its answer is right; run_lost: it
             is one of ``lost_correct`` or ``lost_cut``. Arrays, [runs].

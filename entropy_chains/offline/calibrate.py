@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from entropy_chains.certificates import (
+from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
+from entropy_chains.core.steps import Segmentation
+from entropy_chains.errors import InputError
+from entropy_chains.offline.certify import (
     GRID,
     Candidate,
     curve,
@@ -31,9 +34,7 @@ from entropy_chains.certificates import (
     upper_bound,
     within,
 )
-from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
-from entropy_chains.core.steps import Segmentation
-from entropy_chains.diagnosis import (
+from entropy_chains.offline.diagnose import (
     Interval,
     Separation,
     check_seed,
@@ -43,8 +44,7 @@ from entropy_chains.diagnosis import (
     signal_aurocs,
     verdict_of,
 )
-from entropy_chains.errors import InputError
-from entropy_chains.tables import Array, Table, Traces, as_table
+from entropy_chains.offline.table import Array, Table, Traces, as_table
 
 RESAMPLES = 1000
 

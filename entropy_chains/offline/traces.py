@@ -16,7 +16,7 @@ from entropy_chains.core.policy import ESTIMATORS
 from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
-from entropy_chains.trace_lines import is_torn, parse, records
+from entropy_chains.offline.trace_lines import is_torn, parse, records
 from entropy_chains.validation import (
     LARGEST,
     MOST,

@@ -20,8 +20,8 @@ from scipy import stats
 
 from entropy_chains.core.policy import AGREEING, MEANS, PROBE_SIGNALS, MassFloor
 from entropy_chains.core.rules import threshold_at
-from entropy_chains.diagnosis import rows_by_step
-from entropy_chains.tables import Array, Table
+from entropy_chains.offline.diagnose import rows_by_step
+from entropy_chains.offline.table import Array, Table
 
 SMALLEST = -14
 """The grid's first threshold above 0 is 2^-14 bits: models with very low entropies are resolved too."""

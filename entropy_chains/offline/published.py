@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from entropy_chains.certificates import last_passing, one_run_a_group
-from entropy_chains.diagnosis import rows_by_step
-from entropy_chains.tables import Array, Table
+from entropy_chains.offline.certify import last_passing, one_run_a_group
+from entropy_chains.offline.diagnose import rows_by_step
+from entropy_chains.offline.table import Array, Table
 
 RECORDED = 0.9
 """Share of the steps before the last that must have a signal; below it the rule that reads it is not compared."""
@@ -281,7 +281,7 @@ BASELINES: tuple[Baseline, ...] = (
 
 
 def certified_parameter(rule: Baseline, table: Table, *, max_loss: float, level: float, seed: int) -> tuple[float | None, str]:
-    """The rule's parameter by the certificate of :mod:`entropy_chains.certificates`, and the reason; None = never stop.
+    """The rule's parameter by the certificate of :mod:`entropy_chains.offline.certify`, and the reason; None = never stop.
 
     The same test as for this library's thresholds: lost-correct, one run a group, exact binomial, the walk ends at the first
     setting that fails. A parameter that saves nothing on the fitting part is not kept.

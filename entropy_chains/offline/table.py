@@ -23,8 +23,8 @@ from entropy_chains.core.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import PathLike
-from entropy_chains.trace_lines import records
-from entropy_chains.traces import Trace, validate
+from entropy_chains.offline.trace_lines import records
+from entropy_chains.offline.traces import Trace, validate
 
 Array = np.ndarray[Any, Any]
 

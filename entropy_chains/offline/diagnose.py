@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_chains.errors import InputError
-from entropy_chains.tables import Array, Table, Traces, as_table
+from entropy_chains.offline.table import Array, Table, Traces, as_table
 
 MAX_ROWS = 20_000
 """Rows above which the bootstrap works on a part of the groups, its spread scaled to the whole."""

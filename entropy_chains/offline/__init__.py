@@ -1,0 +1,1 @@
+"""Recorded runs: read, diagnosed, calibrated, replayed, compared. No backend."""
