@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from entropy_chains.offline.traces import Step, Trace, append_traces, read_traces
     from entropy_chains.recording import RecordError, record
     from entropy_chains.refine import RefineError, arun_refine, run_refine
-    from entropy_chains.savings import Savings
+    from entropy_chains.savings.runs import Savings
 
 _HOME = {
     "Alternative": "core.tokens",
@@ -72,7 +72,7 @@ _HOME = {
     "replay": "offline.replay",
     "ReplayResult": "offline.replay",
     "run_refine": "refine",
-    "Savings": "savings",
+    "Savings": "savings.runs",
     "Segmentation": "core.steps",
     "SettingsError": "errors",
     "Step": "offline.traces",

@@ -16,7 +16,6 @@ import numpy as np
 from entropy_chains import plots, wording
 from entropy_chains.core.policy import BY_HAND, Policy
 from entropy_chains.errors import InputError, MissingExtraError
-from entropy_chains.figures import latency
 from entropy_chains.files import PathLike, check_outputs, write_file
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import diagnose, judged_rows
@@ -25,6 +24,7 @@ from entropy_chains.offline.replay import ReplayResult, decisions, judge, replay
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.offline.trace_lines import records
 from entropy_chains.offline.traces import Trace
+from entropy_chains.savings.figures import latency
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 

@@ -13,9 +13,9 @@ from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
-from entropy_chains.figures import EnergyMeter, flops, latency
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import conversation, record
+from entropy_chains.savings.figures import EnergyMeter, flops, latency
 
 BATCH, MAX_TOKENS = 100, 1600
 DRAW, LIVE_DRAW = 21, 22

@@ -37,7 +37,7 @@ from entropy_chains.offline.replay import replay
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import conversation, record
 from entropy_chains.report import build_report
-from entropy_chains.savings import drift
+from entropy_chains.savings.runs import drift
 
 FROZEN = json.loads((Path(__file__).parent / "frozen" / "policies.json").read_text(encoding="utf-8"))
 """Policies as the first version of `calibrate` wrote them, each with its fingerprint then: they must load for ever."""

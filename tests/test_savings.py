@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError
-from entropy_chains.savings import (
+from entropy_chains.savings.runs import (
     EnergyMeter,
     Figure,
     Run,
@@ -31,7 +31,7 @@ from entropy_chains.savings import (
 def test_module_needs_no_numpy() -> None:
     """Live wrappers import the module and assign the holdout without numpy, scipy or pynvml being loaded."""
     code = (
-        "import sys; from entropy_chains.savings import Figure, Run, is_holdout; is_holdout('r', share=0.5);"
+        "import sys; from entropy_chains.savings.runs import Figure, Run, is_holdout; is_holdout('r', share=0.5);"
         "Figure(1.0, 's', 'measured', 'clock'); print([m for m in ('numpy', 'scipy', 'pynvml') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
@@ -247,7 +247,9 @@ def test_holdout_grows_with_the_share(root: str, salt: str, a: float, b: float) 
 
 def test_holdout_is_the_same_in_another_process() -> None:
     """Python's hash randomisation plays no part: another process assigns the same runs."""
-    code = "from entropy_chains.savings import is_holdout; print([is_holdout(f'ü{i}', share=0.3, salt='s') for i in range(40)])"
+    code = (
+        "from entropy_chains.savings.runs import is_holdout; print([is_holdout(f'ü{i}', share=0.3, salt='s') for i in range(40)])"
+    )
     env = {"PYTHONHASHSEED": "77", "PYTHONPATH": ":".join(sys.path)}
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout.strip()
     here = [is_holdout(f"ü{i}", share=0.3, salt="s") for i in range(40)]

@@ -18,7 +18,6 @@ from entropy_chains.demo import MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
 from entropy_chains.display import story_table
 from entropy_chains.errors import OutputError
-from entropy_chains.figures import flops, latency
 from entropy_chains.files import check_outputs, make_folder, write_file
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.diagnose import diagnose
@@ -27,6 +26,7 @@ from entropy_chains.offline.table import Table
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import conversation, record
 from entropy_chains.report import write_report
+from entropy_chains.savings.figures import flops, latency
 
 BATCH = 150
 LATENCY_QUESTIONS = 24

@@ -22,7 +22,7 @@ from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
 from entropy_chains.errors import SettingsError
 from entropy_chains.refine import arun_refine, run_refine
-from entropy_chains.savings import is_holdout
+from entropy_chains.savings.runs import is_holdout
 from langchain_entropy_chains.calls import Call, whole
 from langchain_entropy_chains.inner import BLIND, InnerModel
 from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal, without_headers

@@ -23,7 +23,7 @@ from entropy_chains.backends.shown import tags_of
 from entropy_chains.backends.threads import astream, in_thread
 from entropy_chains.core.policy import stopping_enabled
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.savings import is_holdout
+from entropy_chains.savings.runs import is_holdout
 from langchain_entropy_chains.local_messages import conversation
 from langchain_entropy_chains.local_requests import Request, Rows, offered
 from langchain_entropy_chains.roots import watch

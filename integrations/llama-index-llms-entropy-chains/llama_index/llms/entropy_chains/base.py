@@ -38,7 +38,7 @@ from entropy_chains.backends.servers import Server
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
 from entropy_chains.errors import NoLogprobsError, SettingsError
-from entropy_chains.savings import is_holdout
+from entropy_chains.savings.runs import is_holdout
 
 RUN = "run_id"
 """The instrument tag that names a root run, for the holdout."""

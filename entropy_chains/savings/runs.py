@@ -1,6 +1,6 @@
 """What stopping saves: paired runs, the live holdout, and whether live traffic still looks like calibration.
 
-Each figure says whether it was measured, counted or estimated (:mod:`entropy_chains.figures`). Live wrappers call
+Each figure says whether it was measured, counted or estimated (:mod:`entropy_chains.savings.figures`). Live wrappers call
 :func:`is_holdout`, so numpy and scipy are imported by the functions that need them.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_chains.core.policy import QUANTILES, Policy
 from entropy_chains.errors import InputError
-from entropy_chains.figures import EnergyMeter, Figure, flops, latency, money
+from entropy_chains.savings.figures import EnergyMeter, Figure, flops, latency, money
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,1 @@
+"""What deployed runs saved."""
