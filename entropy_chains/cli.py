@@ -167,8 +167,8 @@ def record(
 @as_json
 def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None:
     """Is there a signal? Per step and stratified, with a verdict."""
-    from entropy_chains.display import diagnosis_table
     from entropy_chains.offline.diagnose import diagnose as run
+    from entropy_chains.show.terminal import diagnosis_table
 
     found = run(traces, signal=signal, seed=seed)
     show(found.to_dict(), as_json, lambda: diagnosis_table(found.to_dict()))
@@ -193,8 +193,8 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Fit a policy and write it."""
-    from entropy_chains.display import policy_table
     from entropy_chains.offline.calibrate import calibrate as run
+    from entropy_chains.show.terminal import policy_table
 
     policy = run(traces, **settings)
     policy.save(out)
@@ -209,8 +209,8 @@ def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
 @as_json
 def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json: bool) -> None:
     """What a policy would have done on recorded runs."""
-    from entropy_chains.display import replay_table
     from entropy_chains.offline.replay import replay as run
+    from entropy_chains.show.terminal import replay_table
 
     policy = Policy.load(policy_file)
     found = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
@@ -234,10 +234,10 @@ def compare(
     seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Every published rule side by side on recorded runs, fitted on one part and judged on the other."""
-    from entropy_chains.display import comparison_table
     from entropy_chains.offline.compare import compare as run
     from entropy_chains.offline.compare import transfer
-    from entropy_chains.plots import figure_format, saved_against_change
+    from entropy_chains.show.plots import figure_format, saved_against_change
+    from entropy_chains.show.terminal import comparison_table
 
     form = figure_format(plot) if plot else ""
     terms: dict[str, Any] = {"max_loss": max_loss, "confidence": confidence, "seed": seed}
@@ -258,7 +258,7 @@ def compare(
 @as_json
 def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title: str, as_json: bool) -> None:
     """Write a self-contained page with plots."""
-    from entropy_chains.report import write_report
+    from entropy_chains.show.report import write_report
 
     policy = Policy.load(policy_file) if policy_file else None
     write_report(out, list(traces), policy, title=title)
@@ -271,7 +271,7 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
 @as_json
 def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
     """What can this backend do, and what does that mean for stopping? Asks a handful of small real requests."""
-    from entropy_chains.display import doctor_table
+    from entropy_chains.show.terminal import doctor_table
 
     if not model:
         raise SettingsError("give --base-url URL --model NAME for a server, or --model PATH_OR_ID (or 'demo') for a local model")

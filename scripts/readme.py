@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from entropy_chains import wording
+from entropy_chains.show import wording
 
 ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "docs" / "demo.json"

@@ -28,7 +28,7 @@ from entropy_chains.offline.contenders import Terms, contenders
 from entropy_chains.offline.published import stop_rows
 from entropy_chains.offline.table import Table
 from entropy_chains.offline.traces import read_traces
-from entropy_chains.plots import saved_against_change
+from entropy_chains.show.plots import saved_against_change
 
 REPEATS, EXAMPLES = 100, 200
 """Calibrations behind the figures on promises, and questions of each."""

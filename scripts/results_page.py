@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from entropy_chains.wording import interval, less_or_more, number, percent, points
+from entropy_chains.show.wording import interval, less_or_more, number, percent, points
 
 ROOT = Path(__file__).parent.parent
 PAGE, KEPT, PICTURE = (ROOT / "docs" / name for name in ("results.md", "results.json", "pictures/compare.png"))

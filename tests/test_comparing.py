@@ -21,7 +21,7 @@ from entropy_chains.offline.published import BASELINES
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace, append_traces
-from entropy_chains.plots import figure_format, saved_against_change, together
+from entropy_chains.show.plots import figure_format, saved_against_change, together
 
 RIGHT, WRONG = "1", "0"
 ALL = ("eat", "deepconf", "trial_confidence", "trial_entropy", "sum_entropy")

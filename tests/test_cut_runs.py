@@ -23,8 +23,8 @@ from entropy_chains.offline.replay import judge, judge_live, replay
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import record
-from entropy_chains.report import build_report
-from entropy_chains.wording import thresholds_text
+from entropy_chains.show.report import build_report
+from entropy_chains.show.wording import thresholds_text
 
 RIGHT, WRONG = "1", "0"
 EPSILON, DELTA, REPEATS = 0.05, 0.1, 60

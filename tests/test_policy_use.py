@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from entropy_chains import display, wording
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.monitor import Monitor, Outcome
 from entropy_chains.core.policy import (
@@ -36,8 +35,10 @@ from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import conversation, record
-from entropy_chains.report import build_report
 from entropy_chains.savings.runs import drift
+from entropy_chains.show import terminal as display
+from entropy_chains.show import wording
+from entropy_chains.show.report import build_report
 
 FROZEN = json.loads((Path(__file__).parent / "frozen" / "policies.json").read_text(encoding="utf-8"))
 """Policies as the first version of `calibrate` wrote them, each with its fingerprint then: they must load for ever."""

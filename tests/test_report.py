@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from entropy_chains import plots, report, wording
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import MissingExtraError, OutputError, PolicyMismatch
 from entropy_chains.offline.table import Table
 from entropy_chains.offline.traces import Step, Trace, append_traces
-from entropy_chains.report import build_report, write_report
+from entropy_chains.show import plots, report, wording
+from entropy_chains.show.report import build_report, write_report
 
 HOSTILE = "</style></pre></svg>\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&amp;\u202eü漢\ud800\x00 -->"
 CERTIFICATE = {"risk": "lost-correct", "max_loss": 0.05, "confidence": 0.9, "groups": 240, "losses": 4}
@@ -312,7 +312,7 @@ def test_missing_extra_names_the_line_to_type(monkeypatch, package: str) -> None
 
 def test_importing_loads_neither_matplotlib_nor_jinja2() -> None:
     """The module can be imported where the extra is not installed."""
-    code = "import sys; import entropy_chains.report; print([m for m in ('matplotlib', 'jinja2') if m in sys.modules])"
+    code = "import sys; import entropy_chains.show.report; print([m for m in ('matplotlib', 'jinja2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

@@ -16,7 +16,6 @@ from entropy_chains.core import answers
 from entropy_chains.core.policy import Policy
 from entropy_chains.demo import MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
-from entropy_chains.display import story_table
 from entropy_chains.errors import OutputError
 from entropy_chains.files import check_outputs, make_folder, write_file
 from entropy_chains.offline.calibrate import calibrate
@@ -25,8 +24,9 @@ from entropy_chains.offline.replay import judge_live
 from entropy_chains.offline.table import Table
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import conversation, record
-from entropy_chains.report import write_report
 from entropy_chains.savings.figures import flops, latency
+from entropy_chains.show.report import write_report
+from entropy_chains.show.terminal import story_table
 
 BATCH = 150
 LATENCY_QUESTIONS = 24

@@ -11,10 +11,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from entropy_chains import wording
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import SENTENCES
+from entropy_chains.show import wording
 
 
 def diagnosis_table(found: Mapping[str, Any]) -> Group:

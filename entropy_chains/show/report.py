@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains import plots, wording
 from entropy_chains.core.policy import BY_HAND, Policy
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.files import PathLike, check_outputs, write_file
@@ -25,6 +24,7 @@ from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.offline.trace_lines import records
 from entropy_chains.offline.traces import Trace
 from entropy_chains.savings.figures import latency
+from entropy_chains.show import plots, wording
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
