@@ -277,12 +277,12 @@ def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
         raise SettingsError("give --base-url URL --model NAME for a server, or --model PATH_OR_ID (or 'demo') for a local model")
     if base_url:
         client = client_of(base_url)
-        from entropy_chains.doctor import examine
+        from entropy_chains.doctor.examine import examine
 
         found = examine(client, model).to_dict()
     else:
         from entropy_chains.demo import MODEL_FOLDER
-        from entropy_chains.doctor_local import examine_local
+        from entropy_chains.doctor.local import examine_local
 
         found = examine_local(load(model), MODEL_FOLDER if model in DEMO_MODEL else model).to_dict()
     show(found, as_json, lambda: doctor_table(found))

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from loopback import Loopback, Reply, Tok, is_answer_call, said
 
 from entropy_chains.cli import main
-from entropy_chains.doctor import examine
-from entropy_chains.doctor_findings import WORKS, continuation, judge, temperature_mode
+from entropy_chains.doctor.examine import examine
+from entropy_chains.doctor.findings import WORKS, continuation, judge, temperature_mode
 
 # The first four stand together: so a turn more is as many words, which the server counts as tokens, as tokens were begun.
 THOUGHT = [Tok(f"w{n}" + (" " if n > 2 else "")) for n in range(2000)]

@@ -14,7 +14,7 @@ from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.redaction import LEAST, hiding, secrets_of
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.doctor import examine
+from entropy_chains.doctor.examine import examine
 from entropy_chains.errors import BackendError, NoLogprobsError, quoted
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))

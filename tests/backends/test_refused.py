@@ -20,7 +20,7 @@ from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.refused import Known, known, refusal, without_logprobs
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.doctor import examine
+from entropy_chains.doctor.examine import examine
 from entropy_chains.errors import BackendError, NoLogprobsError
 from entropy_chains.recording import record
 from entropy_chains.refine import arun_refine, run_refine

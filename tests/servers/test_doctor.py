@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from entropy_chains.cli import main
-from entropy_chains.doctor_findings import WORKS
+from entropy_chains.doctor.findings import WORKS
 
 pytestmark = pytest.mark.servers
 

@@ -1,6 +1,6 @@
 """What to ask a server, and what its answers show. Pure: a generator that yields requests and is sent what came of them.
 
-The logic is in one place so; what sends (:func:`entropy_chains.doctor.examine`) is a loop around it.
+The logic is in one place so; what sends (:func:`entropy_chains.doctor.examine.examine`) is a loop around it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from entropy_chains.backends.continuations import WAYS, begun
 from entropy_chains.backends.servers import identify
 from entropy_chains.backends.vllm_client import hello, version_in
 from entropy_chains.core.steps import FAMILIES, Phase, ThinkTags, detect_tags, phase_at_start
-from entropy_chains.doctor_asking import ASKED, STREAMED, Ask, Asking, Book, Heard
-from entropy_chains.doctor_closing import READ, close
-from entropy_chains.doctor_findings import ENOUGH, Examination, continuation, judge, temperature_mode
+from entropy_chains.doctor.asking import ASKED, STREAMED, Ask, Asking, Book, Heard
+from entropy_chains.doctor.closing import READ, close
+from entropy_chains.doctor.findings import ENOUGH, Examination, continuation, judge, temperature_mode
 from entropy_chains.errors import SettingsError
 
 FIRST, NEXT = 64, 16

@@ -1,6 +1,6 @@
 """Examine a server with a handful of small real requests: what it can do, and what that means for stopping.
 
-What to ask and what it means is pure, in :mod:`entropy_chains.doctor_server`; here it is sent.
+What to ask and what it means is pure, in :mod:`entropy_chains.doctor.server`; here it is sent.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from entropy_chains.backends.chunks import ChatReader, CompletionReader, Piece, Update, read_message
 from entropy_chains.backends.failures import failures
 from entropy_chains.backends.served import CONTROL, is_done
-from entropy_chains.doctor_asking import Ask, Heard
-from entropy_chains.doctor_findings import Examination, Finding
-from entropy_chains.doctor_server import examination
+from entropy_chains.doctor.asking import Ask, Heard
+from entropy_chains.doctor.findings import Examination, Finding
+from entropy_chains.doctor.server import examination
 from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, SettingsError
 
 try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from entropy_chains.backends.chunks import Piece, Usage
 from entropy_chains.backends.servers import Server
-from entropy_chains.doctor_findings import Finding
+from entropy_chains.doctor.findings import Finding
 
 ASKED = [{"role": "user", "content": "4821*93=?"}]
 STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}

@@ -1,10 +1,10 @@
-"""What closing a stream does to the server, by the server's own counters. Pure; see :mod:`entropy_chains.doctor_server`."""
+"""What closing a stream does to the server, by the server's own counters. Pure; see :mod:`entropy_chains.doctor.server`."""
 
 from __future__ import annotations
 
 import re
 
-from entropy_chains.doctor_asking import STREAMED, Ask, Asking, Book
+from entropy_chains.doctor.asking import STREAMED, Ask, Asking, Book
 
 READ = 20
 """Tokens that are read of a reply before it is closed."""

@@ -1,0 +1,1 @@
+"""What a model or server allows, tried on itself."""
