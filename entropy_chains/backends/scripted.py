@@ -20,8 +20,8 @@ from itertools import chain
 from typing import Any, Self
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
-from entropy_chains.backends.assembly import MALFORMED, broken_off, run_instead
-from entropy_chains.backends.markup import Markup, Span, as_chunks, clean_answer, text_in
+from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
+from entropy_chains.backends.text.markup import Markup, Span, as_chunks, clean_answer, text_in
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy, stopping_enabled

@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
-from entropy_chains.backends.assembly import MALFORMED, run_instead
+from entropy_chains.backends.text.answer import MALFORMED, run_instead
 from entropy_chains.core.entropy import SMALL, logits_entropy
 from entropy_chains.core.monitor import BatchMonitor
 from entropy_chains.core.policy import Policy, stopping_enabled

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import SIGNALS
 from entropy_chains.core.steps import SEGMENTATION, Segmentation

@@ -13,8 +13,8 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from entropy_chains.backends import Chunk, Generation, Probe, Step
 from entropy_chains.backends.drawing import Numbers
-from entropy_chains.backends.markup import Markup, as_chunks
-from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.backends.text.markup import Markup, as_chunks
+from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.entropy import EntropyBounds, logits_entropy
 from entropy_chains.core.monitor import BatchMonitor, Decision
 from entropy_chains.core.steps import Phase

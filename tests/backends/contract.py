@@ -12,7 +12,7 @@ from itertools import accumulate
 import pytest
 
 from entropy_chains.backends import Generation, Sampling
-from entropy_chains.backends.assembly import MALFORMED
+from entropy_chains.backends.text.answer import MALFORMED
 from entropy_chains.core.policy import MassFloor, Policy
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import PolicyMismatch, SettingsError

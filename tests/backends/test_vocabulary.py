@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from entropy_chains.backends.vocabulary import Vocabulary
+from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.steps import Phase
 from entropy_chains.demo import MODEL_FOLDER
 

@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 
 from entropy_chains import SettingsError
 from entropy_chains.backends import Chunk, Generation, Message
-from entropy_chains.backends.shown import Shown, text_before
+from entropy_chains.backends.text.stream import Shown, text_before
 from entropy_chains.core.steps import ThinkTags
 from langchain_entropy_chains.local_messages import TOOL_CALL, tool_calls
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from entropy_chains.backends import Message
-from entropy_chains.backends.markup import AnswerMarkup, Markup, divided, text_in
+from entropy_chains.backends.text.markup import AnswerMarkup, Markup, divided, text_in
 from entropy_chains.core.steps import Phase, ThinkTags, detect_tags, phase_after_prompt, template_hash
 from entropy_chains.errors import SettingsError
 

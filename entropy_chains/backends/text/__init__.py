@@ -1,0 +1,1 @@
+"""Text of a model's output: its tokenizer, its markup, its answer."""
