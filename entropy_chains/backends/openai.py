@@ -18,14 +18,14 @@ from functools import partial
 from typing import Any, Self
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
-from entropy_chains.backends.chunks import Update
-from entropy_chains.backends.continuations import Request
-from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.backends.failures import failures
-from entropy_chains.backends.introductions import awho, who
-from entropy_chains.backends.replies import Reply
-from entropy_chains.backends.served import CONTROL, ServedModel, ended, is_done, only_its_own, prompt_of, seeded
-from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.backends.remote.continuations import Request
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.errors import failures
+from entropy_chains.backends.remote.introductions import awho, who
+from entropy_chains.backends.remote.model import CONTROL, ServedModel, ended, is_done, only_its_own, prompt_of, seeded
+from entropy_chains.backends.remote.readers import Update
+from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, all_of

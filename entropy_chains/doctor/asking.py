@@ -6,8 +6,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from entropy_chains.backends.chunks import Piece, Usage
-from entropy_chains.backends.servers import Server
+from entropy_chains.backends.remote.readers import Piece, Usage
+from entropy_chains.backends.remote.servers import Server
 from entropy_chains.doctor.findings import Finding
 
 ASKED = [{"role": "user", "content": "4821*93=?"}]

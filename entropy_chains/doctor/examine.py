@@ -10,9 +10,9 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, Piece, Update, read_message
-from entropy_chains.backends.failures import failures
-from entropy_chains.backends.served import CONTROL, is_done
+from entropy_chains.backends.remote.errors import failures
+from entropy_chains.backends.remote.model import CONTROL, is_done
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, Piece, Update, read_message
 from entropy_chains.doctor.asking import Ask, Heard
 from entropy_chains.doctor.findings import Examination, Finding
 from entropy_chains.doctor.server import examination

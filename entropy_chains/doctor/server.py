@@ -10,10 +10,10 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from entropy_chains.backends.chunks import Piece
-from entropy_chains.backends.continuations import WAYS, begun
-from entropy_chains.backends.servers import identify
-from entropy_chains.backends.vllm_client import hello, version_in
+from entropy_chains.backends.remote.continuations import WAYS, begun
+from entropy_chains.backends.remote.plugin import hello, version_in
+from entropy_chains.backends.remote.readers import Piece
+from entropy_chains.backends.remote.servers import identify
 from entropy_chains.core.steps import FAMILIES, Phase, ThinkTags, detect_tags, phase_at_start
 from entropy_chains.doctor.asking import ASKED, STREAMED, Ask, Asking, Book, Heard
 from entropy_chains.doctor.closing import READ, close

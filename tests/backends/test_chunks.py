@@ -14,8 +14,16 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 
 from entropy_chains import Monitor, Policy, token_entropy
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update, Usage, read_message, tokens_of
-from entropy_chains.backends.chunks_alignment import PATIENCE, PROOF, TOKEN, WINDOW
+from entropy_chains.backends.remote.alignment import PATIENCE, PROOF, TOKEN, WINDOW
+from entropy_chains.backends.remote.readers import (
+    ChatReader,
+    CompletionReader,
+    ResponsesReader,
+    Update,
+    Usage,
+    read_message,
+    tokens_of,
+)
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, SettingsError

@@ -13,7 +13,7 @@ from openai.types import responses
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from entropy_chains import token_entropy
-from entropy_chains.backends.chunks import ChatReader, ResponsesReader, Usage, read_message
+from entropy_chains.backends.remote.readers import ChatReader, ResponsesReader, Usage, read_message
 from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError
 

@@ -7,9 +7,9 @@ import math
 import pytest
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.chunks import Piece, Update, Usage
-from entropy_chains.backends.continuations import Prefill, RawCompletion, Turn
-from entropy_chains.backends.dialogue import PATIENCE, Dialogue, Plan
+from entropy_chains.backends.remote.continuations import Prefill, RawCompletion, Turn
+from entropy_chains.backends.remote.dialogue import PATIENCE, Dialogue, Plan
+from entropy_chains.backends.remote.readers import Piece, Update, Usage
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
 from entropy_chains.core.tokens import Alternative, Token

@@ -11,9 +11,9 @@ import pytest
 from hostile import ODD, Hostile, begin, end, events
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
 
-from entropy_chains.backends import introductions
-from entropy_chains.backends.introductions import awho, who
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.backends.remote import introductions
+from entropy_chains.backends.remote.introductions import awho, who
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import UnreachableError

@@ -11,7 +11,7 @@ from loopback import Loopback, Reply
 from pydantic import BaseModel, SecretStr
 
 from entropy_chains.backends.openai import OpenAIBackend
-from entropy_chains.backends.redaction import LEAST, hiding, secrets_of
+from entropy_chains.backends.remote.redaction import LEAST, hiding, secrets_of
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor.examine import examine

@@ -17,7 +17,7 @@ from loopback import REFUSALS, SURE, UNSURE, Loopback, Reply, asks_logprobs, is_
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
-from entropy_chains.backends.refused import Known, known, refusal, without_logprobs
+from entropy_chains.backends.remote.refused import Known, known, refusal, without_logprobs
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor.examine import examine
@@ -150,7 +150,7 @@ def test_what_is_known_belongs_to_one_client_and_goes_with_it():
     identity = id(one)
     del one
     gc.collect()
-    from entropy_chains.backends import refused
+    from entropy_chains.backends.remote import refused
 
     assert identity not in refused._known
     known((), "m").refused = "no"

@@ -10,9 +10,9 @@ import openai
 import pytest
 from loopback import SURE, UNSURE, Loopback, is_answer_call, said, sums, thinking
 
-from entropy_chains.backends.dialogue import NOT_CLOSED
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
-from entropy_chains.backends.vllm_client import version_in
+from entropy_chains.backends.remote.dialogue import NOT_CLOSED
+from entropy_chains.backends.remote.plugin import version_in
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import SettingsError

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from loopback import SURE, UNSURE, Loopback, Reply, Tok, line, said
 
 from entropy_chains.backends import Sampling
-from entropy_chains.backends.chunks import ChatReader, Piece, Update
-from entropy_chains.backends.continuations import Prefill
-from entropy_chains.backends.dialogue import Dialogue, Plan
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+from entropy_chains.backends.remote.continuations import Prefill
+from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.readers import ChatReader, Piece, Update
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
 from entropy_chains.core.tokens import Token

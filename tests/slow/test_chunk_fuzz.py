@@ -22,7 +22,7 @@ from openai._models import construct_type
 from openai.types.chat import ChatCompletionChunk
 
 from entropy_chains import Monitor, Policy
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader
 from entropy_chains.core.monitor import Decision
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import EntropyChainsError

@@ -17,8 +17,8 @@ from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from entropy_chains.backends.continuations import WAYS
-from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.continuations import WAYS
+from entropy_chains.backends.remote.dialogue import Dialogue, Plan
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, ThinkTags
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError

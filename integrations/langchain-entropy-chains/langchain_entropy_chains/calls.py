@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.talking import Heard
+from entropy_chains.backends.remote.drive import Heard
 from entropy_chains.refine import RefineRun
 from langchain_entropy_chains.inner import InnerModel
 from langchain_entropy_chains.translation import as_chunk, usage_of

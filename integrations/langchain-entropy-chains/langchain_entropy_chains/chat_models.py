@@ -15,8 +15,8 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains.backends.refused import IN_AN_APP, without_logprobs
-from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
 from entropy_chains.core.monitor import Monitor
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import MODES, Segmentation, ThinkTags

@@ -15,14 +15,14 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
 
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.chunks import Update
-from entropy_chains.backends.continuations import Request
-from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.backends.redaction import hiding
-from entropy_chains.backends.refused import Known, known, refusals
-from entropy_chains.backends.served import ServedModel, prompt_of
-from entropy_chains.backends.servers import Server
-from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.backends.remote.continuations import Request
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.model import ServedModel, prompt_of
+from entropy_chains.backends.remote.readers import Update
+from entropy_chains.backends.remote.redaction import hiding
+from entropy_chains.backends.remote.refused import Known, known, refusals
+from entropy_chains.backends.remote.servers import Server
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains.refusals import model_name, number
@@ -53,7 +53,7 @@ class InnerModel(ServedModel):
         stop: the call's stop texts.
         kwargs: the call's settings.
         owner: the user's model, where ``chat`` is made of it for one call.
-        settings: those of :class:`entropy_chains.backends.served.ServedModel`.
+        settings: those of :class:`entropy_chains.backends.remote.model.ServedModel`.
 
     Attributes:
         readers: one for every request sent.
@@ -193,7 +193,7 @@ class InnerModel(ServedModel):
         """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
         client = getattr(self._chat, "root_client", None)
         if client is not None and not self._is_known(client):
-            from entropy_chains.backends.introductions import who
+            from entropy_chains.backends.remote.introductions import who
 
             self._learn(client, who(client, self._served, needed=False))
 
@@ -201,7 +201,7 @@ class InnerModel(ServedModel):
         """The same for ``asyncio``."""
         client = getattr(self._chat, "root_async_client", None)
         if client is not None and not self._is_known(client):
-            from entropy_chains.backends.introductions import awho
+            from entropy_chains.backends.remote.introductions import awho
 
             self._learn(client, await awho(client, self._served, needed=False))
 

@@ -16,9 +16,9 @@ from langchain_core.outputs import Generation as Reply
 from rich.table import Table
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.chunks import Update
-from entropy_chains.backends.chunks_entries import tokens_of
-from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.logprob_entries import tokens_of
+from entropy_chains.backends.remote.readers import Update
 from entropy_chains.errors import NoLogprobsError
 from langchain_entropy_chains.translation import ChunkReader, as_chunk, texts
 

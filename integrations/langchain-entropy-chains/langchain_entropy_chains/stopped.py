@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.continuations import WAYS, Request, begun
+from entropy_chains.backends.remote.continuations import WAYS, Request, begun
 from entropy_chains.backends.text.answer import MALFORMED
 from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.monitor import Outcome

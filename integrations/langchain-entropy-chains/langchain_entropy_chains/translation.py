@@ -15,9 +15,9 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk
 
 from entropy_chains.backends import Chunk
-from entropy_chains.backends.chunks import ChatReader, Update
-from entropy_chains.backends.chunks_entries import Characters, entries_of, fields, items
-from entropy_chains.backends.served import ended
+from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items
+from entropy_chains.backends.remote.model import ended
+from entropy_chains.backends.remote.readers import ChatReader, Update
 from entropy_chains.core.steps import Phase
 
 REASONING = ("reasoning_content", "reasoning")

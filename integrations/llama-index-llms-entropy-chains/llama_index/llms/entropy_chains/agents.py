@@ -18,7 +18,7 @@ from llama_index.llms.entropy_chains.following import reader_of
 from llama_index.llms.entropy_chains.traces import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
-from entropy_chains.backends.chunks import Update, read_message
+from entropy_chains.backends.remote.readers import Update, read_message
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.monitor import Monitor, Outcome
 from entropy_chains.core.policy import Policy, stopping_enabled

@@ -33,8 +33,8 @@ from llama_index.llms.entropy_chains.runs import Terms, arefine, arun, refine, r
 from llama_index.llms.entropy_chains.telling import as_completion
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-from entropy_chains.backends.refused import IN_AN_APP, without_logprobs
-from entropy_chains.backends.servers import Server
+from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
+from entropy_chains.backends.remote.servers import Server
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
 from entropy_chains.errors import NoLogprobsError, SettingsError

@@ -17,8 +17,8 @@ from llama_index.llms.entropy_chains.closing import (
 from llama_index.llms.entropy_chains.summaries import Row
 from llama_index.llms.entropy_chains.traces import current_span, mark_span
 
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update, read_message
-from entropy_chains.backends.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, read_message
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation, ThinkTags

@@ -24,14 +24,14 @@ from llama_index.llms.entropy_chains.closing import (
 )
 
 from entropy_chains.backends import Message, Sampling
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
-from entropy_chains.backends.continuations import WAYS, Continuation, Request, Turn
-from entropy_chains.backends.dialogue import Dialogue
-from entropy_chains.backends.introductions import awho, who
-from entropy_chains.backends.redaction import hiding
-from entropy_chains.backends.refused import Known, known, refusal, refusals
-from entropy_chains.backends.served import ServedModel, ended, prompt_of
-from entropy_chains.backends.servers import Server
+from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, Turn
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.introductions import awho, who
+from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
+from entropy_chains.backends.remote.redaction import hiding
+from entropy_chains.backends.remote.refused import Known, known, refusal, refusals
+from entropy_chains.backends.remote.servers import Server
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
@@ -80,7 +80,7 @@ class Call(ServedModel):
         ask: settings that make an LLM send logprobs whose class does not say how.
         server: what is known about the server.
         client: for async calls, the SDK's client of the running loop.
-        settings: as in :class:`entropy_chains.backends.served.ServedModel`.
+        settings: as in :class:`entropy_chains.backends.remote.model.ServedModel`.
     """
 
     def __init__(

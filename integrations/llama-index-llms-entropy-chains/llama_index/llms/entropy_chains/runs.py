@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.llms.entropy_chains.telling import Telling, as_chat
 
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.talking import atalk, talk
+from entropy_chains.backends.remote.drive import atalk, talk
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.refine import RefineRun, arun_refine, run_refine

@@ -11,9 +11,9 @@ from contextlib import aclosing, closing
 from dataclasses import replace
 
 from entropy_chains.backends import Chunk
-from entropy_chains.backends.chunks import Update
-from entropy_chains.backends.continuations import Request
-from entropy_chains.backends.dialogue import Dialogue
+from entropy_chains.backends.remote.continuations import Request
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.readers import Update
 from entropy_chains.errors import BackendError, NoLogprobsError
 
 Heard = tuple[Update, list[Chunk]]

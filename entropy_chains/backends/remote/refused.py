@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from entropy_chains.backends.chunks_entries import fields, items
+from entropy_chains.backends.remote.logprob_entries import fields, items
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
 

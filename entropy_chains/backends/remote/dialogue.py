@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
-from entropy_chains.backends.chunks import Piece, Update
-from entropy_chains.backends.continuations import Continuation, Request, begun
-from entropy_chains.backends.refused import REMEDY, UNREAD, Known
-from entropy_chains.backends.replies import Reply
+from entropy_chains.backends.remote.continuations import Continuation, Request, begun
+from entropy_chains.backends.remote.readers import Piece, Update
+from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known
+from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.text.markup import AnswerMarkup, Markup, Span, as_chunks, text_in
 from entropy_chains.core.entropy import EntropyBounds, token_entropy

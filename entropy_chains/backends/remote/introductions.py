@@ -11,9 +11,9 @@ from dataclasses import replace
 from inspect import isawaitable
 from typing import Any
 
-from entropy_chains.backends.failures import not_connected
-from entropy_chains.backends.servers import Server, identify
-from entropy_chains.backends.vllm_client import hello, version_in
+from entropy_chains.backends.remote.errors import not_connected
+from entropy_chains.backends.remote.plugin import hello, version_in
+from entropy_chains.backends.remote.servers import Server, identify
 
 PATIENCE = 3.0
 """Most seconds to wait for a server that is silent; less where the client's own timeout is shorter."""

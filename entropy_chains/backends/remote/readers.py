@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from entropy_chains.backends.chunks_alignment import Alignment, Part, Piece
-from entropy_chains.backends.chunks_entries import entries_of, fields, items, tokens_of
+from entropy_chains.backends.remote.alignment import Alignment, Part, Piece
+from entropy_chains.backends.remote.logprob_entries import entries_of, fields, items, tokens_of
 from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
 

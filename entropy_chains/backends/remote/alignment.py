@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from entropy_chains.backends.chunks_entries import Characters
+from entropy_chains.backends.remote.logprob_entries import Characters
 from entropy_chains.core.steps import Phase
 from entropy_chains.core.tokens import Token
 

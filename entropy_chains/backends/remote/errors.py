@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from entropy_chains.backends.chunks_entries import fields
-from entropy_chains.backends.redaction import hiding
-from entropy_chains.backends.refused import refusals
+from entropy_chains.backends.remote.logprob_entries import fields
+from entropy_chains.backends.remote.redaction import hiding
+from entropy_chains.backends.remote.refused import refusals
 from entropy_chains.errors import BackendError, EntropyChainsError, MissingExtraError, UnreachableError, quoted
 
 try:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from entropy_chains.backends import Probe
-from entropy_chains.backends.chunks import Piece, Update, Usage
+from entropy_chains.backends.remote.readers import Piece, Update, Usage
 from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.finish_reasons import is_cut

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.chunks import ChatReader, CompletionReader, ResponsesReader, Update
-from entropy_chains.backends.continuations import WAYS, Continuation, Request, begun
-from entropy_chains.backends.dialogue import Dialogue, Plan
-from entropy_chains.backends.refused import CHOICES, UNREAD, Known, known, without_logprobs
-from entropy_chains.backends.servers import Server
-from entropy_chains.backends.vllm_client import settings_for
+from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, begun
+from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.plugin import settings_for
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
+from entropy_chains.backends.remote.refused import CHOICES, UNREAD, Known, known, without_logprobs
+from entropy_chains.backends.remote.servers import Server
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError

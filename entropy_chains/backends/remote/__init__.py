@@ -1,0 +1,1 @@
+"""Conversation with OpenAI-compatible servers."""
