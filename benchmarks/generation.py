@@ -60,7 +60,7 @@ def bundled(quick: bool) -> list[Row]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from entropy_chains.backends.kv_cache import growing_cache
+    from entropy_chains.backends.local.kv_cache import growing_cache
     from entropy_chains.backends.transformers import TransformersBackend
     from entropy_chains.demo.questions import draw_questions
     from entropy_chains.recording import conversation

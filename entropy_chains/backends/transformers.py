@@ -28,10 +28,10 @@ try:
     import torch
     import transformers
 
-    from entropy_chains.backends.drawing import Numbers, warped
-    from entropy_chains.backends.kv_cache import growing_cache, prefilled, taken
-    from entropy_chains.backends.local import LocalModel
-    from entropy_chains.backends.watching import Cancelled, Trial, Watch
+    from entropy_chains.backends.local.generate_hooks import Cancelled, Trial, Watch
+    from entropy_chains.backends.local.kv_cache import growing_cache, prefilled, taken
+    from entropy_chains.backends.local.model import LocalModel
+    from entropy_chains.backends.local.sampling import Numbers, warped
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 

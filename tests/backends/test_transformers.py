@@ -20,9 +20,9 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from entropy_chains import demo
 from entropy_chains.backends import Probe, Sampling
-from entropy_chains.backends.drawing import Draw
+from entropy_chains.backends.local.generate_hooks import Trial
+from entropy_chains.backends.local.sampling import Draw
 from entropy_chains.backends.transformers import TransformersBackend
-from entropy_chains.backends.watching import Trial
 from entropy_chains.core import answers
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.policy import MassFloor, Policy

@@ -19,8 +19,8 @@ from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains import Policy, SettingsError
 from entropy_chains.backends import Generation, Sampling
+from entropy_chains.backends.local.threads import astream, in_thread
 from entropy_chains.backends.text.stream import tags_of
-from entropy_chains.backends.threads import astream, in_thread
 from entropy_chains.core.policy import stopping_enabled
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.savings.runs import is_holdout

@@ -26,8 +26,8 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from entropy_chains.backends import Chunk, Generation, Message, Sampling
+from entropy_chains.backends.local.threads import astream, in_thread
 from entropy_chains.backends.text.stream import Shown, tags_of
-from entropy_chains.backends.threads import astream, in_thread
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError

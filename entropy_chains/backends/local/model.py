@@ -19,7 +19,7 @@ try:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from entropy_chains.backends.kv_cache import growing_cache
+    from entropy_chains.backends.local.kv_cache import growing_cache
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
 

@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from entropy_chains.backends import Chunk, Generation, Probe, Step
-from entropy_chains.backends.drawing import Numbers
+from entropy_chains.backends.local.sampling import Numbers
 from entropy_chains.backends.text.markup import Markup, as_chunks
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.entropy import EntropyBounds, logits_entropy
