@@ -1,11 +1,11 @@
 """The plug-in for vLLM: a logits processor that watches entropies inside the engine and closes the thinking there.
 
 ``vllm serve MODEL --logits-processors entropy_chains.backends.vllm:EntropyStop``. A request asks for it with ``vllm_xargs``
-(:mod:`entropy_chains.backends.vllm_settings`); one that does not is not touched, and no entropy is computed for it. At the
+(:mod:`entropy_chains.backends.engine.settings`); one that does not is not touched, and no entropy is computed for it. At the
 decision the closing tag is forced as the row's next tokens: nothing is aborted and nothing is read twice.
 
-vLLM has two kinds of model runner with a base class each; what both do stands in :mod:`entropy_chains.backends.vllm_rows`, how
-the first tells of its batch in :mod:`entropy_chains.backends.vllm_seats`.
+vLLM has two kinds of model runner with a base class each; what both do stands in :mod:`entropy_chains.backends.engine.requests`, how
+the first tells of its batch in :mod:`entropy_chains.backends.engine.slots`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import entropy_chains
-from entropy_chains.backends.vllm_settings import HELLO, PREFIX, Serving, check, read
+from entropy_chains.backends.engine.settings import HELLO, PREFIX, Serving, check, read
 from entropy_chains.core.entropy import SMALL
 from entropy_chains.errors import MissingExtraError, SettingsError
 
@@ -23,9 +23,9 @@ try:
     from vllm.v1.sample.logits_processor import LogitsProcessor  # type: ignore[import-not-found]
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2  # type: ignore[import-not-found]
 
-    from entropy_chains.backends.vllm_ledger import Row
-    from entropy_chains.backends.vllm_rows import TAIL, Rows
-    from entropy_chains.backends.vllm_seats import Seats
+    from entropy_chains.backends.engine.buffers import Row
+    from entropy_chains.backends.engine.requests import TAIL, Rows
+    from entropy_chains.backends.engine.slots import Seats
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
 

@@ -21,11 +21,12 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoTokenizer
 
-from entropy_chains.backends import vllm_ledger, vllm_settings
-from entropy_chains.backends.vllm_ledger import Row
-from entropy_chains.backends.vllm_rows import Rows
-from entropy_chains.backends.vllm_seats import Seats
-from entropy_chains.backends.vllm_settings import Serving, check, read
+from entropy_chains.backends.engine import buffers as vllm_ledger
+from entropy_chains.backends.engine import settings as vllm_settings
+from entropy_chains.backends.engine.buffers import Row
+from entropy_chains.backends.engine.requests import Rows
+from entropy_chains.backends.engine.settings import Serving, check, read
+from entropy_chains.backends.engine.slots import Seats
 from entropy_chains.core.entropy import EntropyBounds, logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy

@@ -21,7 +21,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.loader import _load_v2_logitspro
 from vllm.v1.worker.gpu.sample.logits_processor.loader import build_custom_logits_processors_params_validator as validator
 
 from entropy_chains.backends import vllm
-from entropy_chains.backends.vllm_settings import read
+from entropy_chains.backends.engine.settings import read
 from entropy_chains.core.entropy import EntropyBounds, logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.tokens import Token

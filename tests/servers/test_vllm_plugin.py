@@ -206,7 +206,8 @@ def test_greedy_answers_equal_the_in_place_close_of_the_local_backend(vllm_plugi
 
 
 FAULTY = """
-from entropy_chains.backends import vllm, vllm_ledger
+from entropy_chains.backends import vllm
+from entropy_chains.backends.engine import buffers as vllm_ledger
 
 feed = vllm_ledger.Row.feed
 

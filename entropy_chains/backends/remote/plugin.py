@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from entropy_chains.backends.vllm_settings import CHANGING, HELLO, PREFIX
+from entropy_chains.backends.engine.settings import CHANGING, HELLO, PREFIX
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import SIGNALS
 

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from entropy_chains.backends.vllm_settings import read
+from entropy_chains.backends.engine.settings import read
 
 if TYPE_CHECKING:
     import torch
 
-    from entropy_chains.backends.vllm_ledger import Row
-    from entropy_chains.backends.vllm_rows import Rows
+    from entropy_chains.backends.engine.buffers import Row
+    from entropy_chains.backends.engine.requests import Rows
 
 
 class Change(Protocol):

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from entropy_chains.backends.engine.buffers import Ledger, Row, moved
+from entropy_chains.backends.engine.settings import Serving, Settings, check
 from entropy_chains.backends.text.vocabulary import Vocabulary
-from entropy_chains.backends.vllm_ledger import Ledger, Row, moved
-from entropy_chains.backends.vllm_settings import Serving, Settings, check
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import stopping_enabled
 from entropy_chains.core.steps import Phase, phase_after_prompt

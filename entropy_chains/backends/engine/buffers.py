@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from entropy_chains.backends.vllm_settings import Settings
+from entropy_chains.backends.engine.settings import Settings
 from entropy_chains.core.entropy import RowEntropies, logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.steps import Phase

@@ -1,0 +1,1 @@
+"""A plug-in's parts that know no engine."""
