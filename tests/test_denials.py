@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from entropy_chains.offline.certify import examples_needed
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "integrations").glob("*/README.md"))]
 
 # --- what a denial is
@@ -108,29 +108,29 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/benchmarks.md": {"logits | not run": no_gpu_figures, "logits | not run:": no_gpu_figures},
     "docs/calibration.md": {
-        "`no_signal` | right and wrong answers cannot be told apart by entropy": "tests/test_calibration.py::test_every_method_says_why_it_does_not_stop",
-        "the vLLM plug-in | it cannot ask for an answer:": "tests/backends/test_vllm_rows.py::test_a_policy_for_something_else_is_refused",
+        "`no_signal` | right and wrong answers cannot be told apart by entropy": "tests/offline/test_calibrate.py::test_every_method_says_why_it_does_not_stop",
+        "the vLLM plug-in | it cannot ask for an answer:": "tests/backends/engine/test_requests.py::test_a_policy_for_something_else_is_refused",
     },
     "docs/commands.md": {
         "`--json` prints one JSON object on standard output and nothing else there.": "tests/test_cli.py::test_offline_commands_work_together",
         "`--calibration N` | below 45 there is no certificate": lambda: examples_needed(0.05, 0.1) == 45,
     },
-    "docs/compare.md": {"Budgets have no published value.": "tests/test_comparing.py::test_everyone_takes_part"},
+    "docs/compare.md": {"Budgets have no published value.": "tests/offline/test_compare.py::test_everyone_takes_part"},
     "docs/diagnosis.md": {
-        "Stopping on entropy works only if the model is less sure when it is wrong.": "tests/test_comparing.py::test_no_signal_means_no_stop",
-        "`no_signal` | the two cannot be told apart": "tests/test_diagnosis.py::test_verdicts",
+        "Stopping on entropy works only if the model is less sure when it is wrong.": "tests/offline/test_compare.py::test_no_signal_means_no_stop",
+        "`no_signal` | the two cannot be told apart": "tests/offline/test_diagnose.py::test_verdicts",
     },
     "docs/doctor.md": {
-        "early stopping works here, works with something (a smaller k, a setting, another way to the answer), or cannot work, and why;": "tests/test_doctor.py::test_what_makes_stopping_impossible",
-        'A server on which it cannot work is an answer, so the exit status is 0, and `--json` has `"stopping":': "tests/test_doctor.py::test_a_finding_is_an_answer",
+        "early stopping works here, works with something (a smaller k, a setting, another way to the answer), or cannot work, and why;": "tests/doctor/test_examine.py::test_what_makes_stopping_impossible",
+        'A server on which it cannot work is an answer, so the exit status is 0, and `--json` has `"stopping":': "tests/doctor/test_examine.py::test_a_finding_is_an_answer",
     },
     "docs/faq.md": {
-        "some models are no surer when right.": "tests/test_diagnosis.py::test_verdicts",
+        "some models are no surer when right.": "tests/offline/test_diagnose.py::test_verdicts",
         "vLLM and llama.cpp do, OpenAI's reasoning models do not;": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",
-        "`the server gives no logprobs on reasoning tokens:": "tests/backends/test_dialogue.py::test_missing_logprobs_may_be_allowed_loudly",
+        "`the server gives no logprobs on reasoning tokens:": "tests/backends/remote/test_dialogue.py::test_missing_logprobs_may_be_allowed_loudly",
         "`no reasoning step ended` | the thinking has no boundary:": OF_A_CASE,
         "there are no logprobs`": "tests/test_refine.py::test_a_call_without_logprobs_never_stops",
-        "Inside a code fence, JSON or a tool call there is no boundary ([steps](steps.md#what-is-protected)), and an answer is never cut.": "tests/test_steps.py::test_no_step_ends_inside_a_fence",
+        "Inside a code fence, JSON or a tool call there is no boundary ([steps](steps.md#what-is-protected)), and an answer is never cut.": "tests/core/test_steps.py::test_no_step_ends_inside_a_fence",
     },
     "docs/langchain-callbacks.md": {
         "a callback cannot switch them on.": LANGCHAIN + "test_callbacks.py::test_without_logprobs_it_says_so_once",
@@ -175,7 +175,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "Its reasoning items have no logprobs, on no server that we know of:": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",
     },
     "docs/policy.md": {
-        "a figure of `calibration` that is no number, a name in `segmentation` or `mass_floor` that is unknown, a `unit` other than bits, a key that stands twice in the file.": "tests/test_policy_use.py::test_what_would_break_later_is_refused_at_loading",
+        "a figure of `calibration` that is no number, a name in `segmentation` or `mass_floor` that is unknown, a `unit` other than bits, a key that stands twice in the file.": "tests/core/test_policy_use.py::test_what_would_break_later_is_refused_at_loading",
     },
     "docs/refine.md": {
         "those not yet sure make the next call in one batch.": OF_A_CASE,
@@ -183,7 +183,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/results.md": {"energy | not measured": "tests/test_results.py::test_the_page_is_rendered_from_the_kept_figures"},
     "docs/steps.md": {
-        "There is no boundary inside a code fence, inside JSON, or inside a tool call.": "tests/test_steps.py::test_no_step_ends_inside_a_tool_call",
+        "There is no boundary inside a code fence, inside JSON, or inside a tool call.": "tests/core/test_steps.py::test_no_step_ends_inside_a_tool_call",
     },
     "docs/traces.md": {
         "the offline half of this package needs nothing else.": "tests/test_layering.py::test_the_offline_half_knows_no_backend",
@@ -197,7 +197,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/vllm.md": {
         "**`EntropyStopV2` was never run on a GPU**, and V2 does not start without one:": no_gpu_figures,
-        "a logits processor cannot ask for one), `logit_bias`, `allowed_token_ids` or `bad_words` (they change the logits before the plug-in sees them).": "tests/backends/test_vllm_rows.py::test_what_changes_the_logits_is_refused",
+        "a logits processor cannot ask for one), `logit_bias`, `allowed_token_ids` or `bad_words` (they change the logits before the plug-in sees them).": "tests/backends/engine/test_requests.py::test_what_changes_the_logits_is_refused",
         "No figure was taken on a GPU or with a large vocabulary.": no_gpu_figures,
     },
     "integrations/vllm-entropy-chains/README.md": {

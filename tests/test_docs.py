@@ -27,6 +27,7 @@ from unittest import mock
 import click
 import pytest
 from loopback import Loopback
+from places import ROOT
 
 import entropy_chains
 from entropy_chains.cli import main
@@ -36,7 +37,6 @@ from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.traces import Step, Trace, append_traces
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?P<mark>```+)(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=mark)[ ]*$", re.MULTILINE | re.DOTALL)
 CONSOLE = ("bash", "console", "sh", "shell")

@@ -13,8 +13,8 @@ import venv
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "integrations").glob("*/README.md"))]
 PROJECTS = {
     parsed["name"]: (path.parent, parsed)

@@ -12,10 +12,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import entropy_chains
-
-ROOT = Path(__file__).parents[1]
 
 
 def typed_imports() -> dict[str, str]:

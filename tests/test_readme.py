@@ -7,9 +7,9 @@ import builtins
 import importlib.util
 import json
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from places import ROOT
+
 spec = importlib.util.spec_from_file_location("readme_script", ROOT / "scripts" / "readme.py")
 assert spec is not None
 assert spec.loader is not None

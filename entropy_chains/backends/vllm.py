@@ -4,8 +4,8 @@
 (:mod:`entropy_chains.backends.engine.settings`); one that does not is not touched, and no entropy is computed for it. At the
 decision the closing tag is forced as the row's next tokens: nothing is aborted and nothing is read twice.
 
-vLLM has two kinds of model runner with a base class each; what both do stands in :mod:`entropy_chains.backends.engine.requests`, how
-the first tells of its batch in :mod:`entropy_chains.backends.engine.slots`.
+vLLM has two kinds of model runner with a base class each; what both do stands in
+:mod:`entropy_chains.backends.engine.requests`, how the first tells of its batch in :mod:`entropy_chains.backends.engine.slots`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class ReplayResult:
         tokens_full, tokens: computed in full, and with the policy, probes paid.
         tokens_saved: 1 - tokens / tokens_full, with its interval; negative where probes cost more than stopping saves.
         seconds_full, seconds: wall time of the steps; None where a step's is not recorded.
-        oracle_tokens_saved: stopping where the full run's answer is first given (:func:`entropy_chains.offline.published.oracle_stops`).
+        oracle_tokens_saved: stopping where the full run's answer is first given
+            (:func:`entropy_chains.offline.published.oracle_stops`).
         stopped_early: fraction of lines; stops_at_step: how many stopped after step i + 1.
         stop_step: of each run, 0 = run in full; run_tokens: spent by each; run_correct: its answer is right; run_lost: it
             is one of ``lost_correct`` or ``lost_cut``. Arrays, [runs].
@@ -81,8 +82,8 @@ class ReplayResult:
 def decisions(table: Table, policy: Policy) -> Array:
     """The step after which the policy stops each run, 0 = it runs in full; int32 [runs].
 
-    The same questions as live, asked of recorded values: :class:`entropy_chains.core.rules.Rule` after every step but the last, with
-    missing and low-mass values never a reason to stop.
+    The same questions as live, asked of recorded values: :class:`entropy_chains.core.rules.Rule` after every step but
+    the last, with missing and low-mass values never a reason to stop.
     """
     stops = np.zeros(table.runs, np.int32)
     if not policy.active:

@@ -9,13 +9,12 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytestmark = pytest.mark.servers
 
-ROOT = Path(__file__).parents[2]
 HERE = ROOT / "integrations" / "langchain-entropy-chains"
 COMMON = [
     "langsmith==0.12.0",

@@ -6,14 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import engines  # tests/servers/conftest.py puts scripts/ on the path
 import pytest
+from places import ROOT
 
 pytestmark = pytest.mark.servers
 
-ROOT = Path(__file__).parents[2]
 HERE = "integrations/llama-index-llms-entropy-chains"
 OLDEST = {"llama-index-core": "0.14.5", "llama-index-llms-openai": "0.7.0", "llama-index-llms-openai-like": "0.7.2"}
 

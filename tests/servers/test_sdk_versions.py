@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytestmark = pytest.mark.servers
 
-ROOT = Path(__file__).parents[2]
 NEEDED = ["numpy", "scipy", "click", "rich", "openai==3.*", "pytest", "hypothesis", "pytest-timeout", "pytest-asyncio"]
-TESTS = [f"tests/backends/test_{name}.py" for name in ("openai", "hostile", "chunks")]
+TESTS = [f"tests/backends/{name}.py" for name in ("test_openai", "remote/test_hostile", "remote/test_readers")]
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytestmark = pytest.mark.servers
 
-ROOT = Path(__file__).parents[2]
 VERSION = "4.57.6"
 NEEDED = [
     "numpy",

@@ -15,11 +15,11 @@ import copy
 import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 from openai._models import construct_type
 from openai.types.chat import ChatCompletionChunk
+from places import CORPUS
 
 from entropy_chains import Monitor, Policy
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader
@@ -29,7 +29,6 @@ from entropy_chains.errors import EntropyChainsError
 
 pytestmark = pytest.mark.slow
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 BATCHES, STREAMS = 20, 5_000
 TEMPTING = Policy("m", (99.0,), k=None, segmentation=Segmentation("line", 8))
 OTHERS = [

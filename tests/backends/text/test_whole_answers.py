@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from pathlib import Path
 
 import openai
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from loopback import SURE, UNSURE, Loopback, Reply, Tok, line, said
+from places import CORPUS
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
@@ -194,9 +194,6 @@ def test_any_answer_comes_out_as_it_went_in(tokens, thought, field):
     assert run.answer == (text.strip() or None)
     assert shown == (text.lstrip() if thought and not field else text)  # blanks after a tag are the tag's
     assert run.reasoning == ("hm" if thought else "")
-
-
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 
 
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the recorded answers are not here")

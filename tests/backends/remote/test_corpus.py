@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
 from openai._models import construct_type
 from openai.types import responses
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from places import CORPUS
 
 from entropy_chains import token_entropy
 from entropy_chains.backends.remote.readers import ChatReader, ResponsesReader, Usage, read_message
 from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus"
 pytestmark = pytest.mark.skipif(not CORPUS.is_dir(), reason="the recorded answers are not here")
 
 SDK = {"chat": ChatCompletionChunk, "responses": responses.ResponseStreamEvent}
