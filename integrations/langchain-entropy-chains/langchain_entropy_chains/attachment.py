@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
+from langchain_entropy_chains._config import Switched
+from langchain_entropy_chains._refusals import model_name, without_headers
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
-from langchain_entropy_chains.refusals import model_name, without_headers
-from langchain_entropy_chains.switches import Switched
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun

@@ -23,9 +23,9 @@ from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, ThinkTags
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from entropy_chains.savings.runs import is_holdout
-from langchain_entropy_chains.measuring import NO_LOGPROBS, MeasuredRun, Measurement, Summary
-from langchain_entropy_chains.roots import RootRuns
-from langchain_entropy_chains.stopped import OFF, EarlyStopped
+from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
+from langchain_entropy_chains._stopped import OFF, EarlyStopped
+from langchain_entropy_chains._tree import RootRuns
 
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult

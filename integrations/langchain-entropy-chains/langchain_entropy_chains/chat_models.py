@@ -23,11 +23,11 @@ from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
 from entropy_chains.errors import SettingsError
 from entropy_chains.refine import arun_refine, run_refine
 from entropy_chains.savings.runs import is_holdout
-from langchain_entropy_chains.calls import Call, whole
-from langchain_entropy_chains.inner import BLIND, InnerModel
-from langchain_entropy_chains.refusals import can_stream, checked_ways, model_name, refusal, without_headers
-from langchain_entropy_chains.roots import watch
-from langchain_entropy_chains.switches import HELD, OFF, Switched, switch_of
+from langchain_entropy_chains._call import Call, whole
+from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
+from langchain_entropy_chains._inner import BLIND, InnerModel
+from langchain_entropy_chains._refusals import can_stream, checked_ways, model_name, refusal, without_headers
+from langchain_entropy_chains._tree import watch
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun

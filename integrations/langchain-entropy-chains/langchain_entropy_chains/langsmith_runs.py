@@ -16,7 +16,7 @@ from entropy_chains.core.finish_reasons import finish_of
 from entropy_chains.errors import BackendError, InputError
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.savings.runs import HoldoutSaving, Run
-from langchain_entropy_chains.measuring import RECORD, WOULD_SAVE
+from langchain_entropy_chains._measured import RECORD, WOULD_SAVE
 
 if TYPE_CHECKING:
     from langsmith.types import Run as LangSmithRun

@@ -24,10 +24,10 @@ from entropy_chains.backends.text.stream import tags_of
 from entropy_chains.core.policy import stopping_enabled
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.savings.runs import is_holdout
-from langchain_entropy_chains.local_messages import conversation
-from langchain_entropy_chains.local_requests import Request, Rows, offered
-from langchain_entropy_chains.roots import watch
-from langchain_entropy_chains.switches import HELD, OFF, Switched, switch_of
+from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
+from langchain_entropy_chains._local_messages import conversation
+from langchain_entropy_chains._local_requests import Request, Rows, offered
+from langchain_entropy_chains._tree import watch
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun

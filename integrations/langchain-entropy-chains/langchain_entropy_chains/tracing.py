@@ -15,9 +15,9 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
-from langchain_entropy_chains.measuring import WOULD_SAVE, was_cached
-from langchain_entropy_chains.refusals import without_headers
-from langchain_entropy_chains.stopped import EarlyStopped
+from langchain_entropy_chains._measured import WOULD_SAVE, was_cached
+from langchain_entropy_chains._refusals import without_headers
+from langchain_entropy_chains._stopped import EarlyStopped
 
 if TYPE_CHECKING:
     from langchain_core.tracers.schemas import Run

@@ -12,8 +12,8 @@ from langchain.agents import create_agent
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableParallel
+from langchain_entropy_chains._measured import NO_LOGPROBS, Measurement
 from langchain_entropy_chains.callbacks import EarlyStopped, EntropyCallbackHandler
-from langchain_entropy_chains.measuring import NO_LOGPROBS, Measurement
 from langchain_openai import ChatOpenAI
 from loopback import Loopback, Reply, sums
 

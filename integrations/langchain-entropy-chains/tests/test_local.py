@@ -15,8 +15,8 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langchain_entropy_chains._local_messages import conversation, tool_calls
 from langchain_entropy_chains.local import ChatTransformers
-from langchain_entropy_chains.local_messages import conversation, tool_calls
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 

@@ -25,8 +25,8 @@ from entropy_chains.backends.remote.refused import Known, known, refusals
 from entropy_chains.backends.remote.servers import Server
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
-from langchain_entropy_chains.refusals import model_name, number
-from langchain_entropy_chains.translation import ChunkReader, Shown
+from langchain_entropy_chains._chunks import ChunkReader, Shown
+from langchain_entropy_chains._refusals import model_name, number
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

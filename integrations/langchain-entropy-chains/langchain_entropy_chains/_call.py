@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from entropy_chains.backends import Generation
 from entropy_chains.backends.remote.drive import Heard
 from entropy_chains.refine import RefineRun
-from langchain_entropy_chains.inner import InnerModel
-from langchain_entropy_chains.translation import as_chunk, usage_of
+from langchain_entropy_chains._chunks import as_chunk, usage_of
+from langchain_entropy_chains._inner import InnerModel
 
 if TYPE_CHECKING:
     from langchain_core.outputs import ChatGenerationChunk, ChatResult

@@ -20,7 +20,7 @@ from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.logprob_entries import tokens_of
 from entropy_chains.backends.remote.readers import Update
 from entropy_chains.errors import NoLogprobsError
-from langchain_entropy_chains.translation import ChunkReader, as_chunk, texts
+from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
 
 NO_LOGPROBS = "no logprobs arrived: switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
 CACHED = "answered from the cache"
