@@ -376,7 +376,7 @@ def test_figures_of_two_queries_stay_apart(server, listen):
 def test_an_error_of_ours_never_breaks_a_run(server, listen, caplog, monkeypatch):
     """It is logged with its cause, and the call's result is whole."""
     listen(POLICY)
-    monkeypatch.setattr("llama_index.llms.entropy_chains.following.reader_of", lambda raw: 1 / 0)
+    monkeypatch.setattr("llama_index.llms.entropy_chains._measured.reader_of", lambda raw: 1 / 0)
     with caplog.at_level(logging.WARNING, "entropy_chains"):
         assert stream_chat(llm_at(server)).message.content == "The answer is 42"
     assert "measuring a LLMChatInProgressEvent failed" in caplog.text

@@ -14,8 +14,8 @@ from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAg
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.bridge.pydantic import Field, model_validator
 from llama_index.core.workflow import Context, Event
-from llama_index.llms.entropy_chains.following import reader_of
-from llama_index.llms.entropy_chains.traces import mark_span
+from llama_index.llms.entropy_chains._measured import reader_of
+from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
 from entropy_chains.backends.remote.readers import Update, read_message

@@ -26,11 +26,11 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serialize
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.llms.entropy_chains.closing import async_client_of, uses_sdk
-from llama_index.llms.entropy_chains.delegation import Delegate
-from llama_index.llms.entropy_chains.inner import Call
-from llama_index.llms.entropy_chains.runs import Terms, arefine, arun, refine, run
-from llama_index.llms.entropy_chains.telling import as_completion
+from llama_index.llms.entropy_chains._delegate import Delegate
+from llama_index.llms.entropy_chains._inner import Call
+from llama_index.llms.entropy_chains._responses import as_completion
+from llama_index.llms.entropy_chains._run import Terms, arefine, arun, refine, run
+from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs

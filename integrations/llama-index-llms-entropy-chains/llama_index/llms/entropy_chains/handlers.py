@@ -25,9 +25,9 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionStartEvent,
 )
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
-from llama_index.llms.entropy_chains.following import Call, Terms, end_streams
-from llama_index.llms.entropy_chains.summaries import Row, Summary, Totals, together
-from llama_index.llms.entropy_chains.traces import mark_span
+from llama_index.llms.entropy_chains._measured import Call, Terms, end_streams
+from llama_index.llms.entropy_chains._summary import Row, Summary, Totals, together
+from llama_index.llms.entropy_chains.tracing import mark_span
 from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic reads annotations)
 from llama_index_instrumentation.events.span import SpanDropEvent
 from pydantic import PrivateAttr

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from llama_index.llms.entropy_chains.closing import (
+from llama_index.llms.entropy_chains._streams import (
     End,
     is_soft,
     running,
     softened,
     uses_sdk,
 )
-from llama_index.llms.entropy_chains.summaries import Row
-from llama_index.llms.entropy_chains.traces import current_span, mark_span
+from llama_index.llms.entropy_chains._summary import Row
+from llama_index.llms.entropy_chains.tracing import current_span, mark_span
 
 from entropy_chains.backends.remote.dialogue import Dialogue, Plan
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, read_message

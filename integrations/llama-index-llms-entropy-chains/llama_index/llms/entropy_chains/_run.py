@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llama_index.llms.entropy_chains.telling import Telling, as_chat
+from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote.drive import atalk, talk
@@ -18,7 +18,7 @@ from entropy_chains.refine import RefineRun, arun_refine, run_refine
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import ChatResponse
-    from llama_index.llms.entropy_chains.inner import Call, Opened
+    from llama_index.llms.entropy_chains._inner import Call, Opened
 
 
 @dataclass(frozen=True, slots=True)

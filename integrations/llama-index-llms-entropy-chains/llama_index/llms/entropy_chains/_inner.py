@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
-from llama_index.llms.entropy_chains.closing import (
+from llama_index.llms.entropy_chains._streams import (
     End,
     afinish,
     async_endable,

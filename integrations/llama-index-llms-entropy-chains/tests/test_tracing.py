@@ -16,7 +16,7 @@ from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent
 from llama_index.llms.entropy_chains.handlers import EntropyEventHandler
-from llama_index.llms.entropy_chains.traces import LANGSMITH, ForLangSmith, current_span, mark_span
+from llama_index.llms.entropy_chains.tracing import LANGSMITH, ForLangSmith, current_span, mark_span
 from llama_index.llms.openai_like import OpenAILike
 from llama_index.observability.otel import LlamaIndexOpenTelemetry
 from loopback import SURE, Loopback, Reply, line, said

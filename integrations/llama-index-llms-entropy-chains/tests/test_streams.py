@@ -14,7 +14,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.llms import ChatMessage
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.llms.entropy_chains import EarlyStopLLM
-from llama_index.llms.entropy_chains.closing import AsyncSoftStream, End, client_of
+from llama_index.llms.entropy_chains._streams import AsyncSoftStream, End, client_of
 from llama_index.llms.openai import OpenAI, OpenAIResponses
 from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, UNSURE, Loopback, Reply, said, thinking
