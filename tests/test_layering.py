@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package costs nothing. The tree is walked: a new file is covered as soon as it exists."""
+"""Imports point one way, and importing the package costs nothing. The tree is walked: a new file is covered at once."""
 
 from __future__ import annotations
 
