@@ -126,7 +126,7 @@ def gpu(quick: bool) -> list[Row]:
     if not available and not quick:
         return [Row("gpu", "overhead on a GPU", None, "×", goal=1.02, note="not run: torch finds no CUDA device")]
     from entropy_chains.backends.transformers import TransformersBackend
-    from entropy_chains.savings.runs import EnergyMeter
+    from entropy_chains.savings.figures import EnergyMeter
 
     model, tokenizer = random_model(LARGE if available and not quick else TINY, "cuda" if available else "cpu")
     backend = TransformersBackend(model, tokenizer, name="random")

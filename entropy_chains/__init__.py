@@ -10,11 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from entropy_chains.core.entropy import EntropyBounds, logits_entropy, token_entropy
-    from entropy_chains.core.monitor import BatchMonitor, Decision, Monitor, Outcome
+    from entropy_chains.core.batch_monitor import BatchMonitor
+    from entropy_chains.core.entropy import EntropyBounds, token_entropy
+    from entropy_chains.core.entropy_rows import logits_entropy
+    from entropy_chains.core.families import ThinkTags
+    from entropy_chains.core.monitor import Decision, Monitor, Outcome
     from entropy_chains.core.policy import Policy
     from entropy_chains.core.signals import StepRecord
-    from entropy_chains.core.steps import Segmentation, ThinkTags
+    from entropy_chains.core.steps import Segmentation
     from entropy_chains.core.tokens import Alternative, Token
     from entropy_chains.errors import (
         BackendError,
@@ -46,7 +49,7 @@ _HOME = {
     "arun_refine": "refine",
     "BackendError": "errors",
     "BatchError": "errors",
-    "BatchMonitor": "core.monitor",
+    "BatchMonitor": "core.batch_monitor",
     "calibrate": "offline.calibrate",
     "compare": "offline.compare",
     "Comparison": "offline.compare",
@@ -56,7 +59,7 @@ _HOME = {
     "EntropyBounds": "core.entropy",
     "EntropyChainsError": "errors",
     "InputError": "errors",
-    "logits_entropy": "core.entropy",
+    "logits_entropy": "core.entropy_rows",
     "MissingExtraError": "errors",
     "Monitor": "core.monitor",
     "NoLogprobsError": "errors",
@@ -77,7 +80,7 @@ _HOME = {
     "SettingsError": "errors",
     "Step": "offline.traces",
     "StepRecord": "core.signals",
-    "ThinkTags": "core.steps",
+    "ThinkTags": "core.families",
     "Token": "core.tokens",
     "token_entropy": "core.entropy",
     "Trace": "offline.traces",

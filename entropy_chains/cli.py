@@ -296,7 +296,7 @@ def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
 def langsmith(project: str, since: datetime | None, traces: Path | None, as_json: bool) -> None:
     """What stopping saved in a LangSmith project, measured by the holdout."""
     from entropy_chains.offline.traces import append_traces
-    from entropy_chains.savings.runs import holdout_saving
+    from entropy_chains.savings.holdout import holdout_saving
 
     try:
         from langchain_entropy_chains.langsmith_runs import read_runs, recorded_traces, saving_table, savings_runs

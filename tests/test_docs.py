@@ -31,8 +31,9 @@ from places import ROOT
 
 import entropy_chains
 from entropy_chains.cli import main
+from entropy_chains.core.families import detect_tags, template_hash
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import detect_segmentation, detect_tags, template_hash
+from entropy_chains.core.steps import detect_segmentation
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.traces import Step, Trace, append_traces

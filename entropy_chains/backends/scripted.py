@@ -23,10 +23,11 @@ from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling,
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.text.markup import Markup, Span, as_chunks, clean_answer, text_in
 from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.families import ThinkTags, template_hash
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import Tally
-from entropy_chains.core.steps import Phase, Segmentation, ThinkTags, template_hash
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
 

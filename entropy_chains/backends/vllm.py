@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import entropy_chains
 from entropy_chains.backends.engine.settings import HELLO, PREFIX, Serving, check, read
-from entropy_chains.core.entropy import SMALL
+from entropy_chains.core.entropy_rows import SMALL
 from entropy_chains.errors import MissingExtraError, SettingsError
 
 try:

@@ -7,7 +7,6 @@ inside JSON, or inside a tool call. In the *refine* loop of the paper a step is 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,10 +14,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from entropy_chains.core.families import LONGEST, TOOL_MARKERS, ThinkTags
 from entropy_chains.errors import InputError
 from entropy_chains.validation import Check, first_fault, is_whole, one_of
-
-_TAIL = 48  # characters of history: as long as the longest marker may be
 
 BOUNDARIES = ("line", "blank_line", "call")
 MODES = ("thinking", "refine")
@@ -50,55 +48,6 @@ class Segmentation:
     def to_dict(self) -> dict[str, Any]:
         """The form in a trace or policy file."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class ThinkTags:
-    """How a model family marks its thinking.
-
-    Attributes:
-        open: text that begins thinking.
-        close: text that ends it.
-        after: text between the closing tag and the answer, forced together with it.
-    """
-
-    open: str = "<think>"
-    close: str = "</think>"
-    after: str = "\n\n"
-
-    def __post_init__(self) -> None:
-        for name in ("open", "close"):
-            tag = getattr(self, name)
-            if not 0 < len(tag) <= _TAIL or tag != tag.strip():
-                raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {_TAIL} characters, without blanks around it")
-
-    @property
-    def answer_starts(self) -> tuple[str, ...]:
-        """What an answer without thinking may begin with: ``after``, or a part of it, where the prompt ends in the rest."""
-        return _answer_starts(self.after.strip())
-
-
-@lru_cache
-def _answer_starts(after: str) -> tuple[str, ...]:
-    return tuple(after[found.start() :] for found in re.finditer("<", after))
-
-
-FAMILIES = (
-    ThinkTags("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>"),
-    ThinkTags("<seed:think>", "</seed:think>", ""),
-    ThinkTags("[THINK]", "[/THINK]", ""),
-    ThinkTags("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>"),
-    ThinkTags("<thinking>", "</thinking>"),
-    ThinkTags("<reasoning>", "</reasoning>"),
-    ThinkTags("<think>", "</think>"),
-)
-"""gpt-oss, Seed-OSS, Magistral, Command A Reasoning, and the tag pairs of Qwen3, DeepSeek-R1, QwQ, GLM and their relatives."""
-
-
-def detect_tags(chat_template: str | None) -> ThinkTags | None:
-    """The family's thinking tags from its chat template, or None for a model that has none (use the refine loop)."""
-    template = chat_template or ""
-    return next((t for t in FAMILIES if t.open in template or (t.close in template and t.close != "<|end|>")), None)
 
 
 class Phase(Enum):
@@ -139,13 +88,6 @@ def phase_after_prompt(prompt: str, tags: ThinkTags, turns: str | None = None) -
     return Phase.BEFORE if opened == closed else Phase.THINKING if opened > closed else Phase.ANSWER
 
 
-def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
-    """What a policy belongs to besides the model: the chat template and the closing text, as ``sha256:`` and 16 hex digits."""
-    chat_template = chat_template.removesuffix("\n") + "\n"  # Jinja never renders a last line end, and llama-server leaves it out
-    close = f"{tags.open}\0{tags.close}\0{tags.after}" if tags else ""
-    return "sha256:" + hashlib.sha256(f"{chat_template}\0{close}".encode()).hexdigest()[:16]
-
-
 _DIRECTIVE = re.compile(r"entropy-chains:\s*boundary=(\w+)\s+min_tokens=(\d+)")
 
 
@@ -157,19 +99,6 @@ def detect_segmentation(chat_template: str | None) -> Segmentation:
     found = _DIRECTIVE.search(chat_template or "")
     return Segmentation(found[1], int(found[2])) if found else Segmentation()
 
-
-TOOL_MARKERS = {
-    "<tool_call>": "</tool_call>",
-    "<function_call>": "</function_call>",
-    "<function=": "</function>",
-    "<tools>": "</tools>",
-    "<|tool_call_begin|>": "<|tool_call_end|>",
-    "<|tool_calls_section_begin|>": "<|tool_calls_section_end|>",
-    "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",
-    "[TOOL_CALLS]": None,
-    "<|python_tag|>": None,
-}
-"""Opening and closing texts of tool calls; None: it lasts to the end of the stream."""
 
 # With the last character of every tool marker. A text without these, a line end and the thinking tags' last changes nothing.
 _SPECIAL = frozenset('`~{}[]<>"\\|=')
@@ -239,8 +168,8 @@ class Scanner:
             if not (self._depth or self._opened):
                 end = found.start() if (found := self._special.search(text, start)) else len(text)
             if end > start:
-                self._tail = (self._tail + text[start:end])[-_TAIL:]
-                self._line = (self._line + text[start:end]).lstrip()[:_TAIL]
+                self._tail = (self._tail + text[start:end])[-LONGEST:]
+                self._line = (self._line + text[start:end]).lstrip()[:LONGEST]
             if end < len(text):
                 self._character(text[end])
             start = end + 1
@@ -257,7 +186,7 @@ class Scanner:
         return len(text)
 
     def _character(self, c: str) -> None:
-        self._tail = (self._tail + c)[-_TAIL:]
+        self._tail = (self._tail + c)[-LONGEST:]
         if self._boundary != "call" and self._tail.endswith(self._tags.close):  # every token of a call is reasoning, tags or not
             self._begin(Phase.ANSWER)
             return
@@ -274,7 +203,7 @@ class Scanner:
         if c == "\n":
             self._line_ended()
         else:
-            self._line = (self._line + c).lstrip()[:_TAIL]
+            self._line = (self._line + c).lstrip()[:LONGEST]
         if not self._fence:
             self._brackets(c)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from entropy_chains.backends import Generation, Sampling
-from entropy_chains.core.steps import Phase, ThinkTags
+from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.steps import Phase
 from entropy_chains.doctor.findings import Examination, Finding, judge
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 from entropy_chains.refine import PER_CALL

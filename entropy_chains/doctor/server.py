@@ -14,7 +14,8 @@ from entropy_chains.backends.remote.continuations import WAYS, begun
 from entropy_chains.backends.remote.plugin import hello, version_in
 from entropy_chains.backends.remote.readers import Piece
 from entropy_chains.backends.remote.servers import identify
-from entropy_chains.core.steps import FAMILIES, Phase, ThinkTags, detect_tags, phase_at_start
+from entropy_chains.core.families import FAMILIES, ThinkTags, detect_tags
+from entropy_chains.core.steps import Phase, phase_at_start
 from entropy_chains.doctor.asking import ASKED, STREAMED, Ask, Asking, Book, Heard
 from entropy_chains.doctor.closing import READ, close
 from entropy_chains.doctor.findings import ENOUGH, Examination, continuation, judge, temperature_mode

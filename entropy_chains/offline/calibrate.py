@@ -21,6 +21,7 @@ from scipy import stats
 from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
+from entropy_chains.offline.bootstrap import Interval, check_seed
 from entropy_chains.offline.certify import (
     GRID,
     Candidate,
@@ -34,16 +35,7 @@ from entropy_chains.offline.certify import (
     upper_bound,
     within,
 )
-from entropy_chains.offline.diagnose import (
-    Interval,
-    Separation,
-    check_seed,
-    judged_rows,
-    rows_by_step,
-    separation,
-    signal_aurocs,
-    verdict_of,
-)
+from entropy_chains.offline.diagnose import Separation, judged_rows, rows_by_step, separation, signal_aurocs, verdict_of
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 
 RESAMPLES = 1000

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_chains.errors import InputError
+from entropy_chains.offline.bootstrap import Interval, check_resampling
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.certify import upper_bound
 from entropy_chains.offline.contenders import HINDSIGHT, Contender, Decided, Terms, contenders
-from entropy_chains.offline.diagnose import Interval, check_resampling, listed
+from entropy_chains.offline.diagnose import listed
 from entropy_chains.offline.published import stop_rows
 from entropy_chains.offline.replay import RESAMPLES, ReplayResult, judge_live
 from entropy_chains.offline.table import Array, Table, Traces, as_table

@@ -13,8 +13,9 @@ import numpy as np
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError
+from entropy_chains.offline.bootstrap import Interval, check_resampling, percentile_interval, resampled_weights, subsample
 from entropy_chains.offline.certify import eligible_rows
-from entropy_chains.offline.diagnose import Interval, check_resampling, listed, percentile_interval, resampled_weights, subsample
+from entropy_chains.offline.diagnose import listed
 from entropy_chains.offline.published import oracle_stops, stop_rows, tokens_spent
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.core import entropy
-from entropy_chains.core.entropy import logits_entropy, token_entropy
+from entropy_chains.core import entropy_rows
+from entropy_chains.core.entropy import token_entropy
+from entropy_chains.core.entropy_rows import logits_entropy
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import InputError
 
@@ -232,7 +233,7 @@ def plain(row, k=None):
 @pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 4095, 4096, 4097, 10_000])
 def test_logits_at_every_block_border(size, k, monkeypatch):
     """Numpy, torch and the textbook agree for vocabularies around the block size, and k beyond the vocabulary is all of it."""
-    monkeypatch.setattr(entropy, "BLOCK", 4096)  # so that rows fill blocks, and torch does not leave it to numpy
+    monkeypatch.setattr(entropy_rows, "BLOCK", 4096)  # so that rows fill blocks, and torch does not leave it to numpy
     rows = np.random.default_rng(size).normal(0, 3, (3, size))
     expected = [plain(r.tolist(), k) for r in rows]
     assert logits_entropy(rows, k).entropy == pytest.approx(expected, abs=1e-9)

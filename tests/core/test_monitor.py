@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from entropy_chains.core.batch_monitor import BatchMonitor
 from entropy_chains.core.entropy import EntropyBounds
-from entropy_chains.core.monitor import BatchMonitor, Decision, Monitor
+from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import MassFloor, Policy
 from entropy_chains.core.signals import SIGNALS, TAIL, StepRecord
 from entropy_chains.core.steps import Phase, Segmentation

@@ -35,7 +35,7 @@ from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import conversation, record
-from entropy_chains.savings.runs import drift
+from entropy_chains.savings.drift import drift
 from entropy_chains.show import terminal as display
 from entropy_chains.show import wording
 from entropy_chains.show.report import build_report

@@ -10,17 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.core.steps import (
-    FAMILIES,
-    TOOL_MARKERS,
-    Phase,
-    Scanner,
-    Segmentation,
-    ThinkTags,
-    detect_segmentation,
-    detect_tags,
-    template_hash,
-)
+from entropy_chains.core.families import FAMILIES, TOOL_MARKERS, ThinkTags, detect_tags, template_hash
+from entropy_chains.core.steps import Phase, Scanner, Segmentation, detect_segmentation
 from entropy_chains.errors import InputError
 
 

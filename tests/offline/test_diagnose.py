@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entropy_chains.errors import InputError
+from entropy_chains.offline import bootstrap
 from entropy_chains.offline import diagnose as diagnosis
 from entropy_chains.offline.diagnose import diagnose, separation
 from entropy_chains.offline.table import as_table
@@ -173,7 +174,7 @@ def test_a_part_of_the_groups_gives_nearly_the_whole_s_interval(monkeypatch):
     """Above the row limit the bootstrap works on a part; scaled and centred, its interval is that of the whole within a tenth."""
     sample = as_table(population(np.random.default_rng(3), 0.5, questions=2000))
     low, high = diagnose(sample).auroc_interval
-    monkeypatch.setattr(diagnosis, "MAX_ROWS", 2400)
+    monkeypatch.setattr(bootstrap, "MAX_ROWS", 2400)
     part_low, part_high = diagnose(sample).auroc_interval
     assert part_high - part_low == pytest.approx(high - low, rel=0.15)
     assert (part_low + part_high) / 2 == pytest.approx((low + high) / 2, abs=0.1 * (high - low))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from entropy_chains.core.monitor import Decision, StepRecord, _Course
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError, PolicyMismatch
-from entropy_chains.offline import diagnose as diagnosis
+from entropy_chains.offline import bootstrap
 from entropy_chains.offline.replay import decisions, judge, replay
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace
@@ -218,7 +218,7 @@ def test_a_part_of_the_groups_gives_nearly_the_whole_s_interval(monkeypatch):
     table = random_table(np.random.default_rng(6), 3000)
     stops = np.ones(3000, np.int32)
     low, high = judge(table, stops, False).accuracy_change_interval
-    monkeypatch.setattr(diagnosis, "MAX_ROWS", 1000)
+    monkeypatch.setattr(bootstrap, "MAX_ROWS", 1000)
     part_low, part_high = judge(table, stops, False).accuracy_change_interval
     assert part_high - part_low == pytest.approx(high - low, rel=0.2)
     assert (part_low + part_high) / 2 == pytest.approx((low + high) / 2, abs=0.1 * (high - low))

@@ -22,7 +22,8 @@ from vllm.v1.worker.gpu.sample.logits_processor.loader import build_custom_logit
 
 from entropy_chains.backends import vllm
 from entropy_chains.backends.engine.settings import read
-from entropy_chains.core.entropy import EntropyBounds, logits_entropy
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.entropy_rows import logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.tokens import Token
 from entropy_chains.demo import MODEL_FOLDER

@@ -7,9 +7,10 @@ import pytest
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import OpenAIBackend
+from entropy_chains.core.families import detect_tags, template_hash
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation, detect_tags, template_hash
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.core.tokens import Token
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import draw_questions

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from entropy_chains.backends.engine.settings import Settings
-from entropy_chains.core.entropy import RowEntropies, logits_entropy
+from entropy_chains.core.entropy_rows import RowEntropies, logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.steps import Phase
 from entropy_chains.errors import EntropyChainsError

@@ -15,8 +15,10 @@ from entropy_chains.backends import Chunk, Generation, Probe, Step
 from entropy_chains.backends.local.sampling import Numbers
 from entropy_chains.backends.text.markup import Markup, as_chunks
 from entropy_chains.backends.text.vocabulary import Vocabulary
-from entropy_chains.core.entropy import EntropyBounds, logits_entropy
-from entropy_chains.core.monitor import BatchMonitor, Decision
+from entropy_chains.core.batch_monitor import BatchMonitor
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.entropy_rows import logits_entropy
+from entropy_chains.core.monitor import Decision
 from entropy_chains.core.steps import Phase
 from entropy_chains.core.tokens import Token
 

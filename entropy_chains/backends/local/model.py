@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from entropy_chains.backends import Message, Sampling
 from entropy_chains.backends.text.vocabulary import Vocabulary
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation, ThinkTags, detect_segmentation
+from entropy_chains.core.steps import Phase, Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 
 try:

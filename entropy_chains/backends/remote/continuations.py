@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from entropy_chains.backends import Message
-from entropy_chains.core.steps import ThinkTags
+from entropy_chains.core.families import ThinkTags
 
 ANSWER_NOW = "Give the final answer now, without further reasoning."
 """The turn that asks for the answer where a server cannot go on from a given text."""

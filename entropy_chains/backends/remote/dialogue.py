@@ -30,11 +30,12 @@ from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.text.markup import AnswerMarkup, Markup, Span, as_chunks, text_in
 from entropy_chains.core.entropy import EntropyBounds, token_entropy
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.finish_reasons import finish_reason
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
-from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 
 PATIENCE = 16

@@ -14,8 +14,9 @@ from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
 from entropy_chains.backends.remote.refused import CHOICES, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import Server
+from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import Segmentation, ThinkTags, detect_segmentation, detect_tags, template_hash
+from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
 
 CONTROL = "/chat/completions/control"

@@ -11,7 +11,8 @@ from copy import deepcopy
 
 from entropy_chains.backends import Chunk
 from entropy_chains.core.entropy import EntropyBounds
-from entropy_chains.core.steps import Phase, ThinkTags, phase_at_start
+from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.steps import Phase, phase_at_start
 from entropy_chains.core.tokens import Token
 
 Span = tuple[Phase, str]

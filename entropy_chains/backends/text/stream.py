@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.core.steps import Phase, ThinkTags
+from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.steps import Phase
 from entropy_chains.errors import SettingsError
 
 if TYPE_CHECKING:

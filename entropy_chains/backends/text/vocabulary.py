@@ -8,7 +8,8 @@ from typing import Any
 
 from entropy_chains.backends import Message
 from entropy_chains.backends.text.markup import AnswerMarkup, Markup, divided, text_in
-from entropy_chains.core.steps import Phase, ThinkTags, detect_tags, phase_after_prompt, template_hash
+from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
+from entropy_chains.core.steps import Phase, phase_after_prompt
 from entropy_chains.errors import SettingsError
 
 

@@ -10,7 +10,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from entropy_chains.errors import SettingsError
-from entropy_chains.savings.runs import is_holdout
+from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._tree import rooted
 
 OFF, HELD = "early_stop", "early_stop_holdout"

@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from entropy_chains import SettingsError
 from entropy_chains.backends import Chunk, Generation, Message
 from entropy_chains.backends.text.stream import Shown, text_before
-from entropy_chains.core.steps import ThinkTags
+from entropy_chains.core.families import ThinkTags
 from langchain_entropy_chains._local_messages import TOOL_CALL, tool_calls
 
 if TYPE_CHECKING:

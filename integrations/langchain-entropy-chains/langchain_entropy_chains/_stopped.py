@@ -10,8 +10,8 @@ from entropy_chains.backends import Generation
 from entropy_chains.backends.remote.continuations import WAYS, Request, begun
 from entropy_chains.backends.text.answer import MALFORMED
 from entropy_chains.backends.text.markup import clean_answer
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
-from entropy_chains.core.steps import ThinkTags
 from entropy_chains.errors import EntropyChainsError, SettingsError
 
 if TYPE_CHECKING:

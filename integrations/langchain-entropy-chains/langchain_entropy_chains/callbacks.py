@@ -19,10 +19,11 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from entropy_chains.backends.remote.continuations import WAYS
 from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import Segmentation, ThinkTags
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
-from entropy_chains.savings.runs import is_holdout
+from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
 from langchain_entropy_chains._stopped import OFF, EarlyStopped
 from langchain_entropy_chains._tree import RootRuns

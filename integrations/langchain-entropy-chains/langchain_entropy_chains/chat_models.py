@@ -17,12 +17,13 @@ from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains.backends.remote.drive import atalk, talk
 from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Monitor
 from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import MODES, Segmentation, ThinkTags
+from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import SettingsError
 from entropy_chains.refine import arun_refine, run_refine
-from entropy_chains.savings.runs import is_holdout
+from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._call import Call, whole
 from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
 from langchain_entropy_chains._inner import BLIND, InnerModel

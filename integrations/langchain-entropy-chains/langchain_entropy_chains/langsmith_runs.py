@@ -15,7 +15,8 @@ from rich.table import Table
 from entropy_chains.core.finish_reasons import finish_of
 from entropy_chains.errors import BackendError, InputError
 from entropy_chains.offline.traces import Step, Trace
-from entropy_chains.savings.runs import HoldoutSaving, Run
+from entropy_chains.savings.holdout import HoldoutSaving
+from entropy_chains.savings.runs import Run
 from langchain_entropy_chains._measured import RECORD, WOULD_SAVE
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def _read(client: langsmith.Client, project_id: str, since: datetime) -> l
 
 
 def savings_runs(runs: Iterable[LangSmithRun]) -> list[Run]:
-    """The same runs, as :func:`entropy_chains.savings.runs.holdout_saving` takes them: by root, with their assignment."""
+    """The same runs, as :func:`entropy_chains.savings.holdout.holdout_saving` takes them: by root, with their assignment."""
     made = []
     for run in runs:
         found = run.metadata or {}

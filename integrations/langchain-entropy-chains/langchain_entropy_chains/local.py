@@ -23,7 +23,7 @@ from entropy_chains.backends.local.threads import astream, in_thread
 from entropy_chains.backends.text.stream import tags_of
 from entropy_chains.core.policy import stopping_enabled
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.savings.runs import is_holdout
+from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import Request, Rows, offered

@@ -33,7 +33,7 @@ from pydantic import BaseModel
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError, PolicyMismatch, SettingsError
-from entropy_chains.savings.runs import is_holdout
+from entropy_chains.savings.holdout import is_holdout
 
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})

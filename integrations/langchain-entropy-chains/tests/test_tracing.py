@@ -25,7 +25,7 @@ from entropy_chains.cli import main
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.offline.traces import Trace, read_traces
-from entropy_chains.savings.runs import holdout_saving
+from entropy_chains.savings.holdout import holdout_saving
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from langsmith_receiver import PROJECT, Receiver

@@ -27,7 +27,8 @@ from entropy_chains.backends.engine.buffers import Row
 from entropy_chains.backends.engine.requests import Rows
 from entropy_chains.backends.engine.settings import Serving, check, read
 from entropy_chains.backends.engine.slots import Seats
-from entropy_chains.core.entropy import EntropyBounds, logits_entropy
+from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.entropy_rows import logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation

@@ -10,8 +10,9 @@ from entropy_chains.backends import Generation
 from entropy_chains.backends.remote.continuations import Prefill, RawCompletion, Turn
 from entropy_chains.backends.remote.dialogue import PATIENCE, Dialogue, Plan
 from entropy_chains.backends.remote.readers import Piece, Update, Usage
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 

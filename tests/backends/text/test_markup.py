@@ -7,7 +7,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from entropy_chains.backends.text.markup import AnswerMarkup, Markup, clean_answer, divided, text_in
-from entropy_chains.core.steps import FAMILIES, Phase, Scanner, ThinkTags, phase_after_prompt, phase_at_start
+from entropy_chains.core.families import FAMILIES, ThinkTags
+from entropy_chains.core.steps import Phase, Scanner, phase_after_prompt, phase_at_start
 
 BEFORE, THINKING, ANSWER = Phase.BEFORE, Phase.THINKING, Phase.ANSWER
 QWEN = ThinkTags()

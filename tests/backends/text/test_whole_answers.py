@@ -21,8 +21,9 @@ from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.remote.continuations import Prefill
 from entropy_chains.backends.remote.dialogue import Dialogue, Plan
 from entropy_chains.backends.remote.readers import ChatReader, Piece, Update
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation, ThinkTags
+from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Token
 from entropy_chains.errors import BackendError
 from entropy_chains.recording import record

@@ -19,9 +19,10 @@ from llama_index.llms.entropy_chains.tracing import current_span, mark_span
 
 from entropy_chains.backends.remote.dialogue import Dialogue, Plan
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, read_message
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation, ThinkTags
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 

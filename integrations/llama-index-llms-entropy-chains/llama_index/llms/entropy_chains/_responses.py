@@ -19,8 +19,9 @@ from llama_index.core.base.llms.types import (
 from entropy_chains.backends import Chunk
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.readers import Update, Usage
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
-from entropy_chains.core.steps import Phase, ThinkTags
+from entropy_chains.core.steps import Phase
 from entropy_chains.core.tokens import Token
 
 
