@@ -10,10 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from entropy_chains.backends import Chunk, Generation, Sampling
+    from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
+    from entropy_chains.backends.scripted import Script, ScriptedBackend
+    from entropy_chains.backends.transformers import TransformersBackend
     from entropy_chains.core.batch_monitor import BatchMonitor
     from entropy_chains.core.entropy import EntropyBounds, token_entropy
     from entropy_chains.core.entropy_rows import logits_entropy
-    from entropy_chains.core.families import ThinkTags
+    from entropy_chains.core.families import ThinkTags, detect_tags
     from entropy_chains.core.monitor import Decision, Monitor, Outcome
     from entropy_chains.core.policy import Policy
     from entropy_chains.core.signals import StepRecord
@@ -35,34 +39,52 @@ if TYPE_CHECKING:
         WriteError,
     )
     from entropy_chains.offline.calibrate import calibrate
+    from entropy_chains.offline.certify import examples_needed
     from entropy_chains.offline.compare import Comparison, compare, transfer
     from entropy_chains.offline.diagnose import Diagnosis, diagnose
     from entropy_chains.offline.replay import ReplayResult, replay
     from entropy_chains.offline.traces import Step, Trace, append_traces, read_traces
-    from entropy_chains.recording import RecordError, record
+    from entropy_chains.recording import RecordError, conversation, record
     from entropy_chains.refine import RefineError, arun_refine, run_refine
-    from entropy_chains.savings.runs import Savings
+    from entropy_chains.savings.drift import Drift, drift
+    from entropy_chains.savings.figures import EnergyMeter
+    from entropy_chains.savings.holdout import HoldoutSaving, holdout_saving, is_holdout
+    from entropy_chains.savings.runs import Run, Savings
+    from entropy_chains.show.report import write_report
 
 _HOME = {
     "Alternative": "core.tokens",
     "append_traces": "offline.traces",
     "arun_refine": "refine",
+    "AsyncOpenAIBackend": "backends.openai",
     "BackendError": "errors",
     "BatchError": "errors",
     "BatchMonitor": "core.batch_monitor",
     "calibrate": "offline.calibrate",
+    "Chunk": "backends",
     "compare": "offline.compare",
     "Comparison": "offline.compare",
+    "conversation": "recording",
     "Decision": "core.monitor",
+    "detect_tags": "core.families",
     "diagnose": "offline.diagnose",
     "Diagnosis": "offline.diagnose",
+    "drift": "savings.drift",
+    "Drift": "savings.drift",
+    "EnergyMeter": "savings.figures",
     "EntropyBounds": "core.entropy",
     "EntropyChainsError": "errors",
+    "examples_needed": "offline.certify",
+    "Generation": "backends",
+    "holdout_saving": "savings.holdout",
+    "HoldoutSaving": "savings.holdout",
     "InputError": "errors",
+    "is_holdout": "savings.holdout",
     "logits_entropy": "core.entropy_rows",
     "MissingExtraError": "errors",
     "Monitor": "core.monitor",
     "NoLogprobsError": "errors",
+    "OpenAIBackend": "backends.openai",
     "Outcome": "core.monitor",
     "OutputError": "errors",
     "Policy": "core.policy",
@@ -74,8 +96,12 @@ _HOME = {
     "RefineError": "refine",
     "replay": "offline.replay",
     "ReplayResult": "offline.replay",
+    "Run": "savings.runs",
     "run_refine": "refine",
+    "Sampling": "backends",
     "Savings": "savings.runs",
+    "Script": "backends.scripted",
+    "ScriptedBackend": "backends.scripted",
     "Segmentation": "core.steps",
     "SettingsError": "errors",
     "Step": "offline.traces",
@@ -86,7 +112,9 @@ _HOME = {
     "Trace": "offline.traces",
     "TraceError": "errors",
     "transfer": "offline.compare",
+    "TransformersBackend": "backends.transformers",
     "UnreachableError": "errors",
+    "write_report": "show.report",
     "WriteError": "errors",
 }
 """Public name to the module it lives in."""
@@ -97,22 +125,35 @@ __all__ = [
     "Alternative",
     "append_traces",
     "arun_refine",
+    "AsyncOpenAIBackend",
     "BackendError",
     "BatchError",
     "BatchMonitor",
     "calibrate",
+    "Chunk",
     "compare",
     "Comparison",
+    "conversation",
     "Decision",
+    "detect_tags",
     "diagnose",
     "Diagnosis",
+    "drift",
+    "Drift",
+    "EnergyMeter",
     "EntropyBounds",
     "EntropyChainsError",
+    "examples_needed",
+    "Generation",
+    "holdout_saving",
+    "HoldoutSaving",
     "InputError",
+    "is_holdout",
     "logits_entropy",
     "MissingExtraError",
     "Monitor",
     "NoLogprobsError",
+    "OpenAIBackend",
     "Outcome",
     "OutputError",
     "Policy",
@@ -124,8 +165,12 @@ __all__ = [
     "RefineError",
     "replay",
     "ReplayResult",
+    "Run",
     "run_refine",
+    "Sampling",
     "Savings",
+    "Script",
+    "ScriptedBackend",
     "Segmentation",
     "SettingsError",
     "Step",
@@ -136,7 +181,9 @@ __all__ = [
     "Trace",
     "TraceError",
     "transfer",
+    "TransformersBackend",
     "UnreachableError",
+    "write_report",
     "WriteError",
 ]
 

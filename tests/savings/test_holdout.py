@@ -57,8 +57,8 @@ def test_holdout_grows_with_the_share(root: str, salt: str, a: float, b: float) 
 
 def test_holdout_is_the_same_in_another_process() -> None:
     """Python's hash randomisation plays no part: another process assigns the same runs."""
-    code = "from entropy_chains.savings.holdout import is_holdout;"
-        "print([is_holdout(f'ü{i}', share=0.3, salt='s') for i in range(40)])"
+    printed = "print([is_holdout(f'ü{i}', share=0.3, salt='s') for i in range(40)])"
+    code = f"from entropy_chains.savings.holdout import is_holdout; {printed}"
     env = {"PYTHONHASHSEED": "77", "PYTHONPATH": ":".join(sys.path)}
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout.strip()
     here = [is_holdout(f"ü{i}", share=0.3, salt="s") for i in range(40)]

@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 
 from entropy_chains.errors import SettingsError
 from entropy_chains.savings.holdout import is_holdout
-from langchain_entropy_chains._tree import rooted
+from langchain_entropy_chains._roots import rooted
 
 OFF, HELD = "early_stop", "early_stop_holdout"
 """Settings of a call: False runs it in full; True leaves it to the holdout."""

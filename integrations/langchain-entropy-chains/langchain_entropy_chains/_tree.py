@@ -1,68 +1,52 @@
-"""The root run of a call, for the holdout: LangChain itself tells a run its parent only."""
+"""A tree of runnables: the chat models in it, found and swapped."""
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from functools import cache
-from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.callbacks.base import BaseCallbackManager
-from langchain_core.tracers.context import register_configure_hook
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.configurable import DynamicRunnable
+from pydantic import BaseModel
 
-if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
+Swap = Callable[[BaseChatModel], BaseChatModel]
 
 
-class RootRuns(BaseCallbackHandler):
-    """Knows the root of every run that is under way."""
-
-    run_inline = True
-
-    def __init__(self) -> None:
-        self._roots: dict[UUID, UUID] = {}
-
-    def root(self, run: UUID) -> UUID:
-        """The root of a run; the run itself where it was begun before anybody watched."""
-        return self._roots.get(run, run)
-
-    def on_chain_start(
-        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        self._roots[run_id] = self.root(parent_run_id) if parent_run_id else run_id
-
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._roots.pop(run_id, None)
-
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._roots.pop(run_id, None)
-
-    def on_tool_start(
-        self, serialized: Any, input_str: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        self.on_chain_start(serialized, input_str, run_id=run_id, parent_run_id=parent_run_id)
-
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._roots.pop(run_id, None)
-
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._roots.pop(run_id, None)
+def replaced(value: Any, swap: Swap) -> Any:
+    """A copy of a tree of runnables with every chat model swapped; the value itself where nothing is."""
+    if isinstance(value, BaseChatModel):
+        return swap(value)
+    if isinstance(value, DynamicRunnable):
+        fields = replaced({name: getattr(value, name) for name in type(value).model_fields}, swap)
+        # What is chosen by the config is known when it is called; the fields that it may set are the model's own.
+        same = all(fields[name] is getattr(value, name) for name in fields)
+        return value if same else _Chosen(default=value, swap=swap)
+    if isinstance(value, Runnable) and isinstance(value, BaseModel):
+        changed = {
+            name: new for name in type(value).model_fields if (new := replaced(old := getattr(value, name), swap)) is not old
+        }
+        return value.model_copy(update=changed) if changed else value
+    if isinstance(value, Mapping):
+        made = {name: replaced(each, swap) for name, each in value.items()}
+        return made if any(made[name] is not value[name] for name in made) else value
+    if isinstance(value, list | tuple):
+        swapped = [replaced(each, swap) for each in value]
+        return type(value)(swapped) if any(a is not b for a, b in zip(swapped, value, strict=True)) else value
+    return value
 
 
-@cache
-def watch() -> RootRuns:
-    """Have every run begun from now on watched; called by the first model with a holdout."""
-    runs = RootRuns()
-    register_configure_hook(ContextVar("entropy_chains_roots", default=runs), inheritable=True)
-    return runs
+class _Chosen(DynamicRunnable[Any, Any]):
+    """Chooses by the config as ``default`` does, then wraps what was chosen."""
 
+    default: Any
+    swap: Swap
 
-def rooted(config: RunnableConfig) -> tuple[RunnableConfig, str]:
-    """The config, and the id of the root run that a call with it belongs to; a call without a parent is given its id here."""
-    callbacks = config.get("callbacks")
-    parent = callbacks.parent_run_id if isinstance(callbacks, BaseCallbackManager) else None
-    if parent is not None:
-        return config, str(watch().root(parent))
-    run = config.get("run_id") or uuid4()
-    return {**config, "run_id": run}, str(run)
+    @property
+    def config_specs(self) -> list[Any]:
+        specs: list[Any] = self.default.config_specs
+        return specs
+
+    def _prepare(self, config: RunnableConfig | None = None) -> tuple[Runnable[Any, Any], RunnableConfig]:
+        chosen, config = self.default.prepare(config)
+        return replaced(chosen, self.swap), config

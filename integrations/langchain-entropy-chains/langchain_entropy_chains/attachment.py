@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.configurable import DynamicRunnable
-from pydantic import BaseModel
+from langchain_core.runnables import Runnable
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._refusals import model_name, without_headers
+from langchain_entropy_chains._tree import replaced
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import ChatResult
 
-Swap = Callable[[BaseChatModel], BaseChatModel]
 R = TypeVar("R", bound=Runnable[Any, Any])
 M = TypeVar("M", bound=BaseChatModel)
 
@@ -47,6 +45,8 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     found: list[BaseChatModel] = []
 
     def swap(chat: BaseChatModel) -> BaseChatModel:
+        if isinstance(chat, EarlyStopChatModel):
+            return chat
         found.append(chat)
         if isinstance(chat, ChatTransformers):  # stops by itself
             return chat.model_copy(update={"policy": policy, **settings})
@@ -65,47 +65,6 @@ def _remedy(runnable: Any) -> str:
             "or change the model itself: instrument(model, policy)"
         )
     return "if a function holds it, change the model itself: instrument(model, policy)"
-
-
-def replaced(value: Any, swap: Swap) -> Any:
-    """A copy of a tree of runnables with every chat model swapped; the value itself where it holds none."""
-    if isinstance(value, EarlyStopChatModel):
-        return value
-    if isinstance(value, BaseChatModel):
-        return swap(value)
-    if isinstance(value, DynamicRunnable):
-        fields = replaced({name: getattr(value, name) for name in type(value).model_fields}, swap)
-        # What is chosen by the config is known when it is called; the fields that it may set are the model's own.
-        same = all(fields[name] is getattr(value, name) for name in fields)
-        return value if same else _Chosen(default=value, swap=swap)
-    if isinstance(value, Runnable) and isinstance(value, BaseModel):
-        changed = {
-            name: new for name in type(value).model_fields if (new := replaced(old := getattr(value, name), swap)) is not old
-        }
-        return value.model_copy(update=changed) if changed else value
-    if isinstance(value, Mapping):
-        made = {name: replaced(each, swap) for name, each in value.items()}
-        return made if any(made[name] is not value[name] for name in made) else value
-    if isinstance(value, list | tuple):
-        swapped = [replaced(each, swap) for each in value]
-        return type(value)(swapped) if any(a is not b for a, b in zip(swapped, value, strict=True)) else value
-    return value
-
-
-class _Chosen(DynamicRunnable[Any, Any]):
-    """Chooses by the config as ``default`` does, then wraps what was chosen."""
-
-    default: Any
-    swap: Swap
-
-    @property
-    def config_specs(self) -> list[Any]:
-        specs: list[Any] = self.default.config_specs
-        return specs
-
-    def _prepare(self, config: RunnableConfig | None = None) -> tuple[Runnable[Any, Any], RunnableConfig]:
-        chosen, config = self.default.prepare(config)
-        return replaced(chosen, self.swap), config
 
 
 # --- in place

@@ -25,8 +25,8 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
+from langchain_entropy_chains._roots import RootRuns
 from langchain_entropy_chains._stopped import OFF, EarlyStopped
-from langchain_entropy_chains._tree import RootRuns
 
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult

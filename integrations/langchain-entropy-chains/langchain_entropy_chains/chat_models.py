@@ -28,7 +28,8 @@ from langchain_entropy_chains._call import Call, whole
 from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
 from langchain_entropy_chains._inner import BLIND, InnerModel
 from langchain_entropy_chains._refusals import can_stream, checked_ways, model_name, refusal, without_headers
-from langchain_entropy_chains._tree import watch
+from langchain_entropy_chains._roots import watch
+from langchain_entropy_chains._tree import replaced
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -183,9 +184,11 @@ class EarlyStopChatModel(Switched):
 
     def _around(self, runnable: Runnable[Any, Any]) -> Runnable[Any, Any]:
         """What the inner made, with this model in the place of the inner one: it may have made a copy of itself."""
-        from langchain_entropy_chains.attachment import replaced
 
-        made: Runnable[Any, Any] = replaced(runnable, lambda chat: self.model_copy(update={"inner": chat}))
+        def swap(chat: BaseChatModel) -> BaseChatModel:
+            return chat if isinstance(chat, EarlyStopChatModel) else self.model_copy(update={"inner": chat})
+
+        made: Runnable[Any, Any] = replaced(runnable, swap)
         return made
 
     def _entropy_chains_holdout(self) -> tuple[float, str]:

@@ -27,7 +27,7 @@ from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import Request, Rows, offered
-from langchain_entropy_chains._tree import watch
+from langchain_entropy_chains._roots import watch
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
