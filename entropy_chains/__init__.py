@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from entropy_chains.core.entropy_rows import logits_entropy
     from entropy_chains.core.families import ThinkTags, detect_tags
     from entropy_chains.core.monitor import Decision, Monitor, Outcome
-    from entropy_chains.core.policy import Policy
+    from entropy_chains.core.policy import Policy, stopping_enabled
     from entropy_chains.core.signals import StepRecord
-    from entropy_chains.core.steps import Segmentation
+    from entropy_chains.core.steps import Scanner, Segmentation, detect_segmentation
     from entropy_chains.core.tokens import Alternative, Token
+    from entropy_chains.doctor.examine import examine
     from entropy_chains.errors import (
         BackendError,
         BatchError,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
         WriteError,
     )
     from entropy_chains.offline.calibrate import calibrate
-    from entropy_chains.offline.certify import examples_needed
+    from entropy_chains.offline.certify import examples_needed, upper_bound
     from entropy_chains.offline.compare import Comparison, compare, transfer
     from entropy_chains.offline.diagnose import Diagnosis, diagnose
     from entropy_chains.offline.replay import ReplayResult, replay
@@ -66,6 +67,7 @@ _HOME = {
     "Comparison": "offline.compare",
     "conversation": "recording",
     "Decision": "core.monitor",
+    "detect_segmentation": "core.steps",
     "detect_tags": "core.families",
     "diagnose": "offline.diagnose",
     "Diagnosis": "offline.diagnose",
@@ -74,6 +76,7 @@ _HOME = {
     "EnergyMeter": "savings.figures",
     "EntropyBounds": "core.entropy",
     "EntropyChainsError": "errors",
+    "examine": "doctor.examine",
     "examples_needed": "offline.certify",
     "Generation": "backends",
     "holdout_saving": "savings.holdout",
@@ -100,12 +103,14 @@ _HOME = {
     "run_refine": "refine",
     "Sampling": "backends",
     "Savings": "savings.runs",
+    "Scanner": "core.steps",
     "Script": "backends.scripted",
     "ScriptedBackend": "backends.scripted",
     "Segmentation": "core.steps",
     "SettingsError": "errors",
     "Step": "offline.traces",
     "StepRecord": "core.signals",
+    "stopping_enabled": "core.policy",
     "ThinkTags": "core.families",
     "Token": "core.tokens",
     "token_entropy": "core.entropy",
@@ -114,6 +119,7 @@ _HOME = {
     "transfer": "offline.compare",
     "TransformersBackend": "backends.transformers",
     "UnreachableError": "errors",
+    "upper_bound": "offline.certify",
     "write_report": "show.report",
     "WriteError": "errors",
 }
@@ -135,6 +141,7 @@ __all__ = [
     "Comparison",
     "conversation",
     "Decision",
+    "detect_segmentation",
     "detect_tags",
     "diagnose",
     "Diagnosis",
@@ -143,6 +150,7 @@ __all__ = [
     "EnergyMeter",
     "EntropyBounds",
     "EntropyChainsError",
+    "examine",
     "examples_needed",
     "Generation",
     "holdout_saving",
@@ -169,12 +177,14 @@ __all__ = [
     "run_refine",
     "Sampling",
     "Savings",
+    "Scanner",
     "Script",
     "ScriptedBackend",
     "Segmentation",
     "SettingsError",
     "Step",
     "StepRecord",
+    "stopping_enabled",
     "ThinkTags",
     "Token",
     "token_entropy",
@@ -183,6 +193,7 @@ __all__ = [
     "transfer",
     "TransformersBackend",
     "UnreachableError",
+    "upper_bound",
     "write_report",
     "WriteError",
 ]

@@ -186,7 +186,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "There is no boundary inside a code fence, inside JSON, or inside a tool call.": "tests/core/test_steps.py::test_no_step_ends_inside_a_tool_call",
     },
     "docs/traces.md": {
-        "the offline half of this package needs nothing else.": "tests/test_layering.py::test_the_offline_half_knows_no_backend",
+        "the offline half of this package needs nothing else.": "tests/test_layering.py::test_imports_point_one_way",
     },
     "docs/transformers.md": {
         "A setting that cannot work raises `SettingsError`:": "tests/backends/test_transformers.py::test_impossible_settings",

@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from entropy_chains.core import answers
 from entropy_chains.core.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
 from entropy_chains.core.steps import MODES, Segmentation
-from entropy_chains.errors import InputError, PolicyError, PolicyMismatch
+from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.files import write_file
 from entropy_chains.validation import (
     Check,
@@ -285,6 +285,29 @@ class Policy:
         except ValueError as error:
             raise PolicyError(f"policy {path} cannot be read ({error}); {remedy}") from error
         return cls.from_dict(data, str(path))
+
+    @overload
+    @classmethod
+    def of(cls, policy: Policy | str | Path) -> Policy: ...
+
+    @overload
+    @classmethod
+    def of(cls, policy: Policy | str | Path | None) -> Policy | None: ...
+
+    @classmethod
+    def of(cls, policy: Policy | str | Path | None) -> Policy | None:
+        """The policy itself, or that of a file, given its path; None stays None.
+
+        Raises:
+            PolicyError: the file is not there, or cannot be used.
+            SettingsError: it is something else.
+        """
+        if isinstance(policy, str | Path):
+            return cls.load(policy)
+        if policy is None or isinstance(policy, Policy):
+            return policy
+        kind = type(policy).__name__
+        raise SettingsError(f"policy is a {kind}; give a Policy, the path of its file, or None to measure only")
 
 
 def _part(kind: type[Segmentation | MassFloor], name: str, given: Mapping[str, Any]) -> Segmentation | MassFloor:

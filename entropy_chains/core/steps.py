@@ -43,7 +43,7 @@ class Segmentation:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Segmentation:
         """From the form in a trace or policy file."""
-        return cls(fields.get("boundary", "blank_line"), fields.get("min_tokens", 32))
+        return cls(**{name: fields[name] for name in SEGMENTATION if name in fields})
 
     def to_dict(self) -> dict[str, Any]:
         """The form in a trace or policy file."""

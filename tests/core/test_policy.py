@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from entropy_chains.core.policy import FORMAT, MassFloor, Policy, stopping_enabled
 from entropy_chains.core.rules import AgreementRule, EntropyRule, FixedStepRule
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.errors import OutputError, PolicyError, PolicyMismatch, WriteError
+from entropy_chains.errors import OutputError, PolicyError, PolicyMismatch, SettingsError, WriteError
 
 FULL = {
     "format": FORMAT,
@@ -386,3 +386,14 @@ def test_of_many_temperatures_a_few_are_named():
 def test_a_fixed_step_reads_no_threshold(thresholds):
     """As calibration writes it, or null."""
     assert Policy("m", thresholds, rule="fixed-step", min_steps=2).stop_rule == FixedStepRule(2)
+
+
+def test_a_policy_or_its_file_or_none(tmp_path):
+    """What every wrapper takes as its policy: the object, the path of its file, or None; anything else is named."""
+    policy = Policy("m", (0.2,))
+    policy.save(tmp_path / "policy.json")
+    assert Policy.of(policy) is policy
+    assert Policy.of(str(tmp_path / "policy.json")) == Policy.of(tmp_path / "policy.json") == policy
+    assert Policy.of(None) is None
+    with pytest.raises(SettingsError, match="policy is a dict; give a Policy"):
+        Policy.of({"model": "m"})

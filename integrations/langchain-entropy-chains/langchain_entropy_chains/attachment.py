@@ -41,7 +41,7 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     Raises:
         SettingsError: there is no chat model in reach.
     """
-    policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+    policy = Policy.of(policy)
     found: list[BaseChatModel] = []
 
     def swap(chat: BaseChatModel) -> BaseChatModel:
@@ -194,7 +194,7 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
         raise SettingsError(f"model is a {type(model).__name__}, not a chat model: for a chain use with_early_stop()")
     if isinstance(model, _Instrumented | EarlyStopChatModel):
         raise SettingsError("the model stops early already: uninstrument() it first, or set its policy")
-    policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+    policy = Policy.of(policy)
     told = EarlyStopping(model_name(model), policy, settings)
     told.around(model, model)  # what is wrong with the settings is said now
     give_class(model, _instrumented(type(model), told))

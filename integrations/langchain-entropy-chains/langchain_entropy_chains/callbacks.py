@@ -78,7 +78,7 @@ class EntropyCallbackHandler(RootRuns):
         keep: int = 10_000,
     ):
         super().__init__()
-        self._policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        self._policy = Policy.of(policy)
         if self._policy is not None:
             _check(self._policy, stop)
         elif stop:

@@ -100,11 +100,7 @@ class EarlyStopChatModel(Switched):
         copied = {name: getattr(chat, name, None) for name in COPIED if name in type(self).model_fields}
         copied |= merge_configs({name: copied[name] for name in INHERITED if copied[name]}, config)  # type: ignore[arg-type]
         copied = {name: value for name, value in copied.items() if name in COPIED}
-        policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
-        if not isinstance(policy, Policy | None):
-            raise SettingsError(
-                f"policy is a {type(policy).__name__}; give a Policy, the path of its file, or None to measure only"
-            )
+        policy = Policy.of(policy)
         given = {"bound": bound, **copied, **own, "inner": chat, "policy": policy}
         super().__init__(**{name: value for name, value in given.items() if value is not None})
         self._check_settings()

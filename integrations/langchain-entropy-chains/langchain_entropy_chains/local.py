@@ -81,7 +81,7 @@ class ChatTransformers(Switched):
     _rows: Rows | None = PrivateAttr(default=None)  # only on the copy that serves one batch()
 
     def __init__(self, *, policy: Policy | str | Path | None = None, **settings: Any):
-        settings["policy"] = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        settings["policy"] = Policy.of(policy)
         super().__init__(**settings)
         is_holdout("", share=self.holdout)
         if self.holdout:

@@ -60,7 +60,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
 
     def __init__(self, policy: Policy | str | Path | None = None, **settings: Any):
         super().__init__()
-        self._policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        self._policy = Policy.of(policy)
         self._settings = settings
 
     def wrap_model_call(

@@ -67,7 +67,7 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
         SettingsError: there is no LLM in it. NoLogprobsError: with ``without_logprobs="error"``, one cannot be stopped; exclude it.
             Nothing is swapped then.
     """
-    policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+    policy = Policy.of(policy)
     places = list(_places(target, exclude, lambda llm: not isinstance(llm, StructuredLLM) and _before(llm) is None))
     if not places:
         remedy = "give the LLM itself: EarlyStopLLM(llm=…, policy=…), as llm= of the engine or as Settings.llm"

@@ -119,7 +119,7 @@ class EarlyStopLLM(Delegate):
         unknown = sorted(set(settings) - set(type(self).model_fields))
         if unknown:
             raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
-        super().__init__(llm, policy=Policy.load(policy) if isinstance(policy, str | Path) else policy, **settings)
+        super().__init__(llm, policy=Policy.of(policy), **settings)
         self._check()
 
     def _check(self) -> None:

@@ -105,7 +105,7 @@ class EntropyEventHandler(BaseEventHandler):
         keep: int = 1000,
     ):
         super().__init__()
-        policy = Policy.load(policy) if isinstance(policy, str | Path) else policy
+        policy = Policy.of(policy)
         if on_mismatch not in ("error", "warn"):
             raise SettingsError(f"on_mismatch is {on_mismatch!r}; it must be 'error' or 'warn'")
         if stop and policy is None:

@@ -87,7 +87,7 @@ class TransformersLLM(LLM):
             backend = TransformersBackend.from_pretrained(str(model), **settings)
         elif settings:
             raise SettingsError(f"TransformersLLM has no {', '.join(sorted(settings))}; a loaded backend has its settings already")
-        own |= {"backend": backend, "policy": Policy.load(policy) if isinstance(policy, str | Path) else policy}
+        own |= {"backend": backend, "policy": Policy.of(policy)}
         super().__init__(**own)
 
     @classmethod
