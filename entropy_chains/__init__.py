@@ -6,8 +6,9 @@ here is loaded on first use: importing this package loads no framework.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from entropy_chains.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entropy_chains.backends import Chunk, Generation, Sampling
@@ -198,13 +199,5 @@ __all__ = [
     "WriteError",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'entropy_chains' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"entropy_chains.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+if not TYPE_CHECKING:  # so that a misspelt name is an error to type checkers
+    __getattr__, __dir__ = lazy_names(globals(), _HOME)

@@ -13,7 +13,7 @@ import entropy_chains
 
 ROOT = Path(entropy_chains.__file__).parent
 LAYERS = (
-    {"errors"},
+    {"errors", "lazy"},
     {"files", "validation"},
     {"core"},
     {"backends", "offline", "savings"},

@@ -5,8 +5,9 @@ Everything here is loaded on first use: importing this package loads no model an
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from entropy_chains.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent, EarlyStopReActAgent
@@ -36,13 +37,5 @@ __all__ = [
     "TransformersLLM",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if not TYPE_CHECKING:  # so that a misspelt name is an error to type checkers
+    __getattr__, __dir__ = lazy_names(globals(), _HOME)
