@@ -40,6 +40,7 @@ from entropy_chains.offline.traces import Step, Trace, append_traces
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?P<mark>```+)(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=mark)[ ]*$", re.MULTILINE | re.DOTALL)
+LLAMA_INDEX = "integrations/llama-index-llms-entropy-chains/llama_index/llms/entropy_chains"
 CONSOLE = ("bash", "console", "sh", "shell")
 
 
@@ -217,6 +218,15 @@ def test_links_lead_somewhere(page: Path):
         if anchor and target.suffix == ".md":
             headings = re.findall(r"^#+ (.+)$", FENCE.sub("", target.read_text(encoding="utf-8")), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("name", ["architecture.md", "changing-things.md"])
+def test_files_that_pages_name_are_there(name: str):
+    """A map of the code that names a file which is gone misleads."""
+    named = set(re.findall(r"`([\w/-]+(?:\.py|\.j2|/))`", (ROOT / "docs" / name).read_text(encoding="utf-8")))
+    places = [ROOT, ROOT / "entropy_chains", ROOT / "entropy_chains" / "backends", ROOT / LLAMA_INDEX]
+    assert len(named) > 10
+    assert [n for n in named if not any((place / n).exists() for place in places)] == []
 
 
 def test_every_public_name_is_on_a_page():
