@@ -354,13 +354,15 @@ def client_of(base_url: str) -> openai.OpenAI:
 
 
 def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
-    """The bundled reasoner."""
+    """The bundled reasoner, on one processor core: threads of so small a model wait for each other where there is other work."""
+    import torch
     from transformers.utils import logging
 
     from entropy_chains.backends.transformers import TransformersBackend
     from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 
     logging.disable_progress_bar()  # its weights load in no time
+    torch.set_num_threads(1)
     return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k, batch_size=batch_size)
 
 

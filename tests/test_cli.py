@@ -408,3 +408,12 @@ def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path) -> None:
         "record", "--data", data, "--out", out, "--model", "demo", "--max-tokens", "120", "--resume", "--limit", limit, "--json"
     )
     assert json.loads(result.stdout)["recorded"] == 2
+
+
+def test_the_bundled_model_runs_on_one_core() -> None:
+    """Threads of a model of 1.2 M parameters wait for each other when the machine has other work; one is as fast alone."""
+    code = (
+        "import torch; torch.set_num_threads(2); from entropy_chains.cli import bundled; bundled(); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
