@@ -100,10 +100,11 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 @click.option("--min-tokens", type=int, help="Shortest step; shorter ones are joined.")
 @click.option("--system", help="A system prompt for every question.")
 @click.option("--resume", is_flag=True, help="Go on with an existing file; nothing recorded is repeated.")
+@click.option("--redo-cut", is_flag=True, help="With --resume: runs that were cut off are asked again, and replaced.")
 @as_json
 def record(
     data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
-    limit: int | None, resume: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: str,
+    limit: int | None, resume: bool, redo_cut: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: str,
     steps: int | None, temperature: float | None, max_tokens: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
@@ -111,7 +112,7 @@ def record(
     from functools import partial
 
     from entropy_chains.backends import Sampling
-    from entropy_chains.cli_record import write_traces
+    from entropy_chains.cli_record import check_same_recording, write_traces
     from entropy_chains.files import holds_data
     from entropy_chains.recording import read_questions
     from entropy_chains.recording import record as run
@@ -130,6 +131,8 @@ def record(
     ):
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
+    if redo_cut and not resume:
+        raise SettingsError("--redo-cut records runs of an existing file again; add --resume")
     questions = read_questions(data, limit)
     if holds_data(out) and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
@@ -144,12 +147,13 @@ def record(
     details = backend.details(sampling, segmentation)
     cut = PER_CALL.to_dict() if mode == "refine" else details["segmentation"]
     limit = steps if mode == "thinking" else None
-    check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut, "max_steps": limit})
+    settings = {"mode": mode, "model": backend.model, "segmentation": cut, "max_steps": limit, "max_tokens": max_tokens}
+    check_same_recording(out, {**details, **settings, "system": system}, redo_cut=redo_cut)
     asking = partial(
         run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
         system=system,
     )  # fmt: skip
-    result, lacking = write_traces(asking, questions, out, as_json)
+    result, lacking = write_traces(asking, questions, out, quiet=as_json, redo_cut=redo_cut)
     show(
         result,
         as_json,
@@ -309,18 +313,6 @@ def langsmith(project: str, since: datetime | None, traces: Path | None, as_json
         append_traces(traces, recorded)
     result = {"project": project, "runs": len(runs), "traces": len(recorded), **saving.to_dict()}
     show(result, as_json, lambda: saving_table(project, saving))
-
-
-def check_same_recording(out: Path, running: dict[str, Any]) -> None:
-    """A file holds one model, mode and way of reading entropies: refuse to go on with another's."""
-    from entropy_chains.offline.traces import recorded
-
-    first = next(recorded(out), None)
-    compared = ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template", "max_steps")
-    for name in compared if first else ():
-        if getattr(first, name) != running[name]:
-            was, now = getattr(first, name), running[name]
-            raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")
 
 
 def load(model: str, k: int | None = 20, batch_size: int = 64) -> TransformersBackend:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from entropy_chains.errors import reason
-from entropy_chains.offline.traces import Trace, TraceWriter
+from entropy_chains.errors import SettingsError, reason
+from entropy_chains.offline.traces import Trace, TraceWriter, recorded
 from entropy_chains.progress import interrupts, progress
 from entropy_chains.recording import GIVEN_UP, Question, RecordError
 
 
 def write_traces(
-    run: Callable[..., Generator[Trace, None, None]], questions: Sequence[Question], out: Path, quiet: bool
+    run: Callable[..., Generator[Trace, None, None]],
+    questions: Sequence[Question],
+    out: Path,
+    *,
+    quiet: bool = False,
+    redo_cut: bool = False,
 ) -> tuple[dict[str, Any], str | None]:
     """Write each trace of ``run`` (a :func:`record` that lacks its last arguments) as it comes.
+
+    Args:
+        run: given ``done``, ``cancelled``, ``on_failure`` and ``tell``.
+        questions: all that it asks, recorded or not.
+        out: the trace file.
+        quiet: no progress where standard error is no terminal.
+        redo_cut: runs of the file that were cut off are asked again, and replaced.
 
     Returns:
         What ``--json`` prints, and what is to be told where questions are left out.
     """
     failed: dict[str, str] = {}
-    given_up = cut = 0
+    given_up = cut = count = 0
     with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
-        before = set(writer.ids)
+        before = set(writer.ids) - (writer.cut if redo_cut else set())
         skipped = sum(q["id"] in before for q in questions)
         advance = track("recording", len(questions) - skipped)
 
@@ -41,19 +54,52 @@ def write_traces(
             with closing(run(done=before, cancelled=interrupted, **hooks)) as traces:
                 for trace in traces:
                     writer.write(trace)
+                    count += 1
                     cut += trace.is_cut
                     advance(1)
         except RecordError as error:
             given_up = error.given_up
-        recorded = len(writer.ids) - len(before)
-    result = {"recorded": recorded, "skipped": skipped, "cut": cut, "traces": len(before) + recorded, "out": str(out)}
-    lacking = len(questions) - skipped - recorded
+        total = len(writer.ids)
+    result = {"recorded": count, "skipped": skipped, "cut": cut, "traces": total, "out": str(out)}
+    lacking = len(questions) - skipped - count
     if not lacking:
         return result, None
     what = "interrupted" if interrupted.is_set() else "error"
     told = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
     result["left_out"] = lacking
     return result | ({"failed": failed} if failed else {}), f"{told}; go on with: {line_again('--resume')}"
+
+
+COMPARED = (
+    "model",
+    "mode",
+    "estimator",
+    "k",
+    "temperature",
+    "temperature_mode",
+    "segmentation",
+    "template",
+    "system",
+    "max_tokens",
+    "max_steps",
+)
+"""Trace fields that all runs of one recording share."""
+
+
+def check_same_recording(out: Path, running: Mapping[str, Any], *, redo_cut: bool = False) -> None:
+    """Raise SettingsError where a file was recorded with other settings than the running ones, naming the first that differs.
+
+    With ``redo_cut`` the limit may be raised: a run that ended by itself is the same under any higher one.
+    """
+    first = next(recorded(out), None)
+    was = {**first.extra, **{f.name: getattr(first, f.name) for f in fields(first)}} if first else {}
+    for name in COMPARED if first else ():
+        before, now = was.get(name), running.get(name)
+        if name == "max_tokens" and redo_cut and before is not None and now is not None and now >= before:
+            continue
+        if before != now:
+            remedy = "; --redo-cut takes a higher one for the runs that were cut off" if name == "max_tokens" else ""
+            raise SettingsError(f"{out} was recorded with {name} {before!r}, this run has {now!r}; name another --out{remedy}")
 
 
 def _why(failed: Sequence[str], given_up: int) -> str:

@@ -97,13 +97,25 @@ class AppendedFile:
         _, found = _checked(path, append=True)
         self.path = path
         self.is_stream = _is_stream(found)
-        try:
-            self._file = _open_stream(path) if self.is_stream else _open_to_append(path)
-        except OSError as error:
-            raise _refused(path, error) from error
-        if not self.is_stream and not _lock(self._file):
-            self._file.close()
-            raise OutputError(f"{path} is being written to by somebody else; wait until that has ended, or name another file")
+        self._file = self._open()
+
+    def _open(self) -> BinaryIO:
+        """Open the file that has this name, and lock it."""
+        while True:
+            try:
+                file = _open_stream(self.path) if self.is_stream else _open_to_append(self.path)
+            except OSError as error:
+                raise _refused(self.path, error) from error
+            if self.is_stream:
+                return file
+            if not _lock(file):
+                file.close()
+                who = "somebody else; wait until that has ended, or name another file"
+                raise OutputError(f"{self.path} is being written to by {who}")
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                    return file
+            file.close()  # another file has taken its place while the lock was waited for
 
     def append(self, data: bytes) -> None:
         """Add to the end. Raises WriteError, and takes back what was written of it, if that fails."""
@@ -118,6 +130,16 @@ class AppendedFile:
             if isinstance(error, OSError):
                 raise WriteError(self.path, error) from error
             raise
+
+    def replace(self, data: bytes) -> None:
+        """Put other content in the place of the file's own, whole or not at all. Raises WriteError if that fails."""
+        former = self._file
+        try:
+            _replace(os.path.realpath(self.path), os.fstat(former.fileno()), data)
+        except OSError as error:
+            raise WriteError(self.path, error) from error
+        self._file = self._open()
+        former.close()
 
     def last_line(self) -> bytes:
         """What stands after the last line end; empty if the file ends with one."""

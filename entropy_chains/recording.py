@@ -41,6 +41,9 @@ T = TypeVar("T")
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
 
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""What such a file begins with."""
+
 LOOKS = 'each line must look like {"id": "q1", "question": "…", "gold": "…"}, with texts for values'
 """What is said of a line that does not."""
 
@@ -80,25 +83,35 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str,
 
     Raises:
         InputError: the file is missing or empty, or a line is not an object with ``id`` and ``question``, holds a value that no
-            trace may hold, or repeats an id.
+            trace may hold, or repeats an id; or some questions have a gold answer and others none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a text may hold other line separators
+        content = Path(path).read_bytes()
+        lines = content.decode("utf-8-sig").split("\n")  # a text may hold other line separators
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    questions: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        found = _question(line, f"{path}, line {number}")
-        if found["id"] in questions:
-            raise InputError(f"{path}, line {number}: id {found['id']!r} stands twice; ids must be unique")
-        questions[found["id"]] = found
+        why = "it is UTF-16" if content.startswith(UTF_16) else f"{error.reason} at byte {error.start}"
+        raise InputError(f"{path} is not UTF-8 text ({why}); save it as UTF-8") from error
+    placed = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = _together([(place, _question(line, place)) for place, line in placed], limit)
     if not questions:
         raise InputError(f"{path} holds no questions; {LOOKS}")
-    return list(questions.values())[:limit]
+    return questions
+
+
+def _together(placed: Sequence[tuple[str, dict[str, Any]]], limit: int | None = None) -> list[dict[str, Any]]:
+    """Questions that can be recorded in one file. Raises InputError for an id that stands twice, and for one without gold."""
+    ids = set()
+    for place, question in placed:
+        if question["id"] in ids:
+            raise InputError(f"{place}: id {question['id']!r} stands twice; ids must be unique")
+        ids.add(question["id"])
+    placed = placed[:limit]
+    lacking = [place for place, question in placed if question.get("gold") is None]
+    if 0 < len(lacking) < len(placed):
+        raise InputError(f"{lacking[0]}: has no gold answer, and others have; give one to all of them, or to none")
+    return [question for _, question in placed]
 
 
 def _question(line: str, place: str) -> dict[str, Any]:
@@ -177,7 +190,8 @@ def record(
     for name, value in (("steps", steps), ("batch", batch)):
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
-    questions = [_checked(dict(question), f"question {n}") for n, question in enumerate(questions, 1)]
+    places = [f"question {n}" for n in range(1, len(questions) + 1)]
+    questions = _together([(place, _checked(dict(q), place)) for place, q in zip(places, questions, strict=True)])
     cancelled = cancelled or threading.Event()
     threads = min(batch, backend.concurrency or 0)
     left = [(place, q) for place, q in enumerate(questions) if q["id"] not in done]
@@ -305,7 +319,8 @@ class _Recorder:
         """What the traces of a part have in common."""
         fields = {"mode": self.mode, "model": self.backend.model, "seed": self._drawn(part).seed, "batch": len(part)}
         limit = {} if self.mode == "refine" else {"max_steps": self.steps}  # there it is the schedule: every step is recorded
-        return fields | limit | self.backend.details(self.sampling, segmentation) | dict(self.details)
+        prompt = {"system": self.system} if self.system else {}
+        return fields | limit | prompt | self.backend.details(self.sampling, segmentation) | dict(self.details)
 
 
 def conversation(question: Question, system: str | None = None) -> list[Message]:

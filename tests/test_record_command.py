@@ -283,3 +283,71 @@ def test_another_number_of_steps_is_another_recording(tmp_path):
         status, _, errors = recording.run(server.url, "--steps", "2", "--resume")
         assert (status, "max_steps 1, this run has 2" in errors) == (2, True)
         assert recording.resume(server.url, "--steps", "1")["skipped"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--temperature", "0.5"], "temperature 0.7, this run has 0.5"),
+        (["--temperature", "0.7", "--max-tokens", "500"], "max_tokens 4096, this run has 500"),
+        (["--temperature", "0.7", "--system", "Be short."], "system None, this run has 'Be short.'"),
+        (["--temperature", "0.7", "--top-logprobs", "5"], "k 20, this run has 5"),
+        (["--temperature", "0.7", "--mode", "refine"], "mode 'thinking', this run has 'refine'"),
+    ],
+)
+def test_other_settings_are_another_recording(tmp_path, options, told):
+    """``--resume`` with another limit, temperature, system prompt, k or mode is refused: one file is one way of asking."""
+    recording = Recording(tmp_path, 2)
+    with Hostile(reply) as server:
+        assert recording.run(server.url, "--temperature", "0.7")[0] == 0
+        status, _, errors = recording.run(server.url, "--resume", *options)
+        assert (status, told in errors) == (2, True)
+        assert recording.resume(server.url, "--temperature", "0.7")["skipped"] == 2
+
+
+def test_runs_that_were_cut_off_are_recorded_again(tmp_path):
+    """``--redo-cut`` asks them again, with a higher limit and their own seeds, and each new line takes the old one's place."""
+    recording, limited = Recording(tmp_path, 4), True
+
+    def script(request):
+        if limited and number(request) in (1, 2) and not is_answer_call(request.body):
+            return [*begin(), *events(THOUGHT, request.body), *end(len(THOUGHT.tokens), reason="length")]
+        return reply(request)
+
+    with Hostile(script) as server:
+        assert recording.run(server.url, "--max-tokens", "1000")[0] == 0
+        before = {row["id"]: row for row in recording.rows()}
+        assert {name for name, row in before.items() if row["finish"] == "length"} == {"q1", "q2"}
+        status, _, errors = recording.run(server.url, "--max-tokens", "2000", "--resume")
+        assert (status, "--redo-cut takes a higher one" in errors) == (2, True)
+        status, _, errors = recording.run(server.url, "--max-tokens", "500", "--resume", "--redo-cut")
+        assert (status, "max_tokens 1000, this run has 500" in errors) == (2, True)
+        status, _, errors = recording.run(server.url, "--redo-cut")
+        assert (status, "add --resume" in errors) == (2, True)
+        limited = False
+        done = recording.resume(server.url, "--max-tokens", "2000", "--redo-cut")
+        assert (done["recorded"], done["skipped"], done["cut"], done["traces"]) == (2, 2, 0, 4)
+    after = {row["id"]: row for row in recording.rows()}
+    assert len(recording.rows()) == 4
+    assert [after[f"q{n}"]["finish"] for n in range(4)] == ["stop"] * 4
+    assert [after[f"q{n}"]["seed"] for n in range(4)] == [0, 1, 2, 3]
+    assert (after["q0"], after["q3"]) == (before["q0"], before["q3"])
+
+
+def test_a_run_that_fails_when_it_is_recorded_again_keeps_its_line(tmp_path):
+    """Of two cut runs one is recorded anew and one fails: the file still holds every question once."""
+    recording, first = Recording(tmp_path, 3), True
+
+    def script(request):
+        if is_answer_call(request.body):
+            return reply(request)
+        if first:
+            return [*begin(), *events(THOUGHT, request.body), *end(len(THOUGHT.tokens), reason="length")]
+        return [whole(400, {"error": {"message": "no"}})] if number(request) == 1 else reply(request)
+
+    with Hostile(script) as server:
+        assert recording.run(server.url)[0] == 0
+        first = False
+        status, _, errors = recording.run(server.url, "--resume", "--redo-cut")
+    assert (status, "q1 failed" in errors) == (1, True)
+    assert {row["id"]: row["finish"] for row in recording.rows()} == {"q0": "stop", "q1": "length", "q2": "stop"}

@@ -52,9 +52,10 @@ def write(path, *lines):
 
 def test_questions_are_read(tmp_path):
     """Blank lines are skipped, a number becomes a text, other fields stay, ``limit`` takes the first."""
-    path = write(tmp_path / "q.jsonl", {"id": 1, "question": "1+1", "gold": 2, "group": "g"}, "", {"id": "b", "question": "x"})
+    second = {"id": "b", "question": "x", "gold": ""}
+    path = write(tmp_path / "q.jsonl", {"id": 1, "question": "1+1", "gold": 2, "group": "g"}, "", second)
     first = {"id": "1", "question": "1+1", "gold": "2", "group": "g"}
-    assert read_questions(path) == [first, {"id": "b", "question": "x"}]
+    assert read_questions(path) == [first, second]
     assert read_questions(path, limit=1) == [first]
 
 
@@ -77,6 +78,8 @@ def test_questions_are_read(tmp_path):
         ([{"id": "a", "question": "x"}, {"id": "b", "question": "x", "group": 5}], "line 2: 'group' is 5"),
         (['{"id": "a", "m": ' + "[" * 200_000 + "]" * 200_000 + "}"], "line 1: not JSON"),
         ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "line 2: id 'a' stands twice"),
+        ([{"id": "a", "question": "x", "gold": "1"}, {"id": "b", "question": "y"}], "line 2: has no gold answer, and others have"),
+        ([{"id": "a", "question": "x"}, {"id": "b", "question": "y", "gold": "1"}], "line 1: has no gold answer, and others have"),
         ([], "holds no questions"),
         (["", "  "], "holds no questions"),
     ],
@@ -90,18 +93,20 @@ def test_a_bad_line_is_named(tmp_path, lines, told):
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-QUESTION = st.fixed_dictionaries(
-    {"id": TEXTS, "question": TEXTS},
-    optional={"gold": st.text(st.characters(exclude_categories=["Cs"])) | st.none(), "group": TEXTS},
-)
+QUESTION = st.fixed_dictionaries({"id": TEXTS, "question": TEXTS}, optional={"group": TEXTS, "more": st.none() | st.integers()})
+GOLD = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(QUESTION, min_size=1, unique_by=lambda q: q["id"]), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"])
+    st.lists(QUESTION, min_size=1, unique_by=lambda q: q["id"]),
+    GOLD | st.none(),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\ufeff"]),
 )
-def test_questions_come_in_as_they_went_out(tmp_path_factory, questions, newline, mark):
+def test_questions_come_in_as_they_went_out(tmp_path_factory, questions, gold, newline, mark):
     """Whatever the texts hold, other line separators among it, with either line end, with or without a byte order mark."""
+    questions = [q | {"gold": gold} for q in questions]
     path = tmp_path_factory.mktemp("q") / "q.jsonl"
     lines = newline.join(json.dumps(q, ensure_ascii=False) for q in questions)
     path.write_bytes((mark + lines).encode())
@@ -115,9 +120,13 @@ def test_numbers_of_any_size_become_texts(tmp_path):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    """Missing, a folder, or not UTF-8."""
+    """Missing, a folder, or not UTF-8; UTF-16, as some editors save it, is named."""
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "a", "question": "\xe9"}')
-    for name, told in (("missing.jsonl", "cannot be read"), (".", "cannot be read"), ("latin.jsonl", "not UTF-8")):
+    for name in ("utf-16", "utf-16-le", "utf-16-be"):
+        mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(name, b"")
+        (tmp_path / f"{name}.jsonl").write_bytes(mark + '{"id": "a", "question": "x"}'.encode(name))
+    cases = [("missing.jsonl", "cannot be read"), (".", "cannot be read"), ("latin.jsonl", "not UTF-8")]
+    for name, told in [*cases, *((f"{n}.jsonl", "it is UTF-16") for n in ("utf-16", "utf-16-le", "utf-16-be"))]:
         with pytest.raises(InputError, match=told):
             read_questions(tmp_path / name)
 

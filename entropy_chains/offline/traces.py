@@ -335,21 +335,30 @@ class TraceWriter:
 
     Attributes:
         ids: ids of the traces in the file, for resuming.
+        cut: those of them whose runs were cut off.
     """
 
     def __init__(self, path: PathLike) -> None:
         self._file = AppendedFile(path)
         try:
             torn = _torn_line(self._file)
-            self.ids: set[str] = {t.id for t in recorded(path)}  # all lines are read before the file is changed
+            there = [(t.id, t.is_cut) for t in recorded(path)]  # all lines are read before the file is changed
+            self.ids: set[str] = {name for name, _ in there}
+            self.cut: set[str] = {name for name, is_cut in there if is_cut}
             _recover(self._file, torn)
         except BaseException:
             self.close()
             raise
 
     def write(self, trace: Trace) -> None:
-        """Append one trace. Raises TraceError, and writes nothing, if it is not valid."""
-        self._file.append(_line(trace))
+        """Append one trace, or put it in the place of the one with its id. Raises TraceError, and writes nothing, if it is bad."""
+        line = _line(trace)
+        if trace.id in self.ids:
+            with open(self._file.path, "rb") as file:
+                others = [one for one in file if parse(one)["id"] != trace.id]
+            self._file.replace(b"".join([*others, line]))
+        else:
+            self._file.append(line)
         self.ids.add(trace.id)
 
     def close(self) -> None:
