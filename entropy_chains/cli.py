@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
-from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, Policy
+from entropy_chains.core.policy import CUT_RUNS, METHODS, Policy
+from entropy_chains.core.rules import certifiable
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
 from entropy_chains.progress import progress
 
@@ -182,7 +183,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @traces_file
 @click.option("-o", "--out", required=True, type=OutputFile(), help="Policy file to write.")
 @click.option("--method", default="certified", show_default=True, type=click.Choice(METHODS))
-@click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *CALIBRATED_RULES]))
+@click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *certifiable()]))
 @click.option("--signal", default="auto", show_default=True, help="auto, mean_entropy, sum_entropy, or another recorded one.")
 @click.option("--max-loss", default=0.05, show_default=True, help="Largest share of questions that may lose a correct answer.")
 @click.option("--confidence", default=0.9, show_default=True, help="Probability that the promise holds.")

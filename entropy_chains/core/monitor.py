@@ -6,6 +6,7 @@ all their state to themselves, in constant memory, and decide through the same o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_chains.core.entropy import EntropyBounds, token_entropy
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import Reading
-from entropy_chains.core.signals import StepRecord, Tally
+from entropy_chains.core.signals import MassFloor, StepRecord, Tally
 from entropy_chains.core.steps import Phase, Scanner, Segmentation
 from entropy_chains.errors import EntropyChainsError
 
@@ -125,8 +126,7 @@ class _Course:
     def _judge(self, record: StepRecord, answer: str | None) -> Decision:
         if self._rule is None or self._policy is None:
             return Decision.GO_ON
-        value = record.value(self._policy.signal, self._policy.mass_floor)
-        reading = Reading(record.step, value, answer, self._previous)
+        reading = self._rule.reading(record, self._policy.mass_floor, answer, self._previous)
         self._previous = answer
         if not self._rule.stops(reading):
             return Decision.GO_ON
@@ -137,7 +137,7 @@ class _Course:
         return Decision.STOP if self._policy.mode == "refine" else Decision.CLOSE
 
     def outcome(self, why: str | None) -> Outcome:
-        policy, decided = self._policy, self.decided
+        policy, rule, decided = self._policy, self._rule, self.decided
         stopped = self.done
         if policy is None:
             reason = "no policy: measuring only"
@@ -149,24 +149,17 @@ class _Course:
             reason = self.off
         elif decided is None and self.released:
             reason = self.released
-        elif decided is None:
+        elif decided is None or rule is None:
             reason = "reasoning ended by itself" if self.step else "no reasoning step ended"
-        elif policy.rule == "fixed-step":
-            reason = f"step {decided.step} is the fixed step"
-        elif policy.rule == "agreement":
-            reason = "answers agree"
         else:
-            agree = ", answers agree" if policy.rule == "entropy+agreement" else ""
-            reason = f"{policy.signal} at or under the threshold{agree}"
-        by_signal = self._rule is not None and self._rule.reads_signal
-        threshold = policy.threshold(decided.step) if policy and decided and by_signal else None
+            reason = rule.reason(decided.step)
         return Outcome(
             active=self.off is None,
             stopped=stopped,
             reason=why or reason,
             step=decided.step if decided else None,
-            entropy=decided.value if decided else None,
-            threshold=threshold,
+            entropy=None if decided is None or math.isnan(decided.value) else decided.value,
+            threshold=rule.threshold(decided.step) if rule and decided else None,
             tokens=self.tokens,
             tokens_saved=policy.remaining_tokens(decided.step) if policy and decided and stopped else None,
             holdout=self._holdout,

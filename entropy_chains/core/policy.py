@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
-from entropy_chains.core import answers
-from entropy_chains.core.rules import AgreementRule, AnswersRule, EntropyRule, FixedStepRule, Rule, threshold_at
+from entropy_chains.core.rules import RULES, AgreementRule, Rule, threshold_at
+from entropy_chains.core.signals import MEAN, MassFloor, Signal
 from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.files import write_file
@@ -38,16 +38,6 @@ from entropy_chains.validation import (
 logger = logging.getLogger("entropy_chains")
 
 FORMAT, VERSION = "entropy-chains/policy", 1
-CALIBRATED_RULES = ("entropy", "entropy+agreement", "fixed-step")
-RULES = (*CALIBRATED_RULES, "agreement")  # the last for servers without logprobs: it needs no calibration, and has no certificate
-AGREEING = ("entropy+agreement", "agreement")
-"""Rules that compare the last two answers."""
-PROBE_SIGNALS = ("trial_entropy", "eat", "trial_confidence")
-"""Signals of the answer that is asked for after a step: reading them after every step pays every step's probe."""
-HIGHER_IS_SURER = ("deepconf", "trial_confidence")
-"""Recorded confidences: "stop at or under a threshold" would stop where the model is least sure."""
-MEANS = ("mean_entropy", "top_tenth_entropy", "tail_entropy", "max_entropy", "eat", "trial_entropy")
-"""Signals in bits a token, which no model can drive above log2 k."""
 MOST_BITS_A_TOKEN = 1000.0
 """A threshold of a mean above this is in another unit: log2 of the largest vocabularies is 18."""
 METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
@@ -77,19 +67,6 @@ def stopping_enabled() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class MassFloor:
-    """Below ``position`` a position enters with its upper bound; a step with a mean mass below ``step`` is never a stop."""
-
-    position: float = 0.5
-    step: float = 0.8
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not (is_amount(value) and value <= 1):
-                raise PolicyError(f"mass_floor.{name} is {short(value)}; it must be between 0 and 1")
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """When to stop, for which model, and on what evidence. Field by field as in the policy file.
 
@@ -110,7 +87,7 @@ class Policy:
     aliases: tuple[str, ...] = ()
     mode: str = "thinking"
     scope: str = "call"
-    signal: str = "mean_entropy"
+    signal: str = MEAN
     unit: str = UNIT
     estimator: str = "renormalised"
     k: int | None = 20
@@ -135,18 +112,12 @@ class Policy:
     @property
     def stop_rule(self) -> Rule:
         """The rule as a value to ask."""
-        if self.rule == "fixed-step":
-            return FixedStepRule(self.min_steps)
-        if self.rule == "agreement":
-            return AnswersRule(answers.same, max(2, self.min_steps))
-        if self.rule == "entropy+agreement":
-            return AgreementRule(self.thresholds, answers.same, max(2, self.min_steps))
-        return EntropyRule(self.thresholds, self.min_steps, reads_answers=self.signal in PROBE_SIGNALS)
+        return RULES[self.rule](self.thresholds, self.min_steps, self.signal)
 
     @property
     def reads_probes(self) -> bool:
         """Whether its rule reads a signal of the answer asked for after every step."""
-        return self.signal in PROBE_SIGNALS and self.stop_rule.reads_signal
+        return self.stop_rule.reads_probes
 
     @property
     def fingerprint(self) -> str:
@@ -162,9 +133,7 @@ class Policy:
 
     def may_stop_after(self, step: int) -> bool:
         """Whether it can stop at a step later than ``step`` (from 1)."""
-        if not self.active or self.rule == "fixed-step":
-            return self.active and self.min_steps > step
-        return not self.stop_rule.reads_signal or any(t is not None for t in self.thresholds[min(step, len(self.thresholds) - 1) :])
+        return self.active and self.stop_rule.may_stop_after(step)
 
     def remaining_tokens(self, step: int) -> int | None:
         """Mean number of tokens that a stop after ``step`` saved in calibration, or None where that is not recorded."""
@@ -177,7 +146,7 @@ class Policy:
 
     def by_agreement(self) -> Policy:
         """What it becomes without logprobs, if allowed: stop where two answers in a row agree; no certificate covers that."""
-        return replace(self, rule="agreement", method=BY_HAND, reason="uncertified")
+        return replace(self, rule=AgreementRule.name, method=BY_HAND, reason="uncertified")
 
     def check(
         self, *, on_mismatch: str = "error", temperature: float | None = None, max_tokens: int | None = None, **running: Any
@@ -331,12 +300,14 @@ def _contradiction(policy: Policy) -> str | None:
     """Fields that are sound alone and contradict each other, and the remedy."""
     if policy.active and policy.reason in NOT_STOPPING:
         return f"active is true, but reason {policy.reason!r} means that it must not stop: set active to false, or calibrate again"
-    if policy.signal in HIGHER_IS_SURER:
-        return f"signal is {policy.signal!r}, of which higher means surer; a threshold needs one of which lower does"
-    if policy.signal in PROBE_SIGNALS and (policy.mode == "refine" or policy.segmentation.boundary == "call"):
-        return f"signal is {policy.signal!r}, which is read of a probe; where a step is a call there is none"
+    by_call = policy.mode == "refine" or policy.segmentation.boundary == "call"
+    for signal in (Signal.named(policy.signal), *policy.stop_rule.signals):
+        if signal.higher_is_surer:
+            return f"signal is {signal.name!r}, of which higher means surer; a threshold needs one of which lower does"
+        if signal.source == "probe" and by_call:
+            return f"signal is {signal.name!r}, which is read of a probe; where a step is a call there is none"
     # Later thresholds may be larger: calibration multiplies the first by how much higher the signal is at their step.
-    first = policy.thresholds[0] if policy.signal in MEANS and policy.stop_rule.reads_signal else None
+    first = policy.stop_rule.threshold(1) if Signal.named(policy.signal).bits_a_token else None
     if first is not None and abs(first) > MOST_BITS_A_TOKEN:
         return f"thresholds holds {first!r}; no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
     taken = [name for name in policy.extra if name in {*FIELDS, "format", "version"} - {"extra"}]

@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from entropy_chains.core.policy import CALIBRATED_RULES, CUT_RUNS, METHODS, QUANTILES, STOPPING, MassFloor, Policy
+from entropy_chains.core.policy import CUT_RUNS, METHODS, QUANTILES, STOPPING, Policy
+from entropy_chains.core.rules import RULES, EntropyAgreementRule, EntropyRule, FixedStepRule, Rule, certifiable
+from entropy_chains.core.signals import GRID, SIGNALS, MassFloor
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
 from entropy_chains.offline.bootstrap import Interval, check_seed
 from entropy_chains.offline.certify import (
-    GRID,
-    Candidate,
     curve,
-    eligible_rows,
     examples_needed,
     last_passing,
     last_recorded_step,
     last_seen_step,
     one_run_a_group,
+    readings,
     upper_bound,
-    within,
 )
 from entropy_chains.offline.diagnose import Separation, judged_rows, rows_by_step, separation, signal_aurocs, verdict_of
 from entropy_chains.offline.table import Array, Table, Traces, as_table
@@ -81,6 +81,9 @@ def calibrate(
     """
     _check_arguments(method, rule, max_loss, confidence, per_step, min_steps, examples, seed, cut_runs)
     table = given = as_table(traces)
+    mode = table.mode or "thinking"
+    if rule != "auto" and mode not in (can := RULES[rule].certified_in):
+        raise InputError(f"rule is {rule!r}, which cannot be calibrated in mode {mode!r}, only in {', '.join(can)}")
     if examples is not None:
         table = _draw_groups(table, examples, seed)
     cut = int(table.cut.sum())
@@ -96,21 +99,21 @@ def calibrate(
     basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed)
     found = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
     if cut == table.runs:  # no run came to its end: there is nothing that could be kept or lost
-        found = found._replace(thresholds=(None,), reason="too_few_examples", certificate=None)
-    refining = table.mode == "refine"
+        found = found._replace(rule=replace(found.rule, thresholds=(None,)), reason="too_few_examples", certificate=None)
+    by_call = {"boundary": "call"} if mode == "refine" else {}
     return Policy(
         model=table.model or "unknown",
-        thresholds=found.thresholds,
-        rule=found.rule,
-        min_steps=found.min_steps,
-        mode=table.mode or "thinking",
+        thresholds=found.rule.thresholds,
+        rule=found.rule.name,
+        min_steps=found.rule.min_steps,
+        mode=mode,
         scope=scope,
-        signal=found.signal,
+        signal=found.rule.signal,
         estimator=table.estimator or "renormalised",
         k=table.k,
         temperature=table.temperatures,
         temperature_mode=table.temperature_mode or "raw",
-        segmentation=Segmentation.from_dict(table.segmentation or ({"boundary": "call"} if refining else {})),
+        segmentation=Segmentation.from_dict(table.segmentation or by_call),
         template=table.template,
         mass_floor=basis.floor,
         method=method,
@@ -138,62 +141,60 @@ class _Basis:
             self._aurocs[signal] = signal_aurocs(self.table, self.table.values(signal), self.seed, RESAMPLES)[:2]
         return self._aurocs[signal]
 
-    def first_step(self, rule: str) -> int:
-        return max(2, self.min_steps) if rule == "entropy+agreement" else self.min_steps
+    def candidate(self, rule: type[Rule], signal: str) -> Rule:
+        """The rule without a threshold."""
+        return rule((None,), max(rule.earliest, self.min_steps), signal)
 
 
 class _Found(NamedTuple):
-    rule: str
-    signal: str
-    thresholds: tuple[float | None, ...]
-    min_steps: int
+    rule: Rule
     reason: str
     needed: int
     certificate: dict[str, Any] | None = None
 
 
-def _candidates(table: Table, rule: str, signal: str) -> list[Candidate]:
+def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
     """What is tried, fixed before any outcome is read, in the order in which it is given up where questions are few."""
+    table = basis.table
     main = table.signal if signal == "auto" else signal
-    signals = [main]
-    summed = table.signals.get("sum_entropy")
-    if signal == "auto" and main != "sum_entropy" and summed is not None and not np.isnan(summed[~np.isnan(table.entropy)]).any():
-        signals.append("sum_entropy")
-    listed = [Candidate("entropy", s) for s in signals]
+    unasked = [s for s in SIGNALS.values() if signal == "auto" and s.tried and s.name != main and s.name in table.signals]
+    known = ~np.isnan(table.entropy)
+    whole = [s.name for s in unasked if s.source == "step" and not np.isnan(table.signals[s.name][known]).any()]
     # Both ask for the answer after every step: its entropy tells more than whether it came twice, where that is recorded.
-    tried = rule == signal == "auto" and "trial_entropy" in table.signals and table.mode != "refine"
-    listed += [
-        Candidate("fixed-step", main),
-        Candidate("entropy", "trial_entropy") if tried else Candidate("entropy+agreement", main),
-    ]
-    return [c for c in listed if rule in ("auto", c.rule)]
+    probed = [s.name for s in unasked if s.source == "probe" and rule == "auto" and table.mode != "refine"]
+    listed: list[tuple[type[Rule], str]] = [(EntropyRule, s) for s in (main, *whole)]
+    listed.append((FixedStepRule, main))
+    listed += [(EntropyRule, s) for s in probed] if probed else [(EntropyAgreementRule, main)]
+    if rule != "auto":
+        listed = [(r, s) for r, s in listed if r is RULES[rule]] or [(RULES[rule], main)]
+    return [basis.candidate(r, s) for r, s in listed]
 
 
 def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
     table = basis.table
-    candidates = _candidates(table, rule, signal)
-    main = candidates[0].signal
+    candidates = _candidates(basis, rule, signal)
     n = (table.groups + 1) // 2 if basis.per_step else table.groups
     while len(candidates) > 1 and stats.binom.cdf(0, n, basis.max_loss) > basis.delta / len(candidates):
         candidates.pop()
     level = basis.delta / len(candidates)
     needed = examples_needed(basis.max_loss, level)
-    never = _Found("entropy" if rule == "auto" else rule, main, (None,), basis.first_step(rule), "too_few_examples", needed)
+    main = candidates[0].signal
+    never = _Found(candidates[0], "too_few_examples", needed)
     if stats.binom.cdf(0, n, basis.max_loss) > level:
         return never
-    takes_part = {c: c.rule == "fixed-step" or verdict_of(basis.auroc(c.signal)[1]) == "signal" for c in candidates}
-    if rule != "fixed-step" and not any(takes_part[c] for c in candidates if c.rule != "fixed-step"):
+    reading = [c for c in candidates if c.reads_signal]
+    silent = [c for c in reading if verdict_of(basis.auroc(c.signal)[1]) != "signal"]
+    if reading and silent == reading:
         return never._replace(reason=verdict_of(basis.auroc(main)[1]))
     learning, walking = _halves(table, basis.seed) if basis.per_step else (table, table)
     tested = one_run_a_group(walking, basis.seed)
     last = last_seen_step(walking, tested, basis.max_loss, level)
     best, most = never._replace(reason="no_safe_threshold"), 0.0
     for c in candidates:
-        if not takes_part[c]:
+        if c in silent:
             continue
-        first = basis.first_step(c.rule)
-        scales = _scales(learning, c.signal, basis) if basis.per_step and c.rule != "fixed-step" else None
-        found = curve(walking, c, tested, min_steps=first, floor=basis.floor, scales=scales, last_step=last)
+        scales = _scales(learning, c, basis) if basis.per_step and c.reads_signal else None
+        found = curve(walking, c, tested, floor=basis.floor, scales=scales, last_step=last)
         at = last_passing(found.losses, found.n, basis.max_loss, level)
         if at is None or found.saved[at] <= most:
             continue
@@ -208,36 +209,33 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
             "upper_bound": upper_bound(losses, n, level),
             "level": level,
             "grid": GRID,
-            "rules_tried": [x.rule if x.signal == main else f"{x.rule} ({x.signal})" for x in candidates],
+            "rules_tried": [x.name if x.signal == main else f"{x.name} ({x.signal})" for x in candidates],
         }
-        thresholds = (setting,) if scales is None else tuple(None if math.isnan(s) else setting * s for s in scales.tolist())
-        first = int(setting) if c.rule == "fixed-step" else first
-        thresholds = thresholds if c.rule == "fixed-step" else within(thresholds, last)
-        best = _Found(c.rule, c.signal, thresholds, first, "certified", needed, certificate)
+        kept = c.with_setting(setting) if scales is None else c.with_setting(setting, tuple(scales.tolist()))
+        best = _Found(kept.until(last), "certified", needed, certificate)
     return best
 
 
 def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
     table = basis.table
-    rule = "entropy" if rule == "auto" else rule
-    signal = table.signal if signal == "auto" else signal
-    values, wrong = table.values(signal), table.correct == 0
+    kept = basis.candidate(EntropyRule if rule == "auto" else RULES[rule], table.signal if signal == "auto" else signal)
+    values, wrong = table.values(kept.signal), table.correct == 0
     needed = examples_needed(basis.max_loss, basis.delta)
-    never = _Found(rule, signal, (None,), basis.first_step(rule), "too_few_examples", needed)
+    never = _Found(kept, "too_few_examples", needed)
     classes = dict.fromkeys(range(1, int(table.step.max()) + 1 if basis.per_step else 2), separation(values[:0], wrong[:0]))
     for step, rows in rows_by_step(table.step, judged_rows(table)):
         if step in classes:
             classes[step] = separation(values[rows], wrong[rows])
     if classes[1].mu_correct is None:
         return never
-    verdict = verdict_of(basis.auroc(signal)[1])
+    verdict = verdict_of(basis.auroc(kept.signal)[1])
     if verdict != "signal":
         return never._replace(reason=verdict)
     told = _steps_with_signal(table, values, basis.seed) if basis.per_step else {1}
     thresholds = tuple(PLAIN[method](s) if step in told else None for step, s in classes.items())
     if all(t is None for t in thresholds):
         return never._replace(reason="no_safe_threshold")
-    return never._replace(thresholds=within(thresholds, last_recorded_step(table)), reason="uncertified")
+    return never._replace(rule=replace(kept, thresholds=thresholds).until(last_recorded_step(table)), reason="uncertified")
 
 
 def entropy_mean(s: Separation) -> float | None:
@@ -301,15 +299,15 @@ def _halves(table: Table, seed: int) -> tuple[Table, Table]:
     return table.subset(first), table.subset(~first)
 
 
-def _scales(table: Table, signal: str, basis: _Basis) -> Array:
+def _scales(table: Table, rule: Rule, basis: _Basis) -> Array:
     """Median of the signal at each step relative to step 1, 1 where either is missing or 0; NaN = the step has no signal."""
-    values = table.values(signal)
+    values = rule.value(readings(table, rule, basis.floor))
     medians = np.zeros(int(table.step.max()))
-    for step, rows in rows_by_step(table.step, eligible_rows(table, values, "entropy", 1, basis.floor)):
+    for step, rows in rows_by_step(table.step, ~table.is_last & ~np.isnan(values)):
         medians[step - 1] = np.median(values[rows])
     usable = (medians > 0) & (medians[0] > 0)
     scales = np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
-    told = _steps_with_signal(table, values, basis.seed)
+    told = _steps_with_signal(table, table.values(rule.signal), basis.seed)
     return np.where([step in told for step in range(1, len(scales) + 1)], scales, np.nan)
 
 
@@ -320,15 +318,15 @@ def _steps_with_signal(table: Table, values: Array, seed: int) -> set[int]:
 
 
 def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
-    table, values = basis.table, basis.table.values(found.signal)
+    table, values = basis.table, basis.table.values(found.rule.signal)
     first = judged_rows(table) & (table.step == 1)
     s = separation(values[first], table.correct[first] == 0)
-    auroc, interval = basis.auroc(found.signal)
+    auroc, interval = basis.auroc(found.rule.signal)
     longest = int(table.step.max())
     quantiles: list[list[float] | None] = [None] * longest
     for step, rows in rows_by_step(table.step, ~np.isnan(values)):
         quantiles[step - 1] = np.quantile(values[rows], QUANTILES).tolist()
-    stop_cost, full = table.costs(Candidate(found.rule, found.signal).reads_probes)
+    stop_cost, full = table.costs(found.rule.reads_answers)
     early = ~table.is_last
     gold, right = table.labels == "gold", int(table.full_right.sum())
     saved = np.bincount(table.step[early], (full[table.run] - stop_cost)[early], minlength=longest + 1)[1:]
@@ -361,14 +359,12 @@ def _check_arguments(
     seed: int,
     cut_runs: str,
 ) -> None:
-    known_values = (("method", method, METHODS), ("rule", rule, ("auto", *CALIBRATED_RULES)), ("cut_runs", cut_runs, CUT_RUNS))
+    known_values = (("method", method, METHODS), ("rule", rule, ("auto", *certifiable())), ("cut_runs", cut_runs, CUT_RUNS))
     for name, given, known in known_values:
         if given not in known:
             raise InputError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
-    if method != "certified" and rule == "fixed-step":
-        raise InputError(
-            f"rule is 'fixed-step' and method {method!r}; a fixed step has no entropy threshold: use method 'certified'"
-        )
+    if method != "certified" and rule != "auto" and not RULES[rule].reads_signal:
+        raise InputError(f"rule is {rule!r} and method {method!r}; the rule has no entropy threshold: use method 'certified'")
     for name, share in (("max_loss", max_loss), ("confidence", confidence)):
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
             raise InputError(f"{name} is {share!r}; it must be between 0 and 1, as 0.05 for 5 %")

@@ -12,42 +12,19 @@ nor after one that was not recorded (:func:`last_recorded_step`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from entropy_chains.core.policy import AGREEING, MEANS, PROBE_SIGNALS, MassFloor
-from entropy_chains.core.rules import threshold_at
+from entropy_chains.core.rules import MISSING, Rows, Rule
+from entropy_chains.core.signals import MassFloor
 from entropy_chains.offline.diagnose import rows_by_step
 from entropy_chains.offline.table import Array, Table
 
-SMALLEST = -14
-"""The grid's first threshold above 0 is 2^-14 bits: models with very low entropies are resolved too."""
-PER_OCTAVE = 16
-LARGEST_SUM = 14
-"""Grid of sums and unknown signals ends at 2^14 bits."""
-DEFAULT_BITS = 18.0
-"""Largest entropy, bits, of a full vocabulary whose size is not recorded."""
-GRID = "0 and 2^-14 to the signal's maximum, 16 an octave"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A rule and the signal it reads, one parameter free: its threshold in bits, or the step of ``fixed-step``."""
-
-    rule: str
-    signal: str
-
-    @property
-    def reads_probes(self) -> bool:
-        """Whether it pays for a probe after every step."""
-        return self.rule == "entropy+agreement" or (self.rule != "fixed-step" and self.signal in PROBE_SIGNALS)
-
 
 class Curve(NamedTuple):
-    """What a candidate does at each of its settings, from never stopping to the most lenient.
+    """What a rule does at each of its settings, from the strictest to the most lenient.
 
     Attributes:
         settings: thresholds in bits, or steps.
@@ -59,17 +36,6 @@ class Curve(NamedTuple):
     losses: Array
     n: int
     saved: Array
-
-
-def threshold_grid(signal: str, k: int | None, vocab_size: int | None = None) -> Array:
-    """Thresholds in bits, ascending: 0, then 16 an octave from 2^-14 up to log2 k (a sum or an unknown signal: 2^14)."""
-    largest = 2.0**LARGEST_SUM
-    if signal in MEANS:
-        largest = math.log2(k) if k else math.log2(vocab_size) if vocab_size else DEFAULT_BITS
-    if largest <= 0:
-        return np.zeros(1)
-    exponents = SMALLEST + np.arange(math.floor((math.log2(largest) - SMALLEST) * PER_OCTAVE) + 1) / PER_OCTAVE
-    return np.unique(np.concatenate([[0.0], 2.0**exponents, [largest]]))
 
 
 def last_recorded_step(table: Table) -> int | None:
@@ -94,74 +60,58 @@ def last_seen_step(table: Table, tested: Array, max_loss: float, level: float) -
     return last if recorded is None else min(last, recorded)
 
 
-def within(thresholds: tuple[float | None, ...], last_step: int | None) -> tuple[float | None, ...]:
-    """The same thresholds, with no stop after a step; None: no limit."""
-    if last_step is None:
-        return thresholds
-    return (*(threshold_at(thresholds, step) for step in range(1, last_step + 1)), None)
-
-
-def eligible_rows(table: Table, values: Array, rule: str, min_steps: int, floor: MassFloor) -> Array:
-    """Rows after which the rule may stop, whatever its threshold, bool [rows]; the last recorded step is never an early stop."""
-    allowed: Array = ~table.is_last & (table.step >= min_steps)
-    if rule not in ("fixed-step", "agreement"):
-        allowed &= ~np.isnan(values) & ~(table.mass < floor.step)  # a missing mass is not a low one
-    return allowed & table.same_as_previous if rule in AGREEING else allowed
+def readings(table: Table, rule: Rule, floor: MassFloor) -> Rows:
+    """What a rule reads after each recorded step, as :meth:`Rule.reading` reads it live."""
+    low = table.mass < floor.step  # a missing mass is not a low one
+    read = {s.name: np.where(low, MISSING, table.values(s.name)) for s in rule.signals}
+    value = read.pop(rule.signal, np.broadcast_to(MISSING, len(low)))
+    return Rows(table.step, value, table.same_as_previous, read)
 
 
 def curve(
     table: Table,
-    candidate: Candidate,
+    rule: Rule,
     tested: Array,
     *,
-    min_steps: int = 1,
     floor: MassFloor | None = None,
     scales: Array | None = None,
     last_step: int | None = None,
 ) -> Curve:
-    """Losses and savings of a candidate at all its settings at once.
+    """Losses and savings of a rule at all settings of its parameter at once.
 
-    A run stops at the first eligible step whose value is at or under the threshold. As thresholds rise, that step moves from one
-    strict prefix minimum of the run's values to an earlier one: each such record owns the thresholds from its own value up to the
-    record before it. Adding its loss and its cost over that range takes one pass over the rows, not one a threshold.
+    At a setting, a run stops at its first row whose own first setting (:meth:`Rule.first_settings`) is no more lenient. As settings
+    get more lenient, that row moves from one strict prefix minimum of the run's first settings to an earlier one: each such record
+    owns the settings from its own up to the record before it. So its loss and its cost are added over that range in one pass.
 
     Args:
         table: recorded runs.
-        candidate: rule and signal.
+        rule: its signal and its first step; its parameter is what is walked.
         tested: the runs whose losses count, bool [runs]; savings are over all.
-        min_steps: first step at which a stop is allowed.
         floor: least mass; None: the default.
         scales: threshold at each step relative to the grid's, the last repeated, NaN = never stop there; None: 1.
         last_step: last step at which a stop is allowed; None: no limit. A run cut off earlier and not stopped counts as lost.
     """
-    values = table.values(candidate.signal)
     last_step = table.longest if last_step is None else last_step
-    allowed = eligible_rows(table, values, candidate.rule, min_steps, floor or MassFloor()) & (table.step <= last_step)
-    stop_cost, full_cost = table.costs(candidate.reads_probes)
-    if candidate.rule == "fixed-step":
-        settings = np.arange(last_step, min_steps - 1, -1)
-        size = int(table.step.max()) + 1
-        rows, first, end = np.flatnonzero(allowed), table.step[allowed], None
-    else:
-        settings = threshold_grid(candidate.signal, table.k, table.vocab_size)
-        size = len(settings)
-        cell = np.full(len(values), size)
-        for step, at in rows_by_step(table.step, allowed) if scales is not None else [(1, np.flatnonzero(allowed))]:
-            factor = 1.0 if scales is None else scales[min(step, len(scales)) - 1]
-            if not np.isnan(factor):
-                cell[at] = np.searchsorted(settings * factor, values[at])
-        offset = table.run.astype(np.int64) * (size + 1)  # makes every run's numbers lower than the run's before
-        lowest = np.minimum.accumulate(cell - offset)
-        before = np.concatenate([[size], lowest[:-1] + offset[1:]])
-        before[table.offsets[:-1]] = size
-        rows = np.flatnonzero(cell < before)
-        first, end = cell[rows], before[rows]
+    read = readings(table, rule, floor or MassFloor())
+    allowed = ~table.is_last & (table.step <= last_step)  # the last recorded step is never an early stop
+    stop_cost, full_cost = table.costs(rule.reads_answers)
+    settings = rule.settings(last_step, table.k, table.vocab_size)
+    size = len(settings)
+    cell = np.full(len(table.step), size)
+    for step, at in rows_by_step(table.step, allowed) if scales is not None else [(1, np.flatnonzero(allowed))]:
+        factor = 1.0 if scales is None else scales[min(step, len(scales)) - 1]
+        if not np.isnan(factor):
+            cell[at] = rule.first_settings(read.take(at), settings * factor)
+    offset = table.run.astype(np.int64) * (size + 1)  # makes every run's numbers lower than the run's before
+    lowest = np.minimum.accumulate(cell - offset)
+    before = np.concatenate([[size], lowest[:-1] + offset[1:]])
+    before[table.offsets[:-1]] = size
+    rows = np.flatnonzero(cell < before)
+    first, end = cell[rows], before[rows]
 
     def added(amount: Array) -> Array:
-        total = np.bincount(first, amount, minlength=size)[:size]
-        if end is None:
-            return total[settings]
-        summed: Array = np.cumsum(total - np.bincount(end, amount, minlength=size)[:size])
+        begun, ended = (np.bincount(at, amount, minlength=size)[:size] for at in (first, end))
+        summed: Array = np.cumsum(begun - ended)
         return summed
 
     unseen = tested & table.cut & (np.diff(table.offsets) - 1 < last_step)

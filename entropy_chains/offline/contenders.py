@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_chains.core.policy import METHODS
+from entropy_chains.core.rules import RULES, EntropyRule, Rule
+from entropy_chains.core.signals import SIGNALS
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.published import (
     BASELINES,
@@ -58,16 +60,10 @@ class Contender(NamedTuple):
 def contenders(table: Table) -> list[Contender]:
     """All rules: this library's, the paper's formulas, the published ones both ways, never stopping, and the oracle."""
     main = table.signal
-    rules = [
-        Contender("auto", "certified", True, _policy(), _no_entropy),
-        Contender("entropy", "certified", True, _policy(rule="entropy", signal=main), _no_entropy),
-        Contender("entropy+agreement", "certified", True, _policy(rule="entropy+agreement", signal=main), _no_entropy),
-        Contender("fixed-step", "certified", True, _policy(rule="fixed-step")),
-    ]
-    for short in ("sum", "trial"):
-        if main != (signal := f"{short}_entropy"):
-            decide = _policy(rule="entropy", signal=signal)
-            rules.append(Contender(f"entropy ({short})", "certified", True, decide, partial(_lacks, signal)))
+    rules = [Contender("auto", "certified", True, _policy(), _no_entropy)]
+    rules += [_ours(rule.name, rule(signal=main)) for rule in RULES.values() if rule.certified_in]
+    for signal in (s.name for s in SIGNALS.values() if s.tried and s.name != main):
+        rules.append(_ours(f"{EntropyRule.name} ({signal.removesuffix('_entropy')})", EntropyRule(signal=signal)))
     rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in METHODS if m != "certified"]
     for rule in BASELINES:
         rules.append(Contender(rule.name, "certified", True, partial(_walked, rule), rule.missing))
@@ -81,8 +77,19 @@ def _no_entropy(table: Table) -> str | None:
     return lacking(table, table.signal, table.entropy)
 
 
-def _lacks(signal: str, table: Table) -> str | None:
-    return lacking(table, signal, table.signals.get(signal))
+def _ours(name: str, rule: Rule) -> Contender:
+    """A rule of this library's, on the signal that it has."""
+    settings = {"rule": rule.name} | ({"signal": rule.signal} if rule.reads_signal else {})
+    return Contender(name, "certified", True, _policy(**settings), partial(_missing, rule))
+
+
+def _missing(rule: Rule, table: Table) -> str | None:
+    """Why the rule cannot be calibrated on the table; None where it can."""
+    mode = table.mode or "thinking"
+    if mode not in rule.certified_in:
+        return f"it cannot be calibrated in mode {mode!r}"
+    columns = {**table.signals, table.signal: table.entropy}
+    return next(filter(None, (lacking(table, s.name, columns.get(s.name)) for s in rule.signals)), None)
 
 
 def _policy(**settings: Any) -> Callable[[Table, Table, Terms], Decided]:

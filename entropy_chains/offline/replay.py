@@ -14,9 +14,9 @@ import numpy as np
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError
 from entropy_chains.offline.bootstrap import Interval, check_resampling, percentile_interval, resampled_weights, subsample
-from entropy_chains.offline.certify import eligible_rows
+from entropy_chains.offline.certify import readings
 from entropy_chains.offline.diagnose import listed
-from entropy_chains.offline.published import oracle_stops, stop_rows, tokens_spent
+from entropy_chains.offline.published import first_stops, oracle_stops, stop_rows, tokens_spent
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 
 RESAMPLES = 2000
@@ -83,23 +83,12 @@ class ReplayResult:
 def decisions(table: Table, policy: Policy) -> Array:
     """The step after which the policy stops each run, 0 = it runs in full; int32 [runs].
 
-    The same questions as live, asked of recorded values: :class:`entropy_chains.core.rules.Rule` after every step but
-    the last, with missing and low-mass values never a reason to stop.
+    The rule is the object that decides live, asked of all rows at once; the last recorded step is never an early stop.
     """
-    stops = np.zeros(table.runs, np.int32)
     if not policy.active:
-        return stops
-    reads_signal = policy.stop_rule.reads_signal
-    values = table.values(policy.signal) if reads_signal else table.entropy
-    allowed = eligible_rows(table, values, policy.rule, policy.min_steps, policy.mass_floor)
-    if reads_signal:
-        thresholds = np.array([-np.inf if t is None else t for t in policy.thresholds])
-        allowed &= values <= thresholds[np.minimum(table.step, len(thresholds)) - 1]
-    rows = np.flatnonzero(allowed)
-    runs = table.run[rows]
-    first = np.flatnonzero(np.diff(runs, prepend=-1))
-    stops[runs[first]] = table.step[rows[first]]
-    return stops
+        return np.zeros(table.runs, np.int32)
+    rule = policy.stop_rule
+    return first_stops(table, rule.stops_rows(readings(table, rule, policy.mass_floor)))
 
 
 def replay(

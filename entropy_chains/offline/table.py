@@ -19,7 +19,8 @@ import numpy as np
 
 from entropy_chains.core import answers
 from entropy_chains.core.finish_reasons import run_is_cut
-from entropy_chains.core.policy import HIGHER_IS_SURER, PROBE_SIGNALS, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import MEAN, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import PathLike
@@ -165,12 +166,12 @@ class Table:
         Raises:
             InputError: the traces do not record it, or higher values of it mean surer.
         """
-        if signal in HIGHER_IS_SURER:
+        if signal is not None and Signal.named(signal).higher_is_surer:
             raise InputError(f"signal is {signal!r}, of which higher means surer; a threshold needs one of which lower means surer")
         if signal is None or signal == self.signal:
             return self.entropy
         if signal not in self.signals:
-            recorded = ", ".join([self.signal, *(s for s in self.signals if s not in HIGHER_IS_SURER)])
+            recorded = ", ".join([self.signal, *(s for s in self.signals if not Signal.named(s).higher_is_surer)])
             raise InputError(f"signal is {signal!r}, which the traces do not record; they record {recorded}")
         return np.where(np.isnan(self.entropy), np.nan, self.signals[signal])
 
@@ -250,7 +251,7 @@ class _Builder:
     def add(self, data: Any, file: str | None = None, line: int | None = None) -> None:
         validate(data, file, line)
         header = {name: data.get(name) for name in ONE_PER_FILE}
-        header["signal"] = header["signal"] or "mean_entropy"
+        header["signal"] = header["signal"] or MEAN
         if header != self._header:
             self._check_header(header, file, line)
         steps, get = data["steps"], data.get
@@ -311,7 +312,7 @@ class _Builder:
                     self._signals[name] = array("d", bytes(8 * rows))
                     np.frombuffer(self._signals[name])[:] = np.nan
         for name, column in self._signals.items():
-            if name in PROBE_SIGNALS:  # of no answer nobody is sure: live it is no reason to stop either
+            if Signal.named(name).source == "probe":  # of no answer nobody is sure: live it is no reason to stop either
                 column.extend(
                     [s.get(name, np.nan) if a["answer"] is not None else np.nan for a, s in zip(steps, recorded, strict=True)]
                 )

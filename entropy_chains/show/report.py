@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from entropy_chains.core.policy import BY_HAND, Policy
+from entropy_chains.core.signals import Signal
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.files import PathLike, check_outputs, write_file
 from entropy_chains.offline import cut_runs
@@ -127,7 +128,7 @@ def _plots(
     words: wording.Words, seed: int,
 ) -> list[tuple[str, str, str]]:  # fmt: skip
     """Title, drawing and caption of each plot that the data allow."""
-    label = wording.signal_label(signal)
+    label = Signal.named(signal).title
     drawn = []
     if not table.cut.all():  # else there is no accuracy to draw
         tradeoff = _tradeoff(table, policy, replayed, words, seed)
@@ -135,7 +136,7 @@ def _plots(
     values, first = table.values(signal), table.step == 1
     known = first & ~np.isnan(values) & judged_rows(table)
     right, wrong = values[known & (table.correct == 1)], values[known & (table.correct == 0)]
-    threshold = policy.threshold(1) if policy is not None and policy.active and policy.stop_rule.reads_signal else None
+    threshold = policy.stop_rule.threshold(1) if policy is not None and policy.active else None
     if len(right) or len(wrong):
         names = words.classes
         caption = f"{label[:1].upper()}{label[1:]} after step 1, answers {names[0]} and {names[1]}, each as shares of its group."

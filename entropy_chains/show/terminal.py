@@ -44,7 +44,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
     table = Table(show_header=False)
     for name, value in (
         ("stops", "yes" if policy.active else f"never: {policy.reason}"),
-        ("rule", f"{policy.rule} on {policy.signal}" if policy.stop_rule.reads_signal else policy.rule),
+        ("rule", policy.stop_rule.title),
         ("thresholds (bits)", wording.thresholds_text(policy)),
         ("first step", str(policy.min_steps)),
         (
@@ -136,7 +136,7 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
             table.add_row(row, f"{slow:.2f}", f"{fast:.2f}", wording.less_or_more(slow, fast))
     notes = f"Latency: {story['latency_questions']} of the questions, one at a time. In brackets: 95 % intervals, paired."
     policy = Policy.from_dict(story["policy"])
-    state = f"Stopping is active: {policy.rule} on {policy.signal}, " if policy.active else "Stopping is not active: "
+    state = f"Stopping is active: {policy.stop_rule.title}, " if policy.active else "Stopping is not active: "
     why = wording.state_sentence(policy)
     files = f"Written: {out / 'demo.json'}, {out / 'report.html'} (open it in a browser), {out / 'policy.json'}"
     lines = [Text(notes), Text(_losses(story)), *_told(cut_runs.of_figures(story)), Text(state + why)]

@@ -11,22 +11,13 @@ from typing import Any
 import numpy as np
 
 from entropy_chains.core.policy import BY_HAND, Policy
+from entropy_chains.core.signals import Signal
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import Diagnosis
 from entropy_chains.offline.replay import ReplayResult
 from entropy_chains.offline.table import Array, Table
 
 NONE = "–"
-
-SIGNALS = {
-    "mean_entropy": "mean entropy of the step (bits)",
-    "sum_entropy": "summed entropy of the step (bits)",
-    "top_tenth_entropy": "mean entropy of the step's highest tenth (bits)",
-    "tail_entropy": "mean entropy of the step's last tokens (bits)",
-    "max_entropy": "highest entropy of the step (bits)",
-    "trial_entropy": "mean entropy of the answer tried after the step (bits)",
-    "eat": "entropy after the closing tag (bits)",
-}
 
 REASONS = {
     "no_signal": "in calibration the entropies of right and wrong answers could not be told apart: there is nothing to stop on.",
@@ -87,16 +78,10 @@ def distances(bounds: Sequence[float] | None, centre: float, scale: float, *, fl
     return [[high], [low]] if flipped else [[low], [high]]
 
 
-def signal_label(signal: str) -> str:
-    """An axis label; a signal we do not know stands under its own name, cut to a reasonable length."""
-    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in signal)
-    return SIGNALS.get(signal) or (name if len(name) <= 40 else name[:39] + "…")
-
-
 def value_text(value: float, policy: Policy | None, step: int) -> str:
     """A step's signal beside its threshold."""
     text = "entropy missing" if math.isnan(value) else f"{value:.3g} bits"
-    threshold = policy.threshold(step) if policy is not None and policy.stop_rule.reads_signal else None
+    threshold = None if policy is None else policy.stop_rule.threshold(step)
     return text if threshold is None else f"{text}, threshold {threshold:.3g}"
 
 
@@ -282,7 +267,7 @@ class Words:
         if diagnosis.auroc is not None:
             text += f" AUROC within steps {diagnosis.auroc:.2f}"
             text += f" ({diagnosis.auroc_interval[0]:.2f} to {diagnosis.auroc_interval[1]:.2f})" if diagnosis.auroc_interval else ""
-            text += f", read from {signal_label(signal)}; 0.5 would be a coin."
+            text += f", read from {Signal.named(signal).title}; 0.5 would be a coin."
         head = {"signal": "There is a signal.", "no_signal": "No signal.", "inverted_signal": "The signal is inverted."}
         tone = "good" if diagnosis.verdict == "signal" else "warn"
         return {"tone": tone, "head": head.get(diagnosis.verdict, "Not known yet."), "text": text}
@@ -349,20 +334,14 @@ class Words:
 
     def facts(self, policy: Policy) -> list[tuple[str, str]]:
         """The policy, row by row."""
-        c = policy.calibration
-        rule = {
-            "entropy": "stop where the signal is at or under the threshold",
-            "entropy+agreement": "stop where the signal is at or under the threshold and the last two answers agree",
-            "agreement": "stop where the last two answers agree, whatever the entropy",
-            "fixed-step": f"stop after step {policy.min_steps}, whatever the entropy",
-        }[policy.rule]
-        facts = [("rule", rule)]
-        if policy.stop_rule.reads_signal:
+        c, rule = policy.calibration, policy.stop_rule
+        facts = [("rule", rule.describe())]
+        if rule.reads_signal:
             facts += [
-                ("signal", signal_label(policy.signal)),
+                ("signal", "; ".join(s.title for s in rule.signals)),
                 ("threshold", f"{thresholds_text(policy)} {policy.unit}" if policy.active else "none"),
             ]
-        if policy.rule != "fixed-step":
+        if not rule.sets_step:
             facts.append(("first stop allowed after step", str(policy.min_steps)))
         sentence = state_sentence(policy)
         facts += [

@@ -13,7 +13,8 @@ import pytest
 
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.backends.text.answer import MALFORMED
-from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import MassFloor
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import PolicyMismatch, SettingsError
 

@@ -12,7 +12,8 @@ from entropy_chains.backends import Sampling
 from entropy_chains.backends.scripted import LARGEST, Script, ScriptedBackend
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES
-from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import MassFloor
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, InputError, SettingsError

@@ -25,7 +25,8 @@ from entropy_chains.backends.local.sampling import Draw
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
 from entropy_chains.core.entropy import token_entropy
-from entropy_chains.core.policy import MassFloor, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import SIGNALS, MassFloor
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo.train import CHAT_TEMPLATE, ID, VOCAB, save
 from entropy_chains.errors import BackendError, BatchError, SettingsError
@@ -496,7 +497,7 @@ def test_probes_of_a_run_share_their_prefill(bundled):
     together = bundled.probe(wanted, sampling=sampling)
     alone = [bundled.probe([one], sampling=sampling)[0] for one in wanted]
     assert [(p.answer, p.tokens) for p in together] == [(p.answer, p.tokens) for p in alone]
-    for name in ("eat", "trial_confidence", "trial_entropy"):
+    for name in (s.name for s in SIGNALS.values() if s.source == "probe"):
         assert [p.signals[name] for p in together] == pytest.approx([p.signals[name] for p in alone], abs=1e-5)
     assert len({p.answer for p in together}) >= 3
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from entropy_chains.core.batch_monitor import BatchMonitor
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.monitor import Decision, Monitor
-from entropy_chains.core.policy import MassFloor, Policy
-from entropy_chains.core.signals import SIGNALS, TAIL, StepRecord
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import STEP_SIGNALS, TAIL, MassFloor, StepRecord
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import EntropyChainsError
@@ -74,7 +74,7 @@ def test_the_signals_by_hand():
         "max_entropy": 3.0,
         "deepconf": 2.0,
     }
-    assert {"mean_entropy", *record.signals} == set(SIGNALS)
+    assert {"mean_entropy", *record.signals} == set(STEP_SIGNALS)
 
 
 def test_the_tail_is_the_step_end():

@@ -11,8 +11,9 @@ from devices import largest_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.core.policy import FORMAT, MassFloor, Policy, stopping_enabled
-from entropy_chains.core.rules import AgreementRule, EntropyRule, FixedStepRule
+from entropy_chains.core.policy import FORMAT, Policy, stopping_enabled
+from entropy_chains.core.rules import MISSING, RULES, EntropyRule, Reading
+from entropy_chains.core.signals import MassFloor
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import OutputError, PolicyError, PolicyMismatch, SettingsError, WriteError
 
@@ -242,13 +243,13 @@ def test_the_fingerprint_does_not_change_with_what_only_tells():
     assert Policy("m", (1,)).fingerprint == Policy("m", (1.0,)).fingerprint
 
 
-def test_the_rule_of_a_policy():
-    """The three rules with the policy's own numbers; agreement needs two steps."""
-    assert Policy("m", (0.2,), min_steps=3).stop_rule == EntropyRule((0.2,), 3)
-    assert Policy("m", (3.0,), "fixed-step", 3).stop_rule == FixedStepRule(3)
-    rule = Policy("m", (0.2,), "entropy+agreement", 1).stop_rule
-    assert isinstance(rule, AgreementRule)
-    assert rule.min_steps == 2
+@pytest.mark.parametrize("name", RULES)
+def test_the_rule_of_a_policy(name):
+    """The rule of that name with the policy's own numbers and signal."""
+    rule = Policy("m", (0.2,), name, 3, signal="sum_entropy").stop_rule
+    assert rule == RULES[name]((0.2,), 3, "sum_entropy")
+    assert (rule.name, type(rule)) == (name, RULES[name])
+    assert rule != EntropyRule((0.2,), 3)
 
 
 def test_tokens_a_stop_saves():
@@ -385,7 +386,8 @@ def test_of_many_temperatures_a_few_are_named():
 @pytest.mark.parametrize("thresholds", [(2.0,), (0.3,), (None,), (None, 2.0)])
 def test_a_fixed_step_reads_no_threshold(thresholds):
     """As calibration writes it, or null."""
-    assert Policy("m", thresholds, rule="fixed-step", min_steps=2).stop_rule == FixedStepRule(2)
+    rule = Policy("m", thresholds, rule="fixed-step", min_steps=2).stop_rule
+    assert [rule.stops(Reading(step, value)) for step, value in ((1, 0.0), (2, 9.0), (3, MISSING))] == [False, True, True]
 
 
 def test_a_policy_or_its_file_or_none(tmp_path):

@@ -12,19 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from entropy_chains.core.policy import MassFloor, Policy
-from entropy_chains.core.rules import Reading
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.rules import MISSING, RULES, EntropyRule, FixedStepRule, Reading, certifiable
+from entropy_chains.core.signals import MassFloor, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
 from entropy_chains.offline import calibrate as calibration
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.certify import (
-    Candidate,
     curve,
     examples_needed,
     last_passing,
     one_run_a_group,
-    threshold_grid,
     upper_bound,
 )
 from entropy_chains.offline.diagnose import Separation, diagnose
@@ -105,16 +104,17 @@ def test_inverted_and_missing_classes_have_no_bayes_boundary():
 @pytest.mark.parametrize(("signal", "k", "size"), [("mean_entropy", 20, math.log2(20)), ("sum_entropy", 20, 2.0**14)])
 def test_the_grid_is_what_the_certificate_says(signal, k, size):
     """0, then 2^-14 and 16 an octave, up to the signal's maximum: log2 k bits, or 2^14 for a sum."""
-    grid = threshold_grid(signal, k)
+    grid = Signal.named(signal).grid(k)
     assert (grid[0], grid[1], grid[-1]) == (0.0, 2.0**-14, size)
     np.testing.assert_allclose(grid[2:-1] / grid[1:-2], 2 ** (1 / 16))
 
 
 def test_the_grid_of_a_full_vocabulary():
     """Without k the maximum is log2 of the vocabulary, 18 bits where that is unknown; k = 1 leaves the threshold 0."""
-    assert threshold_grid("mean_entropy", None, 1024)[-1] == 10.0
-    assert threshold_grid("mean_entropy", None)[-1] == 18.0
-    assert threshold_grid("mean_entropy", 1).tolist() == [0.0]
+    mean = Signal.named("mean_entropy")
+    assert mean.grid(None, 1024)[-1] == 10.0
+    assert mean.grid(None)[-1] == 18.0
+    assert mean.grid(1).tolist() == [0.0]
 
 
 def test_the_walk_stops_at_the_first_failure():
@@ -163,21 +163,18 @@ def recorded(draw):
     return [Trace(str(i), steps, gold=RIGHT, k=20) for i, steps in enumerate(runs)]
 
 
-def naive(runs, candidate, setting, min_steps, scales):
+def naive(runs, candidate, setting, scales):
     """Losses and tokens of one setting, by walking every run through the live rule."""
     losses = tokens = 0
     last = max(len(run.steps) for run in runs) - 1
     for run in runs:
-        if candidate.rule == "fixed-step":
-            policy = Policy("m", (float(setting),), rule="fixed-step", min_steps=int(setting))
-        else:
-            policy = Policy("m", tuple(float(setting * s) for s in scales), rule=candidate.rule, min_steps=min_steps)
+        rule = candidate.with_setting(float(setting), tuple(scales))
         spent, previous, at = 0, None, len(run.steps)
         for number, step in enumerate(run.steps[:-1], 1):
-            value = None if step.entropy is None or (step.mass is not None and step.mass < 0.8) else step.entropy
-            spent += step.probe_tokens or 0 if candidate.reads_probes else 0
-            if policy.stop_rule.stops(Reading(number, value, step.answer, previous)):
-                spent += 0 if candidate.reads_probes else step.probe_tokens or 0
+            value = MISSING if step.entropy is None or (step.mass is not None and step.mass < 0.8) else step.entropy
+            spent += step.probe_tokens or 0 if rule.reads_answers else 0
+            if rule.stops(Reading(number, value, step.answer, previous)):
+                spent += 0 if rule.reads_answers else step.probe_tokens or 0
                 losses += step.answer != RIGHT and (run.is_cut or run.steps[-1].answer == RIGHT)
                 at = number
                 break
@@ -188,16 +185,17 @@ def naive(runs, candidate, setting, min_steps, scales):
     return losses, tokens
 
 
-@given(recorded(), st.sampled_from(["entropy", "entropy+agreement", "fixed-step"]), st.integers(1, 3), st.booleans())
+@given(recorded(), st.sampled_from(certifiable()), st.integers(1, 3), st.booleans())
 @settings(max_examples=80, deadline=None)
 def test_the_fast_walk_equals_a_loop_over_thresholds(runs, rule, min_steps, scaled):
     """At every setting, losses and tokens equal those of walking each run through the live rule, per-step scales included."""
     scales = np.array([1.0, 0.7, 1.3]) if scaled else np.ones(1)
-    candidate, table = Candidate(rule, "mean_entropy"), as_table(runs)
-    found = curve(table, candidate, np.ones(table.runs, bool), min_steps=min_steps, scales=scales if scaled else None)
+    candidate, table = RULES[rule](min_steps=min_steps), as_table(runs)
+    scaled = scaled and candidate.reads_signal
+    found = curve(table, candidate, np.ones(table.runs, bool), scales=scales if scaled else None)
     full = max(1, sum(s.tokens for r in runs for s in r.steps))
     for i in [*range(0, len(found.settings), 17), len(found.settings) - 1] if len(found.settings) else []:
-        losses, tokens = naive(runs, candidate, found.settings[i], min_steps, scales)
+        losses, tokens = naive(runs, candidate, found.settings[i], scales if scaled else np.ones(1))
         assert found.losses[i] == losses
         assert found.saved[i] == pytest.approx(
             (full - tokens) / full if sum(s.tokens for r in runs for s in r.steps) else found.saved[i]
@@ -260,7 +258,7 @@ def test_the_last_passing_setting_is_kept_and_the_next_one_fails():
     """The kept threshold passes the exact test, the next of the grid does not, and the losses are those of replaying it."""
     table = as_table(population(300))
     policy = calibrate(table, rule="entropy", signal="mean_entropy")
-    found = curve(table, Candidate("entropy", "mean_entropy"), np.ones(table.runs, bool))
+    found = curve(table, EntropyRule(), np.ones(table.runs, bool))
     at = int(np.flatnonzero(found.settings == policy.thresholds[0])[0])
     p = stats.binom.cdf(found.losses, 300, 0.05)
     assert p[at] <= 0.1 < p[at + 1]
@@ -272,10 +270,10 @@ def test_auto_keeps_the_candidate_that_saves_most():
     table = as_table(population(300))
     policy = calibrate(table)
     savings = {}
-    for c in (Candidate("entropy", "mean_entropy"), Candidate("entropy", "sum_entropy"), Candidate("fixed-step", "mean_entropy")):
+    for c in (EntropyRule(), EntropyRule(signal="sum_entropy"), FixedStepRule()):
         found = curve(table, c, np.ones(table.runs, bool))
         at = last_passing(found.losses, found.n, 0.05, 0.1 / 4)
-        savings[c.rule, c.signal] = -1 if at is None else found.saved[at]
+        savings[c.name, c.signal] = -1 if at is None else found.saved[at]
     assert savings[policy.rule, policy.signal] == max(savings.values()) > 0.3
 
 

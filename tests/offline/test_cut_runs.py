@@ -12,11 +12,12 @@ from scipy import stats
 
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.policy import CUT_RUNS, METHODS, Policy
+from entropy_chains.core.rules import EntropyRule
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.calibrate import calibrate
-from entropy_chains.offline.certify import last_passing, last_seen_step, within
+from entropy_chains.offline.certify import last_passing, last_seen_step
 from entropy_chains.offline.compare import compare
 from entropy_chains.offline.diagnose import diagnose
 from entropy_chains.offline.replay import judge, judge_live, replay
@@ -142,9 +143,9 @@ def test_the_last_step_that_enough_runs_reach(max_loss, level, losses, step):
 
 def test_thresholds_end_with_the_last_step():
     """Each step has its own, and none after it."""
-    assert within((0.5,), None) == (0.5,)
-    assert within((0.5, 0.4), 3) == (0.5, 0.4, 0.4, None)
-    assert within((0.5,), 0) == (None,)
+    assert EntropyRule((0.5,)).until(None).thresholds == (0.5,)
+    assert EntropyRule((0.5, 0.4)).until(3).thresholds == (0.5, 0.4, 0.4, None)
+    assert EntropyRule((0.5,)).until(0).thresholds == (None,)
 
 
 @pytest.mark.parametrize(("sure_at", "stop"), [(1, 1), (2, 2), (3, 0)])
@@ -155,7 +156,7 @@ def test_live_nothing_stops_after_the_last_seen_step(sure_at, stop):
     ]
     cutting = Segmentation("line", 1)
     backend = ScriptedBackend(Script(lines, "1", early=["1"] * 4), segmentation=cutting)
-    policy = Policy("scripted", within((0.5,), 2), segmentation=cutting, template=backend.template)
+    policy = Policy("scripted", EntropyRule((0.5,)).until(2).thresholds, segmentation=cutting, template=backend.template)
     outcome = backend.generate([[{"role": "user", "content": "1?"}]], policy=policy)[0].outcome
     assert (outcome.step if outcome.stopped else 0) == stop
     traces = list(record(backend, [{"id": "q", "question": "1?", "gold": "1"}]))

@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from entropy_chains.core.signals import Signal
 from entropy_chains.offline.calibrate import calibrate
-from entropy_chains.offline.certify import last_passing, one_run_a_group, threshold_grid
+from entropy_chains.offline.certify import last_passing, one_run_a_group
 from entropy_chains.offline.published import (
     BASELINES,
     AnswerConsistency,
@@ -206,7 +207,7 @@ class Entropy(Baseline):
         return table.entropy
 
     def settings(self):
-        return threshold_grid("mean_entropy", None)
+        return Signal.named("mean_entropy").grid(None)
 
 
 @pytest.mark.parametrize("copies", [1, 3])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from entropy_chains.core.monitor import Decision, StepRecord, _Course
 from entropy_chains.core.policy import Policy
+from entropy_chains.core.rules import RULES, EntropyAgreementRule, EntropyRule
+from entropy_chains.core.signals import MEAN, SIGNALS
 from entropy_chains.errors import InputError, PolicyMismatch
 from entropy_chains.offline import bootstrap
 from entropy_chains.offline.replay import decisions, judge, replay
@@ -18,6 +22,8 @@ from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace
 
 RIGHT, WRONG = "1", "0"
+READ = [s.name for s in SIGNALS.values() if not s.higher_is_surer]
+"""Signals that a rule may read."""
 
 
 def two_runs(**given):
@@ -98,35 +104,58 @@ def recorded(draw):
         st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5, 1.0])),
         st.integers(0, 50),
         mass=st.sampled_from([None, 0.79, 0.8, 1.0]),
-        signals=st.sampled_from([{}, {"sum_entropy": 0.25}, {"sum_entropy": 2.0}]),
+        signals=st.fixed_dictionaries({}, optional={name: st.sampled_from([0.25, 2.0]) for name in READ if name != MEAN}),
     )
     runs = draw(st.lists(st.lists(step, min_size=1, max_size=6), min_size=1, max_size=8))
     return [Trace(str(i), steps, gold=RIGHT) for i, steps in enumerate(runs)]
 
 
-@given(
-    recorded(),
-    st.sampled_from(["entropy", "entropy+agreement", "fixed-step"]),
-    st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.6])), min_size=1, max_size=3),
-    st.integers(1, 3),
-    st.sampled_from(["mean_entropy", "sum_entropy"]),
-)
-@settings(max_examples=150, deadline=None)
-def test_replay_decides_as_live(runs, rule, thresholds, min_steps, signal):
-    """The recorded steps, fed to the live decision one by one, stop each run where replay says."""
-    table = as_table([*runs, Trace("s", [Step(RIGHT, None, 1, signals={"sum_entropy": 1.0})], gold=RIGHT)])
-    policy = Policy(
-        "m", (float(min_steps),) if rule == "fixed-step" else tuple(thresholds), rule=rule, min_steps=min_steps, signal=signal
+def check_that_replay_decides_as_live():
+    """The recorded steps, fed to the live decision one by one, stop each run where replay says: under every rule, every signal."""
+
+    @given(
+        recorded(),
+        st.sampled_from(list(RULES)),
+        st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.6])), min_size=1, max_size=3),
+        st.integers(1, 3),
+        st.sampled_from(READ),
     )
-    for run, stopped in zip(runs, decisions(table, policy).tolist(), strict=False):
-        course = _Course(policy, stop=True, holdout=False)
-        live = 0
-        for number, step in enumerate(run.steps[:-1], 1):
-            record = StepRecord(number, step.tokens, step.entropy, step.mass, signals=step.signals)
-            if course.ended(record, step.answer, answered=True) in (Decision.STOP, Decision.CLOSE):
-                live = number
-                break
-        assert stopped == live
+    @settings(max_examples=300, deadline=None)
+    def check(runs, rule, thresholds, min_steps, signal):
+        known = Step(RIGHT, None, 1, signals=dict.fromkeys(READ, 1.0))
+        table = as_table([*runs, Trace("s", [known], gold=RIGHT)])
+        policy = Policy("m", tuple(thresholds), rule=rule, min_steps=min_steps, signal=signal)
+        for run, stopped in zip(runs, decisions(table, policy).tolist(), strict=False):
+            course = _Course(policy, stop=True, holdout=False)
+            live = 0
+            for number, step in enumerate(run.steps[:-1], 1):
+                record = StepRecord(number, step.tokens, step.entropy, step.mass, signals=step.signals)
+                if course.ended(record, step.answer, answered=True) in (Decision.STOP, Decision.CLOSE):
+                    live = number
+                    break
+            assert stopped == live
+
+    check()
+
+
+def test_replay_decides_as_live():
+    """Whatever the rule and the signal: a new one is drawn as soon as it has its row."""
+    check_that_replay_decides_as_live()
+
+
+def test_a_rule_whose_rows_decide_otherwise_is_found(monkeypatch):
+    """Planted: a rule that forgets in its row form what a reading must meet. The property draws it unasked, and fails."""
+
+    @dataclass(frozen=True, slots=True)
+    class Drifted(EntropyAgreementRule):
+        name: ClassVar[str] = "drifted"
+
+        def stops_rows(self, rows):
+            return EntropyRule(self.thresholds, self.min_steps).stops_rows(rows)
+
+    monkeypatch.setitem(RULES, Drifted.name, Drifted)
+    with pytest.raises(AssertionError, match="assert"):
+        check_that_replay_decides_as_live()
 
 
 def test_agreement_labels_have_no_accuracy():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from entropy_chains.core.policy import Policy
+from entropy_chains.core.rules import RULES
 from entropy_chains.errors import MissingExtraError, OutputError, PolicyMismatch
 from entropy_chains.offline.table import Table
 from entropy_chains.offline.traces import Step, Trace, append_traces
@@ -442,7 +443,7 @@ def test_signal_axis_is_logarithmic_over_many_decades() -> None:
     ],
     ids=["one run", "no tokens", "no labels", "no entropies", "many steps"],
 )
-@pytest.mark.parametrize("rule", ["entropy", "entropy+agreement", "fixed-step"])
+@pytest.mark.parametrize("rule", RULES)
 def test_odd_data_still_make_a_page(traces, rule: str) -> None:
     """One run, no tokens, no entropies, 60 steps: a whole page comes out, with every rule and without a policy, and no NaN."""
     given = {"thresholds": (2.0,)} if rule == "fixed-step" else {}

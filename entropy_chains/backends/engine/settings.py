@@ -12,7 +12,7 @@ from typing import Any
 
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.signals import SIGNALS
+from entropy_chains.core.signals import STEP_SIGNALS
 from entropy_chains.core.steps import SEGMENTATION, Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.validation import Check, first_fault, is_count, is_name, is_number, is_whole, one_of, short, strict_json
@@ -132,8 +132,8 @@ def check(settings: Settings, serving: Serving | None, params: Any = None) -> No
     if policy.stop_rule.reads_answers:
         remedy = "a logits processor cannot ask for one: stop from the client, or calibrate with --rule entropy and no --signal"
         raise SettingsError(f"rule {policy.rule!r} on {policy.signal} reads an answer after every step, and {remedy}")
-    if policy.signal not in SIGNALS:
-        raise SettingsError(f"signal {short(policy.signal)} is not recorded in the engine; it knows {', '.join(SIGNALS)}")
+    for name in policy.stop_rule.unrecorded:
+        raise SettingsError(f"signal {short(name)} is not recorded in the engine; it knows {', '.join(STEP_SIGNALS)}")
     changing = [name for name in CHANGING if getattr(params, name, None)]
     if changing and settings.on_mismatch == "error":
         remedy = f"remove it; {PREFIX}on_mismatch=warn goes on regardless"

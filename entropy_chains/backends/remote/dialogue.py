@@ -351,7 +351,7 @@ class Dialogue:
         policy = self._policy
         if policy is None or not policy.reads_probes or found.answer is None:
             return
-        if policy.signal == "eat" or not any(p.token.alternatives for p in probe.said):
+        if any(s.whole_vocabulary for s in policy.stop_rule.signals) or not any(p.token.alternatives for p in probe.said):
             self._do_without(f"the server does not tell {policy.signal} of an answer")
 
     def _check_k(self, bounds: EntropyBounds) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from entropy_chains.backends.engine.settings import CHANGING, HELLO, PREFIX
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.signals import SIGNALS
 
 NO_TOKEN = 2**31 - 1
 """An id that no vocabulary has: vLLM refuses the prompt right after the plug-in had its say, so nothing is ever generated."""
@@ -43,7 +42,7 @@ def settings_for(policy: Policy, model: str, request: Mapping[str, Any], *, on_m
     body = {**request, **(request.get("extra_body") or {})}
     given = body.get("vllm_xargs") or {}
     taken = any(body.get(name) for name in CHANGING) or any(str(key).startswith(PREFIX) for key in given)
-    if not policy.active or policy.stop_rule.reads_answers or policy.signal not in SIGNALS or taken:
+    if not policy.active or policy.stop_rule.reads_answers or policy.stop_rule.unrecorded or taken:
         return None
     told = replace(policy, calibration={}, extra={}).for_model(model)  # what decides, and no more
     keys = {PREFIX + "policy": json.dumps(told.to_dict()), PREFIX + "on_mismatch": on_mismatch}

@@ -11,8 +11,7 @@ from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.finish_reasons import is_cut
-from entropy_chains.core.policy import MassFloor
-from entropy_chains.core.signals import Tally
+from entropy_chains.core.signals import MassFloor, Tally
 from entropy_chains.core.steps import Phase
 
 
