@@ -6,7 +6,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from entropy_chains.backends.remote.readers import Piece, Usage
+from entropy_chains.backends.remote.events import Close, Control, Event, Exchange, Send
+from entropy_chains.backends.remote.readers import Piece, Update, Usage
 from entropy_chains.backends.remote.servers import Server
 from entropy_chains.doctor.findings import Finding
 
@@ -80,6 +81,38 @@ Asking = Generator[Ask, Heard, Any]
 """What yields requests and is sent what came of them."""
 
 
+class Reading(Exchange[Ask]):
+    """A streamed reply, read to its end or as far as its request says."""
+
+    def __init__(self, ask: Ask):
+        self._ask, self._reached, self._controlled = ask, False, False
+        self._pieces: list[Piece] = []
+        self._usage: Usage | None = None
+        self._finish: str | None = None
+
+    def start(self) -> Send[Ask]:
+        """See :class:`entropy_chains.backends.remote.events.Exchange`."""
+        return Send(self._ask)
+
+    def feed(self, update: Update) -> list[Event]:
+        """Keep it; where enough was read, close the stream or end the thinking."""
+        self._pieces += update.pieces
+        self._usage, self._finish = update.usage or self._usage, update.finish_reason or self._finish
+        if self._ask.read is None or self._reached or len(self._pieces) < self._ask.read:
+            return []
+        self._reached = True
+        return [Control(update.id) if self._ask.control else Close()]
+
+    def controlled(self, done: bool) -> None:
+        """The server was told to end the thinking."""
+        self._controlled = done
+
+    @property
+    def heard(self) -> Heard:
+        """What has come so far."""
+        return Heard(None, tuple(self._pieces), self._usage, self._finish, controlled=self._controlled)
+
+
 class Book:
     """The findings so far, and what they took.
 
@@ -90,7 +123,7 @@ class Book:
 
     def __init__(self, base_url: str, model: str):
         self.base_url, self.model = base_url, model
-        self.server = Server("unknown", base_url)
+        self.server = Server(root=base_url)
         self.findings: list[Finding] = []
         self.requests = self.prompt_tokens = self.completion_tokens = 0
 
@@ -113,5 +146,5 @@ class Book:
 
     def chat(self, max_tokens: int, *, read: int | None = None, control: bool = False, **settings: Any) -> Asking:
         """Ask the question that all is seen in."""
-        body = {"model": self.model, "messages": ASKED, self.server.max_tokens: max_tokens, **settings}
+        body = {"model": self.model, "messages": ASKED, self.server.can.max_tokens: max_tokens, **settings}
         return (yield from self.ask(Ask("/chat/completions", body, read, control)))

@@ -54,7 +54,7 @@ async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = 
             if needed:
                 raise told
             return None
-    if plugin and server.kind == "vllm":
+    if plugin and server.can.plugin:
         refusal = await _told(client.post, "/completions", body=hello(model), options=options)
         server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))
     return server

@@ -7,8 +7,11 @@ import math
 import pytest
 
 from entropy_chains.backends import Generation
+from entropy_chains.backends.remote.attempt import PATIENCE
 from entropy_chains.backends.remote.continuations import Prefill, RawCompletion, Turn
-from entropy_chains.backends.remote.dialogue import PATIENCE, Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.drive import drive
+from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update, Usage
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
@@ -40,29 +43,26 @@ def piece(text, phase=THINK, entropy=0.0, k=20, shown=None):
 
 
 def run(dialogue, *streams):
-    """Play streams of updates; returns the requests made, what a reader saw, and the run."""
-    requests, seen, left = [dialogue.first()], [], list(streams)
-    while requests[-1] is not None:
-        stream = left.pop(0)
-        try:
-            for update in stream:
-                if isinstance(update, Exception):
-                    raise update
-                seen += dialogue.feed(update)
-                if dialogue.wants_probe:
-                    requests.append(dialogue.wants_probe)
-                    for found in left.pop(0):
-                        dialogue.feed_probe(found)
-                    seen += dialogue.probed()
-                if dialogue.wants_control:
-                    dialogue.controlled(left.pop(0))
-                if dialogue.closing:
-                    break
-            requests.append(dialogue.next())
-        except BackendError as error:
-            requests.append(dialogue.failed(error))
+    """Play streams of updates, and what the server says when told to end its thinking, in order.
+
+    Returns the requests made, what a reader saw of the answer, and the run.
+    """
+    requests, left = [], list(streams)
+
+    def send(request):
+        requests.append(request)
+        for update in left.pop(0):
+            if isinstance(update, Exception):
+                raise update
+            yield update
+
+    def control(stream):
+        requests.append(stream)
+        return left.pop(0)
+
+    seen = [chunk for shown in drive(dialogue, send, control) for chunk in shown.chunks]
     assert not left
-    return requests[:-1], "".join(c.text for c in seen if c.phase is ANSWER), dialogue.result()
+    return requests, "".join(c.text for c in seen if c.phase is ANSWER), dialogue.result()
 
 
 def updates(*pieces, usage=None, finish="stop"):
@@ -207,12 +207,11 @@ def test_an_error_in_the_run_or_in_a_shown_answer_is_raised():
 
 
 def test_a_server_told_to_end_the_thinking_goes_on_in_the_same_stream():
-    """llama.cpp: no second request; what was made before it heard is computed, counted, and not shown."""
+    """llama.cpp: no second request; it is told the stream's id. What it made before is computed, counted, and not shown."""
     plan = Plan(ThinkTags(), (Turn(),), control=True)
     stream = [*(Update((s,), id="c1") for s in SURE), *updates(piece("more "), *FOUR)]
-    dialogue = Dialogue(ASKED, plan, policy=policy())
-    requests, shown, made = run(dialogue, stream, True)
-    assert (len(requests), dialogue.id, shown, made.answer, made.reasoning) == (1, "c1", "4", "4", "2+2=4")
+    requests, shown, made = run(Dialogue(ASKED, plan, policy=policy()), stream, True)
+    assert (len(requests), requests[1], shown, made.answer, made.reasoning) == (2, "c1", "4", "4", "2+2=4")
     assert (made.tokens, made.prefill_tokens, made.outcome.stopped) == (4, 0, True)
 
 

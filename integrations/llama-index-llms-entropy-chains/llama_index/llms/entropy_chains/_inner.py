@@ -47,8 +47,6 @@ LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs", "text")
 """Settings under which what is written must have a form."""
 
-BLIND = "llama.cpp sends no logprobs on a streamed call with tools: run in full; use vLLM"
-
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
 
@@ -139,7 +137,7 @@ class Call(ServedModel):
         if getattr(self.llm, "track_previous_responses", False):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
         if self.blind:
-            return BLIND
+            return self.blind
         if not self.sighted and self.without_logprobs == "full":
             return f"{type(self.llm).__name__} takes no logprobs: run in full"
         return None
@@ -150,9 +148,10 @@ class Call(ServedModel):
         return uses_sdk(self.llm) or self._ask is not None
 
     @property
-    def blind(self) -> bool:
-        """The server refuses a streamed request for logprobs that has tools."""
-        return self.tools and self._server is not None and self._server.kind == "llama.cpp"
+    def blind(self) -> str | None:
+        """Why the server gives no logprobs in this call, if that is known of its kind."""
+        why = self._server.no_logprobs(tools=self.tools) if self._server else None
+        return f"{why}: run in full; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
         """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
@@ -192,13 +191,13 @@ class Call(ServedModel):
     def connect(self) -> Server | None:
         """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
         sdk = uses_sdk(self.llm)
-        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else Server("unknown", "")
+        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else Server()
         return self._server
 
     async def aconnect(self) -> Server | None:
         """The same for ``asyncio``."""
         sdk = uses_sdk(self.llm)
-        self._server = await awho(self.client, self._served, needed=False) if sdk else Server("unknown", "")
+        self._server = await awho(self.client, self._served, needed=False) if sdk else Server()
         return self._server
 
     # --- requests
@@ -214,7 +213,7 @@ class Call(ServedModel):
                 fields["logprobs"] = None  # it would win over the call's own
         if uses_sdk(llm) and not self.responses:
             given["stream_options"] = {"include_usage": True}
-            if self._server and self._server.kind == "vllm":  # a stream that is closed has counts as well
+            if self._server and self._server.can.usage_on_close:
                 given["stream_options"]["continuous_usage_stats"] = True
         place, name = self._limit
         if place and request.purpose != "reason":
@@ -346,7 +345,7 @@ async def _afailing(error: Exception) -> AsyncGenerator[Any, None]:
 
 @contextmanager
 def _errors(request: Request) -> Iterator[None]:
-    """What happens to a request that follows a stop is the dialogue's to judge. The first one's errors are the LLM's own."""
+    """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
     try:
         with refusals(request.logprobs):
             yield

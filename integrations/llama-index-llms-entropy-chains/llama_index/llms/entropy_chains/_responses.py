@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +15,9 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from entropy_chains.backends import Chunk
 from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.readers import Update, Usage
+from entropy_chains.backends.remote.events import Show
+from entropy_chains.backends.remote.readers import Usage
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.steps import Phase
@@ -39,9 +38,9 @@ class Telling:
         self._purpose = "reason"
         self._tokens: list[Token] | None = [] if logprobs else None
 
-    def tell(self, update: Update, chunks: Sequence[Chunk]) -> ChatResponse | None:
+    def tell(self, shown: Show) -> ChatResponse | None:
         """The response to hand out for what came, if any. It is the LLM's own object, which its last event holds as well."""
-        response = None
+        update, chunks, closing, response = shown.update, shown.chunks, shown.closing, None
         if update.raw is not None:  # a probe's answer has none, and text that was kept back: it was told as it came
             self._purpose, response = update.raw
             self._heard = response or self._heard
@@ -49,27 +48,28 @@ class Telling:
             self._usage[self._purpose] = update.usage
         if self._tokens is not None:
             self._tokens += [c.token for c in chunks if c.token]
-        if self._purpose == "reason" and (update.raw is not None or not self.dialogue.closing):
-            told = self._as_it_is(response)
+        if self._purpose == "reason" and (update.raw is not None or not closing):
+            told = self._as_it_is(response, closing)
         else:
             told = self._corrected(response, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))
         if told is not None:
             self._last = told
-        if self.dialogue.closing:
+        if closing:
             self._mark({"completion_tokens": self.dialogue.result().tokens})
         elif update.finish_reason or (update.usage and not update.pieces):  # vLLM counts on every chunk
             self._mark({})
         return told
 
-    def _as_it_is(self, response: Any) -> ChatResponse | None:
+    def _as_it_is(self, response: Any, closing: bool) -> ChatResponse | None:
+        """Of the run's own request. ``closing``: its stream is closed after it."""
         if response is None:
             return None
         told = as_chat(response)
         self._thinking = next((b for b in told.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
-        if self.dialogue.closing:  # what stands after the boundary is not the answer
+        if closing:  # what stands after the boundary is not the answer
             told.delta = (told.delta or "").partition(self._tags.close)[0]
         self._text += told.delta or ""
-        if self.dialogue.closing:
+        if closing:
             self._rewrite(told)
         return told
 
