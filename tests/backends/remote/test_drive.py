@@ -28,6 +28,7 @@ RULES = [
     None,
 ]
 LINES = [*SURE, *UNSURE, piece("blind\n", entropy=None), piece("4\n", THINK, 0.2), piece("4", ANSWER), piece(" ", ANSWER)]
+LINES += [piece("<thi", ANSWER), piece("so\n</th", None, 0.1)]  # what may become a tag is kept back
 ERRORS = [BackendError("reset"), NoLogprobsError("refused", "no")]
 STREAMS = st.lists(
     st.lists(st.one_of(st.sampled_from(LINES), st.sampled_from(LINES), st.sampled_from(ERRORS)), max_size=8), max_size=6

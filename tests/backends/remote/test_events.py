@@ -75,6 +75,15 @@ def test_text_that_was_kept_back_is_shown_at_the_end():
     assert (text([rest]), rest.update, end) == ("<thi", Update(), Finish())
 
 
+def test_of_a_stream_that_was_closed_no_rest_is_shown():
+    """What an engine wrote after it was to close the thinking, and was kept back because it may become a tag."""
+    dialogue = begun(opened=True, engine={})
+    events = told(dialogue, piece("2+2=4\n", None, 0.1), piece("more <", None, 0.1))
+    assert kinds(events) == [Show, Show, Close]
+    rest, following = dialogue.over()
+    assert (rest, purpose(following)) == ([], "answer")
+
+
 def test_nothing_changes_where_nobody_sends_what_follows():
     """A callback only follows the events of the run: what it finds after the close is the run up to the stop."""
     dialogue = Dialogue(ASKED, Plan(ThinkTags(), ()), policy=policy())
