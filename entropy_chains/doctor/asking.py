@@ -1,4 +1,4 @@
-"""One request to a server and what came of it, and the book of them that an examination keeps. Pure."""
+"""One request of an examination, its reply, and the findings so far. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of it.
+    """The reply to one request.
 
     Attributes:
         said: JSON or text of a reply that was not streamed.
@@ -62,7 +62,7 @@ class Heard:
 
     @property
     def tokens(self) -> int:
-        """As the server counts them, else those that came."""
+        """Tokens as the server counts them, else those that came."""
         counted = self.usage.completion_tokens if self.usage else None
         return len(self.pieces) if counted is None else counted
 
@@ -73,12 +73,12 @@ class Heard:
 
     @property
     def text(self) -> str:
-        """All of it, tokens that are not shown included."""
+        """The whole text, tokens that are not shown included."""
         return "".join(p.token.text or p.text for p in self.pieces)
 
 
 Asking = Generator[Ask, Heard, Any]
-"""What yields requests and is sent what came of them."""
+"""A generator that yields requests and is sent their replies."""
 
 
 class Reading(Exchange[Ask]):
@@ -114,7 +114,7 @@ class Reading(Exchange[Ask]):
 
 
 class Book:
-    """The findings so far, and what they took.
+    """The findings so far, and how many requests and tokens they took.
 
     Attributes:
         server: what is known about it.
@@ -128,15 +128,15 @@ class Book:
         self.requests = self.prompt_tokens = self.completion_tokens = 0
 
     def __getitem__(self, name: str) -> Any:
-        """The value found, None where it was not looked at."""
+        """Returns the value of a finding; None where it was not looked at."""
         return next((f.value for f in self.findings if f.name == name), None)
 
     def found(self, name: str, value: str | int | bool | None, evidence: str, meaning: str) -> None:
-        """Write a finding down."""
+        """Add a finding."""
         self.findings.append(Finding(name, value, evidence, meaning))
 
     def ask(self, ask: Ask) -> Generator[Ask, Heard, Heard]:
-        """Ask, and count what it took."""
+        """Ask, and count the request and its tokens."""
         heard = yield ask
         if ask.body is not None:
             self.requests += 1
@@ -145,6 +145,6 @@ class Book:
         return heard
 
     def chat(self, max_tokens: int, *, read: int | None = None, control: bool = False, **settings: Any) -> Asking:
-        """Ask the question that all is seen in."""
+        """Ask the one question of the examination."""
         body = {"model": self.model, "messages": ASKED, self.server.can.max_tokens: max_tokens, **settings}
         return (yield from self.ask(Ask("/chat/completions", body, read, control)))

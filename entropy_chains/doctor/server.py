@@ -1,6 +1,6 @@
-"""What to ask a server, and what its answers show. Pure: a generator that yields requests and is sent what came of them.
+"""What to ask a server, and what its answers show. Pure: a generator that yields requests and is sent their replies.
 
-The logic is in one place so; what sends (:func:`entropy_chains.doctor.examine.examine`) is a loop around it.
+:func:`entropy_chains.doctor.examine.examine` sends them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Examiner(Book):
         self.found("logprobs", bool(entries), evidence, meaning)
 
     def _reasoning(self) -> Asking:
-        """Where the thinking is, and whether it has logprobs."""
+        """Find where the thinking is, and whether it has logprobs."""
         heard, text = self._first, self._first.text
         field = [p for p in heard.pieces if p.phase is Phase.THINKING]
         tags = next((t for t in FAMILIES if phase_at_start(text.lstrip(), t) is Phase.THINKING), None)
@@ -199,7 +199,7 @@ class _Examiner(Book):
     # --- the answer after a stop
 
     def _ways(self) -> Asking:
-        """Which ways really go on from a thinking that was begun: greedy, the model must go on as it did by itself."""
+        """Try the ways to continue a thinking: sampled greedily, the model must go on as it did by itself."""
         half = max(1, len(self._thinking) // 2)
         raw = begun("".join(p.token.text or p.text for p in self._thinking[:half]), self._tags, self["reasoning"] == "opened")
         own = "".join(p.token.text or p.text for p in self._thinking[half : half + NEXT])

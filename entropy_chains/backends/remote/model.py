@@ -38,7 +38,7 @@ Reader = ChatReader | CompletionReader | ResponsesReader
 
 
 class ServedModel:
-    """What the two shells share: settings, and a dialogue for every reply."""
+    """What the sync and the async backend share: settings, and a dialogue for every reply."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class ServedModel:
         }
 
     def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
-        """The backend for the calls of a loop, which have no policy of their own: they need logprobs where the loop does."""
+        """Returns this backend for the calls of a loop. They have no policy of their own, and need logprobs where the loop does."""
         if policy is None:
             return self
         made = copy(self)
@@ -135,7 +135,7 @@ class ServedModel:
         return made
 
     def _known(self, k: int) -> Known:
-        """What is known about the logprobs of this model, asked for through this client."""
+        """Returns what is known about the logprobs of this model through this client."""
         return known(self._client, (self._served, k, self._responses))
 
     def _ways(self) -> tuple[Continuation, ...]:
@@ -181,7 +181,7 @@ class ServedModel:
         )
 
     def _engine(self, policy: Policy | None, stop: bool, on_mismatch: str) -> dict[str, Any] | None:
-        """Settings under which the server's plug-in stops the run; None where the client does, or nobody."""
+        """Returns settings under which the server's plug-in stops the run; None where it does not."""
         if policy is None or not stop or not stopping_enabled() or not self._server or not self._server.plugin:
             return None
         return settings_for(policy, self._served, self._request, on_mismatch=on_mismatch)
@@ -205,7 +205,7 @@ class ServedModel:
             raise SettingsError(f"policy has k null (the full vocabulary): {remedy}")
 
     def _sending(self, request: Request, sampling: Sampling, k: int) -> tuple[Reader, str, dict[str, Any]]:
-        """What reads the stream, where the request goes, and what the client's ``post`` is given besides.
+        """Returns the reader of the stream, the request's path, and what else the client's ``post`` is given.
 
         ``post`` hands the chunks on as the dicts they are. The SDK's ``create`` would make an object of each of a token's
         alternatives, which takes longer than everything that is done with them here.
@@ -256,7 +256,7 @@ class ServedModel:
 
 
 def prompt_of(rendered: Any, request: Request) -> str:
-    """A raw completion's prompt, from what the server made of the conversation."""
+    """Returns a raw completion's prompt: the conversation as the server rendered it, and the request's text."""
     text = rendered.get("prompt") if isinstance(rendered, Mapping) else None
     if not isinstance(text, str):
         raise BackendError("the server does not render its chat template: use continuation='turn'")
@@ -264,12 +264,12 @@ def prompt_of(rendered: Any, request: Request) -> str:
 
 
 def seeded(sampling: Sampling, n: int) -> Sampling:
-    """Every conversation draws its own numbers."""
+    """Returns the sampling of the n-th conversation: with a seed each draws its own numbers."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + n)
 
 
 def ended(reader: Reader) -> Update:
-    """What is left when a stream is over. Raises BackendError where it broke off: a part of an answer is none."""
+    """Returns what is left when a stream is over. Raises BackendError where it broke off: a part of an answer is no answer."""
     if not reader.finished:
         how = "broke off: no finish reason came" if reader.begun else "held no chunk of an answer"
         raise BackendError(f"the stream {how}; check that base_url is that of an OpenAI-compatible API, and the server's log")
@@ -277,7 +277,7 @@ def ended(reader: Reader) -> Update:
 
 
 def only_its_own(error: BackendError) -> BackendError:
-    """The failure of one conversation, which the others survive; raises what would befall every one of them."""
+    """Returns the error of one conversation, which others survive; raises one that all of them would meet."""
     if isinstance(error, NoLogprobsError):
         raise error
     return error

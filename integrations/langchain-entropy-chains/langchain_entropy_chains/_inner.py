@@ -78,7 +78,7 @@ class InnerModel(ServedModel):
 
     @property
     def sampling(self) -> Sampling:
-        """How the model draws its tokens, as far as it says."""
+        """The model's own temperature, seed and token limit, as far as it has them."""
         given = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
         return Sampling(**given, max_tokens=self._limit[1] if self._limit else NO_LIMIT)
 
@@ -218,7 +218,7 @@ class InnerModel(ServedModel):
     def generate(
         self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation, **_: Any
     ) -> list[Generation]:
-        """See :class:`entropy_chains.backends.Backend`; watched, never stopped."""
+        """See :class:`entropy_chains.backends.Backend`. Measured, and never stopped."""
         runs = []
         for messages in conversations:
             dialogue = self._watched(messages, sampling, segmentation)

@@ -52,7 +52,7 @@ CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final
 
 
 class Heard(NamedTuple):
-    """What stands behind an update: a response of the LLM inside, and what the request was for."""
+    """An update's ``raw``: what the request was for, and the response of the LLM inside."""
 
     purpose: str
     response: Any
@@ -60,7 +60,7 @@ class Heard(NamedTuple):
 
 @dataclass(slots=True)
 class Opened:
-    """A stream of the LLM inside, its end, and the request that it is the answer to."""
+    """A stream of the LLM inside, its end, and its request."""
 
     chunks: Any
     end: End
@@ -317,7 +317,7 @@ class Call(ServedModel):
                 await afinish(opened.chunks, opened.end)
 
     def _rest(self, reader: Any) -> Update:
-        """What is left when a stream is over. One that broke off is an error, though LlamaIndex takes it for a whole reply."""
+        """Returns what is left when a stream is over. Raises BackendError where it broke off: LlamaIndex does not see that."""
         return reader.finish() if self.responses or not uses_sdk(self.llm) else ended(reader)
 
     def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader:
@@ -327,7 +327,7 @@ class Call(ServedModel):
 
 
 def _deferred(error: Exception, request: Request) -> Exception:
-    """A refusal of logprobs, which the dialogue judges once it reads the stream; raises any other error at once."""
+    """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
     if not request.logprobs or refusal(error) is None:
         raise error
     return error
