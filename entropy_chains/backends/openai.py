@@ -2,8 +2,8 @@
 
 The user brings the client (``openai.OpenAI`` or ``openai.AsyncOpenAI``), which is never changed. A reply is streamed with
 logprobs; at the boundary where the policy stops, the stream is closed, so the server stops working, and the answer is asked for in
-the best way the server has (:mod:`.continuations`). What to send and what it means stands in :class:`.dialogue.Dialogue`; here are
-only the two shells that do the sending, one sync, one async.
+the best way the server has (:mod:`.continuations`). What to send and what it means stands in :class:`.dialogue.Dialogue`, the loops
+around it in :mod:`.drive`; here is what opens a request, sync and async.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, Self
 from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.remote.continuations import Request
 from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.drive import adrive, drive
 from entropy_chains.backends.remote.errors import failures
 from entropy_chains.backends.remote.introductions import awho, who
-from entropy_chains.backends.remote.model import CONTROL, ServedModel, ended, is_done, only_its_own, prompt_of, seeded
+from entropy_chains.backends.remote.model import ServedModel, ended, only_its_own, prompt_of, seeded
 from entropy_chains.backends.remote.readers import Update
-from entropy_chains.backends.remote.reply import Reply
+from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
-from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, all_of
+from entropy_chains.errors import BackendError, MissingExtraError, all_of
 
 try:
     import openai
@@ -92,7 +92,7 @@ class OpenAIBackend(ServedModel):
         def answer(n: int, over: threading.Event) -> Generation:
             held = bool(holdout is not None and holdout[n])
             dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
-            with closing(self._talk(dialogue, seeded(sampling, n))) as chunks:
+            with closing(self._chunks(dialogue, seeded(sampling, n))) as chunks:
                 for _ in chunks:
                     if over.is_set():
                         break
@@ -117,7 +117,7 @@ class OpenAIBackend(ServedModel):
         self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
-        yield from self._talk(dialogue, sampling)
+        yield from self._chunks(dialogue, sampling)
         yield Chunk("", Phase.ANSWER, final=dialogue.result())
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
@@ -125,17 +125,13 @@ class OpenAIBackend(ServedModel):
         self.connect()
 
         def ask(n: int, over: threading.Event) -> Probe:
-            request, reply = self._probing(*runs[n], sampling), Reply("probe")
-            while True:
-                try:
-                    with closing(self._updates(request, seeded(sampling, n), self._k)) as updates:
-                        for update in updates:
-                            reply.take(update)
-                            if over.is_set():
-                                break
-                    return reply.probe(self.tags, self._k)
-                except NoLogprobsError as error:
-                    request = self._unmeasured(request, error)
+            trial = self._trial(*runs[n], sampling)
+            send = partial(self._updates, sampling=seeded(sampling, n), k=self._k)
+            with closing(drive(trial, send)) as updates:
+                for _ in updates:
+                    if over.is_set():
+                        break
+            return trial.reply.probe(self.tags, self._k)
 
         return self._together(ask, len(runs))
 
@@ -167,11 +163,11 @@ class OpenAIBackend(ServedModel):
         with failures(self._client):
             self._server = who(self._client, self._served, plugin=bool(self._plugin))
 
-    def _talk(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Chunk, None, None]:
+    def _chunks(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Chunk, None, None]:
         send = partial(self._updates, sampling=sampling, k=dialogue.k)
-        with closing(talk(dialogue, send, self._control)) as heard:
-            for _, chunks in heard:
-                yield from chunks
+        with closing(drive(dialogue, send, self._control)) as events:
+            for shown in events:
+                yield from shown.chunks
 
     def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
@@ -188,9 +184,9 @@ class OpenAIBackend(ServedModel):
             finally:
                 stream.close()
 
-    def _control(self, run: str | None) -> bool:
+    def _control(self, stream: str | None) -> bool:
         with suppress(BackendError), failures(self._client):
-            return is_done(self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
+            return is_done(self._client.post(CONTROL, body=end_thinking(stream), cast_to=object))
         return False
 
 
@@ -215,7 +211,7 @@ class AsyncOpenAIBackend(ServedModel):
         async def answer(n: int) -> Generation:
             held = bool(holdout is not None and holdout[n])
             dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
-            async with aclosing(self._talk(dialogue, seeded(sampling, n))) as chunks:
+            async with aclosing(self._chunks(dialogue, seeded(sampling, n))) as chunks:
                 async for _ in chunks:
                     pass
             return dialogue.result()
@@ -237,7 +233,7 @@ class AsyncOpenAIBackend(ServedModel):
         await self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
-        async with aclosing(self._talk(dialogue, sampling)) as chunks:
+        async with aclosing(self._chunks(dialogue, sampling)) as chunks:
             async for chunk in chunks:
                 yield chunk
         yield Chunk("", Phase.ANSWER, final=dialogue.result())
@@ -247,15 +243,12 @@ class AsyncOpenAIBackend(ServedModel):
         await self.connect()
 
         async def ask(n: int) -> Probe:
-            request, reply = self._probing(*runs[n], sampling), Reply("probe")
-            while True:
-                try:
-                    async with aclosing(self._updates(request, seeded(sampling, n), self._k)) as updates:
-                        async for update in updates:
-                            reply.take(update)
-                    return reply.probe(self.tags, self._k)
-                except NoLogprobsError as error:
-                    request = self._unmeasured(request, error)
+            trial = self._trial(*runs[n], sampling)
+            send = partial(self._updates, sampling=seeded(sampling, n), k=self._k)
+            async with aclosing(adrive(trial, send)) as updates:
+                async for _ in updates:
+                    pass
+            return trial.reply.probe(self.tags, self._k)
 
         return await self._together(ask, len(runs))
 
@@ -284,11 +277,11 @@ class AsyncOpenAIBackend(ServedModel):
         with failures(self._client):
             self._server = await awho(self._client, self._served, plugin=bool(self._plugin))
 
-    async def _talk(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
+    async def _chunks(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
         send = partial(self._updates, sampling=sampling, k=dialogue.k)
-        async with aclosing(atalk(dialogue, send, self._control)) as heard:
-            async for _, chunks in heard:
-                for chunk in chunks:
+        async with aclosing(adrive(dialogue, send, self._control)) as events:
+            async for shown in events:
+                for chunk in shown.chunks:
                     yield chunk
 
     async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
@@ -305,7 +298,7 @@ class AsyncOpenAIBackend(ServedModel):
             finally:
                 await stream.close()
 
-    async def _control(self, run: str | None) -> bool:
+    async def _control(self, stream: str | None) -> bool:
         with suppress(BackendError), failures(self._client):
-            return is_done(await self._client.post(CONTROL, body={"id": run, "action": "reasoning_end"}, cast_to=object))
+            return is_done(await self._client.post(CONTROL, body=end_thinking(stream), cast_to=object))
         return False

@@ -1,4 +1,4 @@
-"""One request to a server and what came of it, and the book of them that an examination keeps. Pure."""
+"""One request of an examination, its reply, and the findings so far. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from entropy_chains.backends.remote.readers import Piece, Usage
+from entropy_chains.backends.remote.events import Close, Control, Event, Exchange, Send
+from entropy_chains.backends.remote.readers import Piece, Update, Usage
 from entropy_chains.backends.remote.servers import Server
 from entropy_chains.doctor.findings import Finding
 
@@ -40,7 +41,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of it.
+    """The reply to one request.
 
     Attributes:
         said: JSON or text of a reply that was not streamed.
@@ -61,7 +62,7 @@ class Heard:
 
     @property
     def tokens(self) -> int:
-        """As the server counts them, else those that came."""
+        """Tokens as the server counts them, else those that came."""
         counted = self.usage.completion_tokens if self.usage else None
         return len(self.pieces) if counted is None else counted
 
@@ -72,16 +73,48 @@ class Heard:
 
     @property
     def text(self) -> str:
-        """All of it, tokens that are not shown included."""
+        """The whole text, tokens that are not shown included."""
         return "".join(p.token.text or p.text for p in self.pieces)
 
 
 Asking = Generator[Ask, Heard, Any]
-"""What yields requests and is sent what came of them."""
+"""A generator that yields requests and is sent their replies."""
+
+
+class Reading(Exchange[Ask]):
+    """A streamed reply, read to its end or as far as its request says."""
+
+    def __init__(self, ask: Ask):
+        self._ask, self._reached, self._controlled = ask, False, False
+        self._pieces: list[Piece] = []
+        self._usage: Usage | None = None
+        self._finish: str | None = None
+
+    def start(self) -> Send[Ask]:
+        """See :class:`entropy_chains.backends.remote.events.Exchange`."""
+        return Send(self._ask)
+
+    def feed(self, update: Update) -> list[Event]:
+        """Keep it; where enough was read, close the stream or end the thinking."""
+        self._pieces += update.pieces
+        self._usage, self._finish = update.usage or self._usage, update.finish_reason or self._finish
+        if self._ask.read is None or self._reached or len(self._pieces) < self._ask.read:
+            return []
+        self._reached = True
+        return [Control(update.id) if self._ask.control else Close()]
+
+    def controlled(self, done: bool) -> None:
+        """The server was told to end the thinking."""
+        self._controlled = done
+
+    @property
+    def heard(self) -> Heard:
+        """What has come so far."""
+        return Heard(None, tuple(self._pieces), self._usage, self._finish, controlled=self._controlled)
 
 
 class Book:
-    """The findings so far, and what they took.
+    """The findings so far, and how many requests and tokens they took.
 
     Attributes:
         server: what is known about it.
@@ -90,20 +123,20 @@ class Book:
 
     def __init__(self, base_url: str, model: str):
         self.base_url, self.model = base_url, model
-        self.server = Server("unknown", base_url)
+        self.server = Server(root=base_url)
         self.findings: list[Finding] = []
         self.requests = self.prompt_tokens = self.completion_tokens = 0
 
     def __getitem__(self, name: str) -> Any:
-        """The value found, None where it was not looked at."""
+        """Returns the value of a finding; None where it was not looked at."""
         return next((f.value for f in self.findings if f.name == name), None)
 
     def found(self, name: str, value: str | int | bool | None, evidence: str, meaning: str) -> None:
-        """Write a finding down."""
+        """Add a finding."""
         self.findings.append(Finding(name, value, evidence, meaning))
 
     def ask(self, ask: Ask) -> Generator[Ask, Heard, Heard]:
-        """Ask, and count what it took."""
+        """Ask, and count the request and its tokens."""
         heard = yield ask
         if ask.body is not None:
             self.requests += 1
@@ -112,6 +145,6 @@ class Book:
         return heard
 
     def chat(self, max_tokens: int, *, read: int | None = None, control: bool = False, **settings: Any) -> Asking:
-        """Ask the question that all is seen in."""
-        body = {"model": self.model, "messages": ASKED, self.server.max_tokens: max_tokens, **settings}
+        """Ask the one question of the examination."""
+        body = {"model": self.model, "messages": ASKED, self.server.can.max_tokens: max_tokens, **settings}
         return (yield from self.ask(Ask("/chat/completions", body, read, control)))

@@ -15,13 +15,6 @@ WAIT, TRIES = 0.1, 100
 UNCHANGING = 3
 """Looks at a count that must agree."""
 
-COUNTERS = {
-    "vllm": ("vllm:generation_tokens_total", "vllm:num_requests_running"),
-    "llama.cpp": ("llamacpp:tokens_predicted_total", "llamacpp:requests_processing"),
-    "sglang": ("sglang:generation_tokens_total", "sglang:num_running_reqs"),
-}
-"""By kind of server, in ``/metrics``: tokens generated since its start, and requests that run now."""
-
 
 def close(book: Book) -> Asking:
     """Close a stream, and see by the server's own counters whether it stops."""
@@ -53,13 +46,11 @@ def close(book: Book) -> Asking:
 
 def _counters(book: Book, wait: float = 0.0) -> Asking:
     """Tokens made since the server's start and requests that run now, or None."""
-    if book.server.kind not in COUNTERS:
+    counters = book.server.can.counters
+    if counters is None:
         return None
     heard = yield from book.ask(Ask(f"{book.server.root}/metrics", wait=wait))
-    found = [
-        [float(x) for x in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", str(heard.said), re.MULTILINE)]
-        for name in COUNTERS[book.server.kind]
-    ]
+    found = [[float(x) for x in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", str(heard.said), re.MULTILINE)] for name in counters]
     return tuple(int(sum(f)) for f in found) if all(found) else None
 
 

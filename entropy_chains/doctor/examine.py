@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import closing
-from typing import Any
+from functools import partial
 
+from entropy_chains.backends.remote.drive import drive
 from entropy_chains.backends.remote.errors import failures
-from entropy_chains.backends.remote.model import CONTROL, is_done
-from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, Piece, Update, read_message
-from entropy_chains.doctor.asking import Ask, Heard
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, Update, read_message
+from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
+from entropy_chains.doctor.asking import Ask, Heard, Reading
 from entropy_chains.doctor.findings import Examination, Finding
 from entropy_chains.doctor.server import examination
 from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, SettingsError
@@ -53,8 +53,10 @@ def _send(client: openai.OpenAI, ask: Ask) -> Heard:
             if ask.body is None:
                 return Heard(said=client.get(ask.address, cast_to=object))
             if ask.body.get("stream"):
-                with closing(_updates(client, ask)) as updates:
-                    return _read(client, ask, updates)
+                reading = Reading(ask)
+                for _ in drive(reading, partial(_updates, client), partial(_control, client)):
+                    pass
+                return reading.heard
             said = client.post(ask.address, body=ask.body, cast_to=object)
             update = read_message(said)
             return Heard(said, update.pieces, update.usage, update.finish_reason)
@@ -75,18 +77,5 @@ def _updates(client: openai.OpenAI, ask: Ask) -> Generator[Update, None, None]:
         yield reader.finish()
 
 
-def _read(client: openai.OpenAI, ask: Ask, updates: Generator[Update, None, None]) -> Heard:
-    """A stream, read to its end or to where it is to be closed."""
-    pieces: list[Piece] = []
-    usage, finish, controlled, told = None, None, False, False
-    for update in updates:
-        pieces += update.pieces
-        usage, finish = update.usage or usage, update.finish_reason or finish
-        if ask.read is None or told or len(pieces) < ask.read:
-            continue
-        if not ask.control:
-            break
-        told = True
-        answer: Any = client.post(CONTROL, body={"id": update.id, "action": "reasoning_end"}, cast_to=object)
-        controlled = is_done(answer)
-    return Heard(None, tuple(pieces), usage, finish, controlled=controlled)
+def _control(client: openai.OpenAI, stream: str | None) -> bool:
+    return is_done(client.post(CONTROL, body=end_thinking(stream), cast_to=object))

@@ -1,6 +1,6 @@
-"""What to ask a server, and what its answers show. Pure: a generator that yields requests and is sent what came of them.
+"""What to ask a server, and what its answers show. Pure: a generator that yields requests and is sent their replies.
 
-The logic is in one place so; what sends (:func:`entropy_chains.doctor.examine.examine`) is a loop around it.
+:func:`entropy_chains.doctor.examine.examine` sends them.
 """
 
 from __future__ import annotations
@@ -62,15 +62,9 @@ class _Examiner(Book):
     # --- who it is, and the reply that most is seen in
 
     def _who(self) -> Asking:
-        asking, answer = identify(self.base_url, self.model), None
-        try:
-            while True:
-                answer = (yield from self.ask(Ask(asking.send(answer)))).said
-        except StopIteration as done:
-            self.server = done.value
-        server = self.server
+        server = self.server = yield from identify(self.base_url, self.model, self._said)
         self.found("server", server.kind, "the owner that /models names", "what is tried below depends on it")
-        if server.kind == "vllm":
+        if server.can.plugin:
             heard = yield from self.ask(Ask("/completions", hello(self.model)))
             plugin = version_in(heard.refused or "")
             self.server = replace(server, plugin=plugin)
@@ -78,6 +72,10 @@ class _Examiner(Book):
             missing = "without it the client closes the stream and asks for the answer (docs/vllm.md says how to load it)"
             self.found("plugin", plugin, "a request that only the plug-in answers", there if plugin else missing)
         self._tags = detect_tags(server.chat_template) or ThinkTags()
+
+    def _said(self, address: str) -> Asking:
+        """The JSON at an address."""
+        return (yield from self.ask(Ask(address))).said
 
     def _begin(self) -> Asking:
         """The first reply, greedy and with logprobs, or with less where the server will not have that."""
@@ -102,7 +100,7 @@ class _Examiner(Book):
         self.found("logprobs", bool(entries), evidence, meaning)
 
     def _reasoning(self) -> Asking:
-        """Where the thinking is, and whether it has logprobs."""
+        """Find where the thinking is, and whether it has logprobs."""
         heard, text = self._first, self._first.text
         field = [p for p in heard.pieces if p.phase is Phase.THINKING]
         tags = next((t for t in FAMILIES if phase_at_start(text.lstrip(), t) is Phase.THINKING), None)
@@ -137,18 +135,19 @@ class _Examiner(Book):
 
     def _is_opened(self) -> Asking:
         """Whether the rendered prompt ends with the opening tag, where the server shows it."""
-        if self.server.kind == "vllm":
+        if path := self.server.can.tokenizes_at:
             body = {"model": self.model, "messages": ASKED, "return_token_strs": True}
-            heard = yield from self.ask(Ask(f"{self.server.root}/tokenize", body))
+            heard = yield from self.ask(Ask(f"{self.server.root}{path}", body))
             last = (heard.said or {}).get("token_strs") or [] if isinstance(heard.said, Mapping) else []
             return self._tags.open in "".join(map(str, last[-8:]))
         prompt = yield from self._prompt()
         return bool(prompt and prompt.rstrip().endswith(self._tags.open))
 
     def _prompt(self) -> Asking:
-        """The conversation as the server renders it, where it does so (llama.cpp)."""
-        if self._rendered is None and self.server.kind == "llama.cpp":
-            heard = yield from self.ask(Ask(f"{self.server.root}/apply-template", {"messages": ASKED}))
+        """The conversation as the server renders it, where it does so."""
+        path = self.server.can.renders_at
+        if self._rendered is None and path is not None:
+            heard = yield from self.ask(Ask(f"{self.server.root}{path}", {"messages": ASKED}))
             found = heard.said.get("prompt") if isinstance(heard.said, Mapping) else None
             self._rendered = found if isinstance(found, str) else None
         return self._rendered
@@ -200,20 +199,20 @@ class _Examiner(Book):
     # --- the answer after a stop
 
     def _ways(self) -> Asking:
-        """Which ways really go on from a thinking that was begun: greedy, the model must go on as it did by itself."""
+        """Try the ways to continue a thinking: sampled greedily, the model must go on as it did by itself."""
         half = max(1, len(self._thinking) // 2)
         raw = begun("".join(p.token.text or p.text for p in self._thinking[:half]), self._tags, self["reasoning"] == "opened")
         own = "".join(p.token.text or p.text for p in self._thinking[half : half + NEXT])
         for name in ("prefill", "completion"):
             yield from self._way(name, raw, own, half)
-        if self.server.control:
+        if self.server.can.control:
             heard = yield from self.chat(2 * FIRST, **STREAMED, read=READ, control=True, reasoning_control=True)
             answered = heard.controlled and any(p.phase is Phase.ANSWER for p in heard.pieces)
             meaning = "continuation='control' saves the second request, and cuts in the middle of a line"
             self.found(
                 "control", answered, "the running stream was told to end its thinking", meaning if answered else "do not use it"
             )
-        best = next((n for n in self.server.ways if self[n] == "exact"), "turn")
+        best = next((n for n in self.server.can.ways if self[n] == "exact"), "turn")
         request = WAYS[best].request("probe", ASKED, raw, self._tags, FIRST)
         body: dict[str, Any] = {**request.extra, "temperature": 0}
         if request.prefix is not None:

@@ -13,7 +13,7 @@ import pytest
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
-from entropy_chains.backends.remote.dialogue import NOT_CLOSED
+from entropy_chains.backends.remote.attempt import NOT_CLOSED
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_NAME

@@ -115,7 +115,7 @@ class Alignment:
         else:  # no reading holds, or two that differ
             yield from self._give_up(contradicted=True)
             yield from self._bare(parts, len(tokens))
-            if waited or len(self._agreed) < PROOF:  # in a stream that has proved itself it is this chunk's own affair
+            if waited or len(self._agreed) < PROOF:  # else so many agreed that only this one is wrong
                 self._lose("text")
 
     def _wait(self, pieces: list[Piece], parts: list[Part], tokens: list[Token], *, textless: bool) -> Iterator[Piece]:

@@ -1,7 +1,7 @@
-"""How a server is asked for the answer once its thinking was cut: one small frozen value a way.
+"""The ways to ask a server for the answer after its thinking was cut, each a small frozen value.
 
-Servers differ in what they let one do after a cut (``docs/openai.md`` has the table). Every way gives the request to send next,
-or None where it cannot serve this cut; the ways of a backend are tried in order.
+Servers differ in what they allow after a cut (``docs/openai.md`` has the table). Every way makes the request to send next. The
+ways of a backend are tried in order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ANSWER_NOW = "Give the final answer now, without further reasoning."
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send next.
+    """A request to a server.
 
     Attributes:
         purpose: ``reason`` (the run itself), ``answer`` (after a stop), ``probe`` (an answer that may be thrown away), ``full``
@@ -40,7 +40,7 @@ class Request:
 
 
 class Continuation(Protocol):
-    """A way to the answer. ``name`` is what users write; ``exact``: the model reads its own tokens again, and nothing else."""
+    """A way to ask for the answer. ``name`` is what users write; ``exact``: the model reads its own tokens only."""
 
     @property
     def name(self) -> str: ...
@@ -49,14 +49,17 @@ class Continuation(Protocol):
     def exact(self) -> bool: ...
 
     def request(self, purpose: str, messages: Sequence[Message], thinking: str, tags: ThinkTags, max_tokens: int) -> Request:
-        """The request for the answer after ``thinking``: raw text, opening tag included, up to a boundary."""
+        """Returns the request for the answer after ``thinking``: raw text up to a boundary, opening tag included."""
         ...
 
 
 def begun(raw: str, tags: ThinkTags, opened: bool) -> str:
-    """The thinking as the model wrote it, opening tag included: a server that splits it off leaves that out.
+    """Returns the thinking with its opening tag, which a server that splits the thinking off leaves out.
 
-    ``opened``: the prompt has the tag already.
+    Args:
+        raw: the thinking as it came.
+        tags: the family's thinking tags.
+        opened: the prompt has the opening tag already.
     """
     if opened or raw.lstrip().startswith(tags.open):
         return raw
@@ -64,13 +67,13 @@ def begun(raw: str, tags: ThinkTags, opened: bool) -> str:
 
 
 def closed(thinking: str, tags: ThinkTags) -> str:
-    """The thinking as the model would have ended it: on a line of its own, with what belongs before the answer."""
+    """Returns the thinking with its closing tag on a line of its own, and what comes between that and the answer."""
     return thinking.rstrip("\n") + "\n" + tags.close + tags.after
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """The assistant's turn is sent as begun, and the server goes on with it (vLLM, SGLang)."""
+    """Sends the thinking as the beginning of the assistant's turn, which the server continues (vLLM, SGLang)."""
 
     name: str = "prefill"
     exact: bool = True
@@ -83,7 +86,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class RawCompletion:
-    """The rendered conversation and the thinking are sent to ``/v1/completions`` (llama.cpp, transformers serve, older vLLM)."""
+    """Sends the rendered conversation and the thinking to ``/v1/completions`` (llama.cpp, transformers serve, older vLLM)."""
 
     name: str = "completion"
     exact: bool = True
@@ -94,7 +97,7 @@ class RawCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A new turn asks for the answer (any chat API). The model reads its thinking as its own earlier words."""
+    """Asks for the answer in a new turn (any chat API). The thinking stands in the assistant's turn before it."""
 
     ask: str = ANSWER_NOW
     name: str = "turn"

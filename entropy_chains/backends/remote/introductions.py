@@ -1,7 +1,7 @@
-"""Asking a server who it is, through an SDK's client: one way for all, sync and async.
+"""Asks a server who it is, through an SDK's client, sync or async.
 
-What is asked here is this package's own business. So whatever comes in reply, the server is then simply an unknown one, and the
-request that the user wants is sent. Only where there is no connection at all an error is raised.
+The user did not ask for this. So whatever comes in reply, the user's own request is sent; a reply that cannot be read makes the
+server an unknown one. Only where there is no connection at all an error is raised.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE = 3.0
 
 
 def who(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -> Server | None:
-    """Who the server of a client is.
+    """Returns what is known about the server of a client.
 
     Args:
         client: an ``openai.OpenAI``.
@@ -54,14 +54,14 @@ async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = 
             if needed:
                 raise told
             return None
-    if plugin and server.kind == "vllm":
+    if plugin and server.can.plugin:
         refusal = await _told(client.post, "/completions", body=hello(model), options=options)
         server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))
     return server
 
 
 async def _told(send: Callable[..., Any], address: str, **given: Any) -> Any:
-    """The JSON that comes, or the error that came instead. Nothing is raised."""
+    """Returns the JSON that comes, or the error that comes instead. Raises nothing."""
     try:
         made = send(address, cast_to=object, **given)
         return await made if isawaitable(made) else made

@@ -9,18 +9,17 @@ from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, begun
-from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
 from entropy_chains.backends.remote.refused import CHOICES, UNREAD, Known, known, without_logprobs
-from entropy_chains.backends.remote.servers import Server
+from entropy_chains.backends.remote.servers import RENDER, Server
+from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
-
-CONTROL = "/chat/completions/control"
-"""Where llama.cpp is told to end the thinking of a running stream."""
 
 OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", "max_tokens",
        "max_completion_tokens", "max_output_tokens"}  # fmt: skip
@@ -39,7 +38,7 @@ Reader = ChatReader | CompletionReader | ResponsesReader
 
 
 class ServedModel:
-    """What the two shells share: settings, and a dialogue for every reply."""
+    """What the sync and the async backend share: settings, and a dialogue for every reply."""
 
     def __init__(
         self,
@@ -127,7 +126,7 @@ class ServedModel:
         }
 
     def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
-        """The backend for the calls of a loop, which have no policy of their own: they need logprobs where the loop does."""
+        """Returns this backend for the calls of a loop. They have no policy of their own, and need logprobs where the loop does."""
         if policy is None:
             return self
         made = copy(self)
@@ -136,13 +135,13 @@ class ServedModel:
         return made
 
     def _known(self, k: int) -> Known:
-        """What is known about the logprobs of this model, asked for through this client."""
+        """Returns what is known about the logprobs of this model through this client."""
         return known(self._client, (self._served, k, self._responses))
 
     def _ways(self) -> tuple[Continuation, ...]:
         named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
         if named == ["auto"]:
-            named = list(self._server.ways) if self._server and not self._responses else ["turn"]
+            named = list(self._server.can.ways) if self._server and not self._responses else ["turn"]
         unknown = [n for n in named if n not in (*WAYS, "control")]
         if unknown or not named:
             raise SettingsError(f"continuation is {self._continuation!r}; it must be auto, or some of {', '.join(WAYS)}, control")
@@ -182,7 +181,7 @@ class ServedModel:
         )
 
     def _engine(self, policy: Policy | None, stop: bool, on_mismatch: str) -> dict[str, Any] | None:
-        """Settings under which the server's plug-in stops the run; None where the client does, or nobody."""
+        """Returns settings under which the server's plug-in stops the run; None where it does not."""
         if policy is None or not stop or not stopping_enabled() or not self._server or not self._server.plugin:
             return None
         return settings_for(policy, self._served, self._request, on_mismatch=on_mismatch)
@@ -206,7 +205,7 @@ class ServedModel:
             raise SettingsError(f"policy has k null (the full vocabulary): {remedy}")
 
     def _sending(self, request: Request, sampling: Sampling, k: int) -> tuple[Reader, str, dict[str, Any]]:
-        """What reads the stream, where the request goes, and what the client's ``post`` is given besides.
+        """Returns the reader of the stream, the request's path, and what else the client's ``post`` is given.
 
         ``post`` hands the chunks on as the dicts they are. The SDK's ``create`` would make an object of each of a token's
         alternatives, which takes longer than everything that is done with them here.
@@ -220,7 +219,7 @@ class ServedModel:
             body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, LEAST)}
             logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": k}
         else:
-            limit = self._server.max_tokens if self._server and not raw else "max_tokens"
+            limit = self._server.can.max_tokens if self._server and not raw else "max_tokens"
             body |= {"stream_options": {"include_usage": True}, limit: request.max_tokens}
             body |= {} if raw else {"messages": list(request.messages)}
             logprobs = {"logprobs": k} if raw else {"logprobs": True, "top_logprobs": k}
@@ -235,47 +234,42 @@ class ServedModel:
             return CompletionReader(), "/completions", given
         return (ResponsesReader(), "/responses", given) if self._responses else (ChatReader(), "/chat/completions", given)
 
-    def _probing(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Request:
-        """The request for the answer after a step of a finished run, with its tokens' logprobs."""
+    def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
+        """A probe of a finished run after one of its steps, with logprobs where the server gives them."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
         request = self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
-        return replace(request, logprobs=self._probes_measured and self._known(self._k).refused is None)
+        measured = self._probes_measured and self._known(self._k).refused is None
+        return Trial(replace(request, logprobs=measured), refused=self._measure_no_more)
 
-    def _unmeasured(self, request: Request, refused: NoLogprobsError) -> Request:
-        """The same request without logprobs, once those were refused: of a finished run's answer they are not needed."""
+    def _measure_no_more(self, refused: NoLogprobsError) -> None:
+        """Logprobs of a probe were refused: later ones are asked without. They are not needed for a finished run's answer."""
         self._probes_measured = False
         self._known(self._k).warn(f"{self._served}: {refused}")
-        return replace(request, logprobs=False)
 
     @property
     def _control_wanted(self) -> bool:
-        return bool("control" in self._continuation and self._server and self._server.control)
+        return bool("control" in self._continuation and self._server and self._server.can.control)
 
     @property
     def _template_url(self) -> str:
-        return f"{self._server.root if self._server else ''}/apply-template"
+        return f"{self._server.root if self._server else ''}{RENDER}"
 
 
 def prompt_of(rendered: Any, request: Request) -> str:
-    """A raw completion's prompt, from what the server made of the conversation."""
+    """Returns a raw completion's prompt: the conversation as the server rendered it, and the request's text."""
     text = rendered.get("prompt") if isinstance(rendered, Mapping) else None
     if not isinstance(text, str):
         raise BackendError("the server does not render its chat template: use continuation='turn'")
     return text + (request.prefix or "")
 
 
-def is_done(told: Any) -> bool:
-    """Whether the server did what it was told."""
-    return isinstance(told, Mapping) and told.get("success") is True
-
-
 def seeded(sampling: Sampling, n: int) -> Sampling:
-    """Every conversation draws its own numbers."""
+    """Returns the sampling of the n-th conversation: with a seed each draws its own numbers."""
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + n)
 
 
 def ended(reader: Reader) -> Update:
-    """What is left when a stream is over. Raises BackendError where it broke off: a part of an answer is none."""
+    """Returns what is left when a stream is over. Raises BackendError where it broke off: a part of an answer is no answer."""
     if not reader.finished:
         how = "broke off: no finish reason came" if reader.begun else "held no chunk of an answer"
         raise BackendError(f"the stream {how}; check that base_url is that of an OpenAI-compatible API, and the server's log")
@@ -283,7 +277,7 @@ def ended(reader: Reader) -> Update:
 
 
 def only_its_own(error: BackendError) -> BackendError:
-    """The failure of one conversation, which the others survive; raises what would befall every one of them."""
+    """Returns the error of one conversation, which others survive; raises one that all of them would meet."""
     if isinstance(error, NoLogprobsError):
         raise error
     return error

@@ -2,7 +2,7 @@
 
 One reader follows one stream: :class:`ChatReader` for chat completions, :class:`CompletionReader` for raw completions,
 :class:`ResponsesReader` for the Responses API. :func:`read_message` reads a finished response of any of the three. A chunk is no
-token: entries are counted, not chunks; which entry is which text's is settled in ``chunks_alignment``. Chunks that say nothing
+token: entries are counted, not chunks; which entry is which text's is settled in :mod:`.alignment`. Chunks that say nothing
 (keep-alives, ``[DONE]``, roles, what is malformed) give an empty :class:`Update`; what is missing stays missing, and is never 0.
 
 Every ``feed`` raises SettingsError for text of a second choice (``n`` > 1 is not one stream of tokens) and BackendError for an
@@ -19,7 +19,18 @@ from entropy_chains.backends.remote.logprob_entries import entries_of, fields, i
 from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
 
-__all__ = ["ChatReader", "CompletionReader", "Piece", "ResponsesReader", "Update", "Usage", "read_message", "tokens_of"]
+__all__ = [
+    "NOTHING",
+    "REASONING",
+    "ChatReader",
+    "CompletionReader",
+    "Piece",
+    "ResponsesReader",
+    "Update",
+    "Usage",
+    "read_message",
+    "tokens_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,11 @@ class Update:
     raw: Any = None
 
 
-_NOTHING = Update()
+REASONING = ("reasoning_content", "reasoning")
+"""Names of the field that holds the reasoning. A server in transition sends the same text under both, so the first one counts."""
+
+NOTHING = Update()
+"""A chunk that says nothing."""
 
 
 class _Reader:
@@ -80,7 +95,7 @@ class _Reader:
     def finish(self) -> Update:
         """The stream has ended: pieces that still waited for late logprobs."""
         pieces = self._alignment.finish()
-        return Update(tuple(pieces)) if pieces else _NOTHING
+        return Update(tuple(pieces)) if pieces else NOTHING
 
     def _parts(self, reasoning: str, content: Any) -> list[Part]:
         """The texts of a chunk that are not empty, with their phases."""
@@ -114,7 +129,7 @@ class _ChoiceReader(_Reader):
             if found.get("object") == "error":
                 raise _error(found)
             if not (usage or found.get("id")):
-                return _NOTHING
+                return NOTHING
             return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
         logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
@@ -153,8 +168,10 @@ class ChatReader(_ChoiceReader):
     __slots__ = ()
 
     def _texts(self, choice: dict[str, Any], message: dict[str, Any]) -> list[Part]:
-        # Two names of one field; a server in transition sends the same text under both.
-        reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+        reasoning = ""
+        for name in REASONING:
+            if reasoning := _text(message.get(name)):
+                break
         return self._parts(reasoning, message.get("content"))
 
 
@@ -193,11 +210,11 @@ class ResponsesReader(_Reader):
             update = _ending(response)
             self.finished = self.finished or update.finish_reason is not None
             return update
-        return _NOTHING
+        return NOTHING
 
     def _update(self, reasoning: str, content: str, logprobs: Any) -> Update:
         pieces = self._alignment.add(self._parts(reasoning, content), entries_of(logprobs) if logprobs else ())
-        return Update(tuple(pieces)) if pieces else _NOTHING
+        return Update(tuple(pieces)) if pieces else NOTHING
 
 
 def read_message(response: Any) -> Update:

@@ -1,4 +1,4 @@
-"""What came of one request to a server: its text, its tokens as the server counts them, and, of a probe, how sure it is."""
+"""The reply to one request: its tokens as the server counts them, how it ended, and, of a probe, its answer and signals."""
 
 from __future__ import annotations
 
@@ -17,19 +17,28 @@ from entropy_chains.core.steps import Phase
 
 @dataclass(slots=True)
 class Reply:
-    """What came of one request."""
+    """The reply to one request.
+
+    Attributes:
+        purpose: the request's.
+        before: tokens of the run before it.
+        pieces: tokens that came.
+        usage, finish: as the server told them last.
+        said: the visible tokens, of a probe.
+        again: the model thinks anew, in a probe.
+    """
 
     purpose: str
-    before: int = 0  # tokens of the run before it
+    before: int = 0
     pieces: int = 0
     usage: Usage | None = None
     finish: str | None = None
-    said: list[Piece] = field(default_factory=list)  # a probe's visible tokens
-    again: bool = False  # of a probe: the model thinks anew
+    said: list[Piece] = field(default_factory=list)
+    again: bool = False
 
     @property
     def tokens(self) -> int:
-        """As the server counts them; entries where it does not say, as on a stream that was closed."""
+        """Tokens as the server counts them; those that came where it does not say, as on a stream that was closed."""
         counted = self.usage.completion_tokens if self.usage else None
         return counted if counted is not None else self.pieces
 
@@ -39,7 +48,7 @@ class Reply:
         return self.usage.prompt_tokens if self.usage else None
 
     def take(self, update: Update) -> None:
-        """A chunk of it; of a probe the text is kept."""
+        """Count a chunk of it; the text is kept of a probe only."""
         self.pieces += len(update.pieces)
         if self.purpose == "probe":
             self.said += [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
@@ -48,12 +57,18 @@ class Reply:
         self.finish = update.finish_reason or self.finish
 
     def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:
-        """A probe's answer, what it took, and what its tokens' logprobs say of it."""
+        """Returns a probe's answer, its tokens, and the signals that its logprobs give.
+
+        Args:
+            tags: the family's thinking tags.
+            k: alternatives that were asked for.
+            floor: positions with less mass enter with their upper bound.
+        """
         text, tokens = "".join(p.text for p in self.said), [p.token for p in self.said]
         answer = None if self.again or is_cut(self.finish) else clean_answer(text, tags)
         signals = dict[str, float]()
         known = [t.logprob for t in tokens if t.logprob is not None]
-        # Only where every token was told and all of them are the answer: a part of it would be another figure.
+        # Signals need the logprobs of all tokens of the answer, and no others: of a part of it they would be other figures.
         if answer is not None and answer == text.strip() and len(known) == len(tokens):
             signals["trial_confidence"] = math.fsum(map(math.exp, known)) / len(known)
             tally = Tally(floor)

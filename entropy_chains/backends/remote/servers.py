@@ -1,10 +1,78 @@
-"""Which server this is, and what it can do after a stop, from what it says of itself. Pure: the caller does the asking."""
+"""Which server this is, from what it says of itself, and the one table of what each kind can do. Pure: the caller does the asking.
+
+Nobody else compares the names of servers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What servers of one kind can do; the defaults are those of any OpenAI-compatible API.
+
+    Attributes:
+        owners: who ``/models`` says owns their models.
+        ways: how to get the answer after a stop, best first; see :mod:`.continuations`.
+        control: they close the thinking of a running stream when told so.
+        logprobs_with_tools: they send logprobs on a streamed call with tools.
+        plugin: this package's plug-in may be inside.
+        usage_on_close: they count tokens on every chunk if asked to, so a closed stream has counts as well.
+        max_tokens: the name of a chat request's token limit.
+        template_at: path of the settings that hold the chat template, or None; below the server's root, as all of these.
+        renders_at: path that renders a conversation to a text, or None.
+        tokenizes_at: path that renders a conversation to its tokens' texts, or None.
+        counters: names in ``/metrics`` of the tokens generated since the start, and of the requests that run now, or None.
+    """
+
+    owners: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ("turn",)
+    control: bool = False
+    logprobs_with_tools: bool = True
+    plugin: bool = False
+    usage_on_close: bool = False
+    max_tokens: str = "max_tokens"
+    template_at: str | None = None
+    renders_at: str | None = None
+    tokenizes_at: str | None = None
+    counters: tuple[str, str] | None = None
+
+
+RENDER = "/apply-template"
+"""Path of llama.cpp, and of those that speak the same, that renders a conversation."""
+
+SERVERS = {
+    "vllm": Abilities(
+        owners=("vllm",),
+        ways=("prefill", "turn"),
+        plugin=True,
+        usage_on_close=True,
+        tokenizes_at="/tokenize",
+        counters=("vllm:generation_tokens_total", "vllm:num_requests_running"),
+    ),
+    "llama.cpp": Abilities(
+        owners=("llamacpp",),
+        ways=("completion", "turn"),
+        control=True,
+        logprobs_with_tools=False,
+        template_at="/props",
+        renders_at=RENDER,
+        counters=("llamacpp:tokens_predicted_total", "llamacpp:requests_processing"),
+    ),
+    "sglang": Abilities(
+        owners=("sglang",),
+        ways=("prefill", "turn"),
+        counters=("sglang:generation_tokens_total", "sglang:num_running_reqs"),
+    ),
+    "openai": Abilities(owners=("openai", "system", "openai-internal"), max_tokens="max_completion_tokens"),
+    "unknown": Abilities(),
+}
+"""By kind of server."""
+
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,42 +80,63 @@ class Server:
     """What is known about a server.
 
     Attributes:
-        kind: ``vllm``, ``llama.cpp``, ``sglang``, ``openai`` or ``unknown``.
+        kind: a name in :data:`SERVERS`.
         root: its address without ``/v1``.
-        ways: how to get the answer after a stop, best first; see :mod:`.continuations`.
-        control: it closes the thinking of a running stream when told so.
         chat_template: where the server tells it.
-        max_tokens: the name of the request's token limit.
-        plugin: version of this package's plug-in inside the server, or None; asked for by :mod:`.vllm_client`.
+        plugin: version of this package's plug-in inside the server, or None; asked for by :mod:`.introductions`.
     """
 
-    kind: str
-    root: str
-    ways: tuple[str, ...] = ("turn",)
-    control: bool = False
+    kind: str = UNKNOWN
+    root: str = ""
     chat_template: str | None = None
-    max_tokens: str = "max_tokens"
     plugin: str | None = None
 
+    @property
+    def can(self) -> Abilities:
+        """What it can do."""
+        return SERVERS[self.kind]
 
-def identify(base_url: str, model: str) -> Generator[str, Any, Server]:
-    """Ask as little as is needed: yields addresses to GET, is sent what came, returns the server."""
+    def no_logprobs(self, *, tools: bool) -> str | None:
+        """Why it sends no logprobs on a streamed call with or without tools, as the start of a sentence; None where it may."""
+        blind = tools and not self.can.logprobs_with_tools
+        return f"{self.kind} sends no logprobs on a streamed call with tools" if blind else None
+
+
+CONTROL = "/chat/completions/control"
+"""Path, below the base URL, where a server is told to end the thinking of a running stream."""
+
+
+def end_thinking(stream: str | None) -> dict[str, Any]:
+    """The body of a request to :data:`CONTROL`. ``stream``: the running stream's id."""
+    return {"id": stream, "action": "reasoning_end"}
+
+
+def is_done(told: Any) -> bool:
+    """Whether the server's reply to it says that it did so."""
+    return isinstance(told, Mapping) and told.get("success") is True
+
+
+def _get(address: str) -> Generator[str, Any, Any]:
+    return (yield address)
+
+
+def identify(base_url: str, model: str, get: Callable[[str], Generator[Any, Any, Any]] = _get) -> Generator[Any, Any, Server]:
+    """Ask as little as is needed: yields addresses to GET, is sent the JSON that came, returns the server.
+
+    Args:
+        base_url: the client's.
+        model: the served model's name.
+        get: asks in another form: yields what its caller needs instead of an address, and returns the JSON.
+    """
     base = base_url.rstrip("/")
     root = base.removesuffix("/v1")
-    listed = yield f"{base}/models"
-    owner = _owner(listed, model)
-    if owner == "vllm":
-        return Server("vllm", root, ("prefill", "turn"))
-    if owner == "llamacpp":
-        props = yield f"{root}/props"
+    owner = _owner((yield from get(f"{base}/models")), model)
+    kind = next((name for name, can in SERVERS.items() if owner in can.owners), UNKNOWN)
+    template = None
+    if path := SERVERS[kind].template_at:
+        props = yield from get(f"{root}{path}")
         template = props.get("chat_template") if isinstance(props, Mapping) else None
-        text = template if isinstance(template, str) and template else None
-        return Server("llama.cpp", root, ("completion", "turn"), control=True, chat_template=text)
-    if owner == "sglang":
-        return Server("sglang", root, ("prefill", "turn"))
-    if owner in ("openai", "system", "openai-internal"):
-        return Server("openai", root, max_tokens="max_completion_tokens")
-    return Server("unknown", root)
+    return Server(kind, root, template if isinstance(template, str) and template else None)
 
 
 def _owner(listed: Any, model: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.remote.drive import Heard
+from entropy_chains.backends.remote.events import Show
 from entropy_chains.refine import RefineRun
 from langchain_entropy_chains._chunks import as_chunk, usage_of
 from langchain_entropy_chains._inner import InnerModel
@@ -34,8 +34,8 @@ class Call:
     held: bool
     refused: str | None
 
-    def shown(self, heard: Heard) -> list[ChatGenerationChunk]:
-        chunk = self.inner.shown.chunk(*heard)
+    def shown(self, event: Show) -> list[ChatGenerationChunk]:
+        chunk = self.inner.shown.chunk(event)
         return [] if chunk is None else [chunk]
 
     def end(self, metadata: dict[str, Any], usage: Any = None, content: str = "") -> ChatGenerationChunk:

@@ -14,14 +14,11 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk
 
-from entropy_chains.backends import Chunk
+from entropy_chains.backends.remote.events import Show
 from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items
 from entropy_chains.backends.remote.model import ended
-from entropy_chains.backends.remote.readers import ChatReader, Update
+from entropy_chains.backends.remote.readers import REASONING, ChatReader, Update
 from entropy_chains.core.steps import Phase
-
-REASONING = ("reasoning_content", "reasoning")
-"""Names in ``additional_kwargs`` under which inner models keep the reasoning; ours is the first."""
 
 EVERY_CHUNK = ("model_provider", "output_version")
 """Metadata that LangChain reads on every chunk. All else is said once, on the last one: merged, it would be added up or lost."""
@@ -141,12 +138,12 @@ class Shown:
         self._logprobs = logprobs
         self.once: dict[str, Any] = {}
 
-    def chunk(self, update: Update, chunks: Sequence[Chunk]) -> ChatGenerationChunk | None:
-        """The chunk to pass on for an update; None where there is nothing to show."""
-        reasoning = "".join([c.text for c in chunks if c.phase is Phase.THINKING])
-        content = "".join([c.text for c in chunks if c.phase is not Phase.THINKING])
+    def chunk(self, event: Show) -> ChatGenerationChunk | None:
+        """The chunk to pass on; None where there is nothing to show."""
+        reasoning = "".join([c.text for c in event.chunks if c.phase is Phase.THINKING])
+        content = "".join([c.text for c in event.chunks if c.phase is not Phase.THINKING])
         kept = {REASONING[0]: reasoning} if reasoning else {}
-        raw = update.raw
+        raw = event.update.raw
         if raw is None:
             message = AIMessageChunk(content=content, additional_kwargs=kept)
             return ChatGenerationChunk(message=message) if content or reasoning else None

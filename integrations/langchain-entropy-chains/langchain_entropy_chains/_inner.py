@@ -1,4 +1,4 @@
-"""A LangChain chat model as something that a dialogue talks to: requests become calls of its ``_stream`` and ``_astream``.
+"""A LangChain chat model that a dialogue's requests are sent to: they become calls of its ``_stream`` and ``_astream``.
 
 The model's own methods below the callbacks are called, so that one call is one run in every trace.
 """
@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote.continuations import Request
 from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.drive import adrive, drive
 from entropy_chains.backends.remote.model import ServedModel, prompt_of
 from entropy_chains.backends.remote.readers import Update
 from entropy_chains.backends.remote.redaction import hiding
@@ -35,8 +35,6 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 """What a limit on the reply is called."""
 
 NO_LIMIT = 2**31
-
-BLIND = "llama.cpp sends no logprobs on a streamed call with tools; use vLLM"
 
 RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
 """Settings that a raw completion shares with a chat."""
@@ -80,14 +78,15 @@ class InnerModel(ServedModel):
 
     @property
     def sampling(self) -> Sampling:
-        """How the model draws its tokens, as far as it says."""
+        """The model's own temperature, seed and token limit, as far as it has them."""
         given = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
         return Sampling(**given, max_tokens=self._limit[1] if self._limit else NO_LIMIT)
 
     @property
-    def blind(self) -> bool:
-        """The server refuses a streamed request for logprobs that has tools."""
-        return bool(self._kwargs.get("tools")) and self._server is not None and self._server.kind == "llama.cpp"
+    def blind(self) -> str | None:
+        """Why the server gives no logprobs in this call, if that is known of its kind."""
+        why = self._server.no_logprobs(tools=bool(self._kwargs.get("tools"))) if self._server else None
+        return f"{why}; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
         """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
@@ -219,13 +218,13 @@ class InnerModel(ServedModel):
     def generate(
         self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation, **_: Any
     ) -> list[Generation]:
-        """See :class:`entropy_chains.backends.Backend`; watched, never stopped."""
+        """See :class:`entropy_chains.backends.Backend`. Measured, and never stopped."""
         runs = []
         for messages in conversations:
             dialogue = self._watched(messages, sampling, segmentation)
-            with closing(talk(dialogue, lambda request: self.updates(request, sampling.seed))) as heard:
-                for update, chunks in heard:
-                    self.shown.chunk(update, chunks)
+            with closing(drive(dialogue, lambda request: self.updates(request, sampling.seed))) as events:
+                for shown in events:
+                    self.shown.chunk(shown)
             runs.append(dialogue.result())
         return runs
 
@@ -236,9 +235,9 @@ class InnerModel(ServedModel):
         runs = []
         for messages in conversations:
             dialogue = self._watched(messages, sampling, segmentation)
-            async with aclosing(atalk(dialogue, lambda request: self.aupdates(request, sampling.seed))) as heard:
-                async for update, chunks in heard:
-                    self.shown.chunk(update, chunks)
+            async with aclosing(adrive(dialogue, lambda request: self.aupdates(request, sampling.seed))) as events:
+                async for shown in events:
+                    self.shown.chunk(shown)
             runs.append(dialogue.result())
         return runs
 
@@ -256,7 +255,7 @@ class InnerModel(ServedModel):
 
 @contextmanager
 def _failures(request: Request) -> Iterator[None]:
-    """An answer that cannot be had is the dialogue's affair; what ends the run itself stays the inner's own error."""
+    """Errors of a request that follows a stop as BackendError, which the dialogue judges; a run's own stay the inner model's."""
     try:
         with refusals(request.logprobs):
             yield

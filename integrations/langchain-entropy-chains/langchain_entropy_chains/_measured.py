@@ -17,6 +17,7 @@ from rich.table import Table
 
 from entropy_chains.backends import Generation
 from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.events import Close
 from entropy_chains.backends.remote.logprob_entries import tokens_of
 from entropy_chains.backends.remote.readers import Update
 from entropy_chains.errors import NoLogprobsError
@@ -123,9 +124,9 @@ class Measurement:
         self.dialogue, self.run_id, self.root, self.model, self.why = dialogue, run_id, root, model, why
         self.fault: str | None = None  # nothing more is measured
         self._reader = ChunkReader()
-        self._heard = self._sighted = self._cached = False
+        self._heard = self._sighted = self._cached = self._closed = False
         self._known: dict[str, Any] | None = None  # figures that a wrapper below measured itself
-        dialogue.first()
+        dialogue.start()
 
     # --- what comes
 
@@ -180,7 +181,8 @@ class Measurement:
         if not self._sighted:
             self._sighted = any(p.token.alternatives for p in update.pieces)
         try:
-            self.dialogue.feed(update)
+            events = self.dialogue.feed(update)
+            self._closed = self._closed or Close() in events
         except NoLogprobsError:
             self.fault = NO_LOGPROBS
 
@@ -189,7 +191,7 @@ class Measurement:
     @property
     def closing(self) -> bool:
         """Stop the stream now."""
-        return self.dialogue.closing and self.fault is None
+        return self._closed and self.fault is None
 
     def result(self, *, why: str | None = None, record: Mapping[str, Any] | None = None) -> tuple[MeasuredRun, Generation]:
         """What was measured, and the run as the core has it.

@@ -17,8 +17,8 @@ from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from entropy_chains.backends.remote.continuations import WAYS
-from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation
@@ -87,7 +87,7 @@ class EntropyCallbackHandler(RootRuns):
         self._segmentation, self._mode, self._on_mismatch = segmentation, temperature_mode, on_mismatch
         self._holdout, self._salt, self._record = holdout, salt, record
         k = (self._policy.k if self._policy else None) or k
-        self._plan = Plan(tags or ThinkTags(), (WAYS["turn"],), k=k, opened=opened, on_mismatch=on_mismatch)
+        self._plan = Plan(tags or ThinkTags(), (), k=k, opened=opened, on_mismatch=on_mismatch)
         self.raise_error = stop
         if stop:  # by these two LangChain knows a handler that wants tokens, and streams even an invoke
             self.tap_output_iter = self.tap_output_aiter = _untouched

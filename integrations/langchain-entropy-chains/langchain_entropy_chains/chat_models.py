@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.drive import adrive, drive
 from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Monitor
@@ -26,7 +26,7 @@ from entropy_chains.refine import arun_refine, run_refine
 from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._call import Call, whole
 from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
-from langchain_entropy_chains._inner import BLIND, InnerModel
+from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._refusals import can_stream, checked_ways, model_name, refusal, without_headers
 from langchain_entropy_chains._roots import watch
 from langchain_entropy_chains._tree import replaced
@@ -228,11 +228,12 @@ class EarlyStopChatModel(Switched):
 
     def _able(self, call: Call) -> Call:
         """The same call, or a refused one where its server, now known, cannot serve it."""
-        if not call.inner.blind:
+        blind = call.inner.blind
+        if blind is None:
             return call
         if self.policy and self.policy.active and call.settings["stop"] and stopping_enabled():
-            warnings.warn(NOT_STOPPED + BLIND, stacklevel=2)
-        return replace(call, refused=BLIND)
+            warnings.warn(NOT_STOPPED + blind, stacklevel=2)
+        return replace(call, refused=blind)
 
     def _refused(self, call: Call, usage: Any) -> dict[str, Any]:
         """The metadata of a call that is passed through."""
@@ -315,9 +316,9 @@ class EarlyStopChatModel(Switched):
             yield call.refined(run_refine(call.inner, [messages], **self._refining(call))[0])  # type: ignore[arg-type,list-item]
             return
         dialogue = self._dialogue(call, messages)
-        with closing(talk(dialogue, call.inner.updates)) as heard:
-            for each in heard:
-                yield from call.shown(each)
+        with closing(drive(dialogue, call.inner.updates)) as events:
+            for event in events:
+                yield from call.shown(event)
         yield call.finished(dialogue.result())
 
     async def _atalk(self, call: Call, messages: list[BaseMessage]) -> AsyncGenerator[ChatGenerationChunk, None]:
@@ -337,9 +338,9 @@ class EarlyStopChatModel(Switched):
             yield call.refined((await arun_refine(call.inner, [messages], **self._refining(call)))[0])  # type: ignore[arg-type,list-item]
             return
         dialogue = self._dialogue(call, messages)
-        async with aclosing(atalk(dialogue, call.inner.aupdates)) as heard:
-            async for each in heard:
-                for chunk in call.shown(each):
+        async with aclosing(adrive(dialogue, call.inner.aupdates)) as events:
+            async for event in events:
+                for chunk in call.shown(event):
                     yield chunk
         yield call.finished(dialogue.result())
 

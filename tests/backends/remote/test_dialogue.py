@@ -2,76 +2,43 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
+from dialogues import ANSWER, ASKED, FOUR, SURE, THINK, UNSURE, piece, policy, updates
 
 from entropy_chains.backends import Generation
+from entropy_chains.backends.remote.attempt import PATIENCE
 from entropy_chains.backends.remote.continuations import Prefill, RawCompletion, Turn
-from entropy_chains.backends.remote.dialogue import PATIENCE, Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.drive import drive
+from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update, Usage
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.core.tokens import Alternative, Token
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 
-ASKED = [{"role": "user", "content": "2+2?"}]
-LINES = Segmentation("line", 1)
-THINK, ANSWER = Phase.THINKING, Phase.ANSWER
-
-
-def policy(threshold=0.5, **fields):
-    return Policy("m", (threshold,), segmentation=LINES, **fields)
-
-
-def piece(text, phase=THINK, entropy=0.0, k=20, shown=None):
-    """A token with this entropy in bits at most 1 (two likely alternatives, the rest nearly impossible); None: no logprobs."""
-    if entropy is None:
-        return Piece(Token(text), phase, text)
-    low, high = 0.0, 0.5
-    for _ in range(60):
-        p = (low + high) / 2
-        h = -p * math.log2(p) - (1 - p) * math.log2(1 - p)
-        low, high = (p, high) if h < entropy else (low, p)
-    logprobs = [math.log1p(-high), math.log(high) if high > 1e-9 else -40.0, *[-60.0] * (k - 2)]
-    alternatives = tuple(Alternative(f"{text}{n}", x, n) for n, x in enumerate(logprobs))
-    return Piece(Token(text, 0, None, logprobs[0], alternatives), phase, text if shown is None else shown)
-
 
 def run(dialogue, *streams):
-    """Play streams of updates; returns the requests made, what a reader saw, and the run."""
-    requests, seen, left = [dialogue.first()], [], list(streams)
-    while requests[-1] is not None:
-        stream = left.pop(0)
-        try:
-            for update in stream:
-                if isinstance(update, Exception):
-                    raise update
-                seen += dialogue.feed(update)
-                if dialogue.wants_probe:
-                    requests.append(dialogue.wants_probe)
-                    for found in left.pop(0):
-                        dialogue.feed_probe(found)
-                    seen += dialogue.probed()
-                if dialogue.wants_control:
-                    dialogue.controlled(left.pop(0))
-                if dialogue.closing:
-                    break
-            requests.append(dialogue.next())
-        except BackendError as error:
-            requests.append(dialogue.failed(error))
+    """Play streams of updates, and what the server says when told to end its thinking, in order.
+
+    Returns the requests made, what a reader saw of the answer, and the run.
+    """
+    requests, left = [], list(streams)
+
+    def send(request):
+        requests.append(request)
+        for update in left.pop(0):
+            if isinstance(update, Exception):
+                raise update
+            yield update
+
+    def control(stream):
+        requests.append(stream)
+        return left.pop(0)
+
+    seen = [chunk for shown in drive(dialogue, send, control) for chunk in shown.chunks]
     assert not left
-    return requests[:-1], "".join(c.text for c in seen if c.phase is ANSWER), dialogue.result()
-
-
-def updates(*pieces, usage=None, finish="stop"):
-    return [*(Update((p,)) for p in pieces), Update(finish_reason=finish, usage=usage)]
-
-
-SURE = [piece("2+2=", entropy=0.1), piece("4\n", entropy=0.1)]
-UNSURE = [piece("hm ", entropy=0.9), piece("what\n", entropy=0.9)]
-FOUR = [piece("4", ANSWER)]
+    return requests, "".join(c.text for c in seen if c.phase is ANSWER), dialogue.result()
 
 
 @pytest.mark.parametrize(
@@ -207,12 +174,11 @@ def test_an_error_in_the_run_or_in_a_shown_answer_is_raised():
 
 
 def test_a_server_told_to_end_the_thinking_goes_on_in_the_same_stream():
-    """llama.cpp: no second request; what was made before it heard is computed, counted, and not shown."""
+    """llama.cpp: no second request; it is told the stream's id. What it made before is computed, counted, and not shown."""
     plan = Plan(ThinkTags(), (Turn(),), control=True)
     stream = [*(Update((s,), id="c1") for s in SURE), *updates(piece("more "), *FOUR)]
-    dialogue = Dialogue(ASKED, plan, policy=policy())
-    requests, shown, made = run(dialogue, stream, True)
-    assert (len(requests), dialogue.id, shown, made.answer, made.reasoning) == (1, "c1", "4", "4", "2+2=4")
+    requests, shown, made = run(Dialogue(ASKED, plan, policy=policy()), stream, True)
+    assert (len(requests), requests[1], shown, made.answer, made.reasoning) == (2, "c1", "4", "4", "2+2=4")
     assert (made.tokens, made.prefill_tokens, made.outcome.stopped) == (4, 0, True)
 
 

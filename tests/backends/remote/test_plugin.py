@@ -11,7 +11,7 @@ import pytest
 from loopback import SURE, UNSURE, Loopback, is_answer_call, said, sums, thinking
 
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
-from entropy_chains.backends.remote.dialogue import NOT_CLOSED
+from entropy_chains.backends.remote.attempt import NOT_CLOSED
 from entropy_chains.backends.remote.plugin import version_in
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation

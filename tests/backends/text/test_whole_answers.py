@@ -19,7 +19,9 @@ from places import CORPUS
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.remote.continuations import Prefill
-from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.events import Finish
+from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import ChatReader, Piece, Update
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
@@ -187,11 +189,12 @@ def test_any_answer_comes_out_as_it_went_in(tokens, thought, field):
     answer = ([Piece(Token(t), Phase.ANSWER if field else None, t)] for t in tokens)
     thinking = [[Piece(Token(t), Phase.THINKING if field else None, t)] for t in ("<think>", "hm", "</think>")] if thought else []
     dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)))
-    dialogue.first()
-    chunks = [c for pieces in (*thinking, *answer) for c in dialogue.feed(Update(tuple(pieces)))]
+    dialogue.start()
+    events = [e for pieces in (*thinking, *answer) for e in dialogue.feed(Update(tuple(pieces)))]
     dialogue.feed(Update(finish_reason="stop"))
-    chunks += dialogue.rest()
-    run, shown = dialogue.result(), "".join(c.text for c in chunks if c.phase is Phase.ANSWER)
+    rest, end = dialogue.over()
+    assert end == Finish()
+    run, shown = dialogue.result(), "".join(c.text for e in (*events, *rest) for c in e.chunks if c.phase is Phase.ANSWER)
     assert run.answer == (text.strip() or None)
     assert shown == (text.lstrip() if thought and not field else text)  # blanks after a tag are the tag's
     assert run.reasoning == ("hm" if thought else "")
@@ -205,7 +208,7 @@ def test_recorded_replies_have_their_content_as_the_answer(path):
     lines = [text.removeprefix("data: ") for text in path.read_text(encoding="utf-8").splitlines()]
     events = [json.loads(text) for text in lines if text.startswith("{")]
     reader, dialogue = ChatReader(), Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),), without_logprobs="full"))
-    dialogue.first()
+    dialogue.start()
     content = ""
     try:
         for event in events:

@@ -47,14 +47,12 @@ LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs", "text")
 """Settings under which what is written must have a form."""
 
-BLIND = "llama.cpp sends no logprobs on a streamed call with tools: run in full; use vLLM"
-
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
 
 
 class Heard(NamedTuple):
-    """What stands behind an update: a response of the LLM inside, and what the request was for."""
+    """An update's ``raw``: what the request was for, and the response of the LLM inside."""
 
     purpose: str
     response: Any
@@ -62,7 +60,7 @@ class Heard(NamedTuple):
 
 @dataclass(slots=True)
 class Opened:
-    """A stream of the LLM inside, its end, and the request that it is the answer to."""
+    """A stream of the LLM inside, its end, and its request."""
 
     chunks: Any
     end: End
@@ -139,7 +137,7 @@ class Call(ServedModel):
         if getattr(self.llm, "track_previous_responses", False):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
         if self.blind:
-            return BLIND
+            return self.blind
         if not self.sighted and self.without_logprobs == "full":
             return f"{type(self.llm).__name__} takes no logprobs: run in full"
         return None
@@ -150,9 +148,10 @@ class Call(ServedModel):
         return uses_sdk(self.llm) or self._ask is not None
 
     @property
-    def blind(self) -> bool:
-        """The server refuses a streamed request for logprobs that has tools."""
-        return self.tools and self._server is not None and self._server.kind == "llama.cpp"
+    def blind(self) -> str | None:
+        """Why the server gives no logprobs in this call, if that is known of its kind."""
+        why = self._server.no_logprobs(tools=self.tools) if self._server else None
+        return f"{why}: run in full; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
         """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
@@ -192,13 +191,13 @@ class Call(ServedModel):
     def connect(self) -> Server | None:
         """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
         sdk = uses_sdk(self.llm)
-        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else Server("unknown", "")
+        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else Server()
         return self._server
 
     async def aconnect(self) -> Server | None:
         """The same for ``asyncio``."""
         sdk = uses_sdk(self.llm)
-        self._server = await awho(self.client, self._served, needed=False) if sdk else Server("unknown", "")
+        self._server = await awho(self.client, self._served, needed=False) if sdk else Server()
         return self._server
 
     # --- requests
@@ -214,7 +213,7 @@ class Call(ServedModel):
                 fields["logprobs"] = None  # it would win over the call's own
         if uses_sdk(llm) and not self.responses:
             given["stream_options"] = {"include_usage": True}
-            if self._server and self._server.kind == "vllm":  # a stream that is closed has counts as well
+            if self._server and self._server.can.usage_on_close:
                 given["stream_options"]["continuous_usage_stats"] = True
         place, name = self._limit
         if place and request.purpose != "reason":
@@ -318,7 +317,7 @@ class Call(ServedModel):
                 await afinish(opened.chunks, opened.end)
 
     def _rest(self, reader: Any) -> Update:
-        """What is left when a stream is over. One that broke off is an error, though LlamaIndex takes it for a whole reply."""
+        """Returns what is left when a stream is over. Raises BackendError where it broke off: LlamaIndex does not see that."""
         return reader.finish() if self.responses or not uses_sdk(self.llm) else ended(reader)
 
     def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader:
@@ -328,7 +327,7 @@ class Call(ServedModel):
 
 
 def _deferred(error: Exception, request: Request) -> Exception:
-    """A refusal of logprobs, which the dialogue judges once it reads the stream; raises any other error at once."""
+    """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
     if not request.logprobs or refusal(error) is None:
         raise error
     return error
@@ -346,7 +345,7 @@ async def _afailing(error: Exception) -> AsyncGenerator[Any, None]:
 
 @contextmanager
 def _errors(request: Request) -> Iterator[None]:
-    """What happens to a request that follows a stop is the dialogue's to judge. The first one's errors are the LLM's own."""
+    """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
     try:
         with refusals(request.logprobs):
             yield

@@ -17,7 +17,9 @@ from llama_index.llms.entropy_chains._streams import (
 from llama_index.llms.entropy_chains._summary import Row
 from llama_index.llms.entropy_chains.tracing import current_span, mark_span
 
-from entropy_chains.backends.remote.dialogue import Dialogue, Plan
+from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.events import Close
+from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, read_message
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
@@ -138,7 +140,7 @@ class Terms:
         # A call that the policy is not for is cut into the policy's steps all the same.
         segmentation = self.segmentation if self.policy is None else self.policy.segmentation
         made = Dialogue((), plan, policy=policy, segmentation=segmentation, stop=stop)
-        made.first()
+        made.start()
         return made
 
 
@@ -156,6 +158,7 @@ class Call:
         self._policy, self._why = self._judging()
         self._reader: Any = None
         self._dialogue: Dialogue | None = None
+        self._closed = False  # the policy stops the run
         self._blind = False  # nothing can be measured: tokens are still counted
         self._more = 0  # tokens counted since then
         self._counted: int | None = None  # by the server
@@ -180,7 +183,7 @@ class Call:
         if self._reader is None:
             return
         self._feed(lambda: self._reader.feed(raw))
-        if self._dialogue is not None and self._dialogue.closing and end is not None:
+        if self._closed and end is not None:
             end.asked = True
 
     def _begin(self, cannot: str | None) -> None:
@@ -196,7 +199,8 @@ class Call:
         try:
             update = read()
             if self._dialogue is not None and not self._blind:
-                self._dialogue.feed(update)
+                events = self._dialogue.feed(update)
+                self._closed = self._closed or Close() in events
             else:
                 self._more += len(update.pieces)
         except EntropyChainsError as error:
@@ -204,7 +208,7 @@ class Call:
         self._model = update.model or self._model
         if update.usage and update.usage.completion_tokens is not None:
             self._counted = update.usage.completion_tokens
-        if update.finish_reason or update.usage or (self._dialogue and self._dialogue.closing):
+        if update.finish_reason or update.usage or self._closed:
             mark_span(self._outcome(), self._span)
 
     def _outcome(self) -> Outcome:

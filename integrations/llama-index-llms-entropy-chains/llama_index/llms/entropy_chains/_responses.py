@@ -1,8 +1,7 @@
-"""What a caller sees of a run: the responses of the LLM inside as they are and, after a stop, corrected as if it were one reply."""
+"""The responses that a caller gets: those of the LLM inside and, after a stop, corrected so that they are one reply."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +15,9 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from entropy_chains.backends import Chunk
 from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.readers import Update, Usage
+from entropy_chains.backends.remote.events import Show
+from entropy_chains.backends.remote.readers import Usage
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.steps import Phase
@@ -26,7 +25,14 @@ from entropy_chains.core.tokens import Token
 
 
 class Telling:
-    """Follows one dialogue. ``why``: why it may not be stopped, if so; ``logprobs``: whether the last response carries them."""
+    """Makes the responses of one run.
+
+    Args:
+        dialogue: the run.
+        tags: the family's thinking tags.
+        why: why it may not be stopped, if so.
+        logprobs: whether the last response carries them.
+    """
 
     def __init__(self, dialogue: Dialogue, tags: ThinkTags, *, why: str | None = None, logprobs: bool = False):
         self.dialogue, self._tags, self._why = dialogue, tags, why
@@ -39,9 +45,9 @@ class Telling:
         self._purpose = "reason"
         self._tokens: list[Token] | None = [] if logprobs else None
 
-    def tell(self, update: Update, chunks: Sequence[Chunk]) -> ChatResponse | None:
-        """The response to hand out for what came, if any. It is the LLM's own object, which its last event holds as well."""
-        response = None
+    def tell(self, shown: Show) -> ChatResponse | None:
+        """Returns the response to hand out for what came, if any: the LLM's own object, which its last event holds as well."""
+        update, chunks, closing, response = shown.update, shown.chunks, shown.closing, None
         if update.raw is not None:  # a probe's answer has none, and text that was kept back: it was told as it came
             self._purpose, response = update.raw
             self._heard = response or self._heard
@@ -49,32 +55,33 @@ class Telling:
             self._usage[self._purpose] = update.usage
         if self._tokens is not None:
             self._tokens += [c.token for c in chunks if c.token]
-        if self._purpose == "reason" and (update.raw is not None or not self.dialogue.closing):
-            told = self._as_it_is(response)
+        if self._purpose == "reason" and (update.raw is not None or not closing):
+            told = self._as_it_is(response, closing)
         else:
             told = self._corrected(response, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))
         if told is not None:
             self._last = told
-        if self.dialogue.closing:
+        if closing:
             self._mark({"completion_tokens": self.dialogue.result().tokens})
         elif update.finish_reason or (update.usage and not update.pieces):  # vLLM counts on every chunk
             self._mark({})
         return told
 
-    def _as_it_is(self, response: Any) -> ChatResponse | None:
+    def _as_it_is(self, response: Any, closing: bool) -> ChatResponse | None:
+        """Returns the response to a chunk of the run's own request. ``closing``: the stream is closed after it."""
         if response is None:
             return None
         told = as_chat(response)
         self._thinking = next((b for b in told.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
-        if self.dialogue.closing:  # what stands after the boundary is not the answer
+        if closing:  # what stands after the boundary is not the answer
             told.delta = (told.delta or "").partition(self._tags.close)[0]
         self._text += told.delta or ""
-        if self.dialogue.closing:
+        if closing:
             self._rewrite(told)
         return told
 
     def _corrected(self, response: Any, answer: str) -> ChatResponse | None:
-        """Of a request after a stop: its text comes after what was told, and thinking begun again is left out."""
+        """Returns the response to a chunk of a request after a stop: its text follows what was told; new thinking is left out."""
         if response is None and not answer:
             return None
         told = as_chat(response) if response is not None else self._last.model_copy(deep=True)  # with its tool calls
@@ -96,7 +103,7 @@ class Telling:
         told.message.blocks = [*thinking, TextBlock(text=self._text), *others]
 
     def _mark(self, counts: dict[str, Any]) -> None:
-        """The LLM's own object carries the outcome too: it is what events and callbacks get."""
+        """Write the outcome on the LLM's own object, which events and callbacks get."""
         if self._heard is not None:
             self._heard.additional_kwargs.update(self._outcome.metadata() | counts)
 
@@ -119,7 +126,7 @@ class Telling:
         )
 
     def _prompt_estimate(self, tokens: int) -> int | None:
-        """Of a stopped run whose server counts nothing on a closed stream: the answer's prompt less the thinking in it."""
+        """Returns the prompt's tokens where the server counts nothing on a closed stream: the answer's less the thinking."""
         usage = self._usage.get("answer")
         if usage is None or usage.prompt_tokens is None:
             return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.remote.drive import atalk, talk
+from entropy_chains.backends.remote.drive import adrive, drive
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.refine import RefineRun, arun_refine, run_refine
@@ -54,9 +54,9 @@ class Terms:
 def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None, None]:
     """The responses of a run that begins with a stream already called for."""
     telling = terms.follow(call)
-    with closing(talk(telling.dialogue, partial(call.updates, first=first))) as heard:
-        for update, chunks in heard:
-            response = telling.tell(update, chunks)
+    with closing(drive(telling.dialogue, partial(call.updates, first=first))) as events:
+        for shown in events:
+            response = telling.tell(shown)
             if response is not None:
                 yield response
     yield telling.final()
@@ -65,9 +65,9 @@ def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None
 async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
     telling = terms.follow(call)
-    async with aclosing(atalk(telling.dialogue, partial(call.aupdates, first=first))) as heard:
-        async for update, chunks in heard:
-            response = telling.tell(update, chunks)
+    async with aclosing(adrive(telling.dialogue, partial(call.aupdates, first=first))) as events:
+        async for shown in events:
+            response = telling.tell(shown)
             if response is not None:
                 yield response
     yield telling.final()
@@ -100,8 +100,8 @@ class Steps:
     ) -> list[Generation]:
         """As in :class:`entropy_chains.backends.Backend`."""
         (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
-        for update, _ in talk(dialogue, self._call.updates):
-            self._last = (update.raw and update.raw.response) or self._last
+        for shown in drive(dialogue, self._call.updates):
+            self._last = (shown.update.raw and shown.update.raw.response) or self._last
         return [dialogue.result()]
 
     async def agenerate(
@@ -109,8 +109,8 @@ class Steps:
     ) -> list[Generation]:
         """As in :class:`entropy_chains.backends.AsyncBackend`."""
         (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
-        async for update, _ in atalk(dialogue, self._call.aupdates):
-            self._last = (update.raw and update.raw.response) or self._last
+        async for shown in adrive(dialogue, self._call.aupdates):
+            self._last = (shown.update.raw and shown.update.raw.response) or self._last
         return [dialogue.result()]
 
     def response(self, made: RefineRun) -> ChatResponse:

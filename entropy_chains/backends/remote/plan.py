@@ -1,0 +1,40 @@
+"""What the replies of one backend have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from entropy_chains.backends.remote.continuations import Continuation
+from entropy_chains.backends.remote.refused import Known
+from entropy_chains.core.families import ThinkTags
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the replies of one backend are asked for and read.
+
+    Attributes:
+        tags: the family's thinking tags.
+        ways: how to get the answer after a stop, in order; none where nobody asks for it.
+        k: alternatives asked for.
+        opened: the prompt opens the thinking, and the server does not split it off.
+        control: the server can close the thinking of a running stream (llama.cpp).
+        engine: settings of the run's request under which the server closes the thinking itself (vLLM with the plug-in).
+        without_logprobs: ``error``, ``agreement`` (stop when two answers in a row agree), ``full``, or ``unread``: none are needed.
+        on_mismatch: ``error`` or ``warn``.
+        model: the model's name, for warnings.
+        known: what is known about its logprobs, shared by all of its replies.
+    """
+
+    tags: ThinkTags
+    ways: tuple[Continuation, ...]
+    k: int = 20
+    opened: bool = False
+    control: bool = False
+    engine: Mapping[str, Any] | None = None
+    without_logprobs: str = "error"
+    on_mismatch: str = "error"
+    model: str = "the model"
+    known: Known = field(default_factory=Known)
