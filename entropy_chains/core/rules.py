@@ -174,8 +174,10 @@ class Rule:
         """Index of the strictest of the settings at which it stops after each row; their number where at none."""
         import numpy as np
 
-        can = (rows.step >= self.min_steps) & self.met(rows)
-        return np.where(can, np.searchsorted(settings, self.value(rows)), len(settings))
+        first = np.full(len(rows.step), len(settings))
+        can = np.flatnonzero((rows.step >= self.min_steps) & self.met(rows))
+        first[can] = np.searchsorted(settings, self.value(rows)[can])
+        return first
 
     def with_setting(self, setting: float, scales: tuple[float, ...] = (1.0,)) -> Self:
         """The rule at this setting; ``scales``: each step's threshold relative to it, NaN = never stop there."""
@@ -249,7 +251,8 @@ class FixedStepRule(Rule):
     def first_settings(self, rows: Rows, settings: Array) -> Array:
         import numpy as np
 
-        return np.searchsorted(-settings, -rows.step)
+        latest = self.min_steps + len(settings) - 1
+        return np.minimum(latest - rows.step, len(settings))
 
     def with_setting(self, setting: float, scales: tuple[float, ...] = (1.0,)) -> Self:
         return replace(self, thresholds=(setting,), min_steps=int(setting))

@@ -97,11 +97,13 @@ def curve(
     stop_cost, full_cost = table.costs(rule.reads_answers)
     settings = rule.settings(last_step, table.k, table.vocab_size)
     size = len(settings)
-    cell = np.full(len(table.step), size)
-    for step, at in rows_by_step(table.step, allowed) if scales is not None else [(1, np.flatnonzero(allowed))]:
-        factor = 1.0 if scales is None else scales[min(step, len(scales)) - 1]
-        if not np.isnan(factor):
-            cell[at] = rule.first_settings(read.take(at), settings * factor)
+    if scales is None:
+        cell = np.where(allowed, rule.first_settings(read, settings), size)
+    else:
+        cell = np.full(len(allowed), size)
+        for step, at in rows_by_step(table.step, allowed):
+            if not np.isnan(factor := scales[min(step, len(scales)) - 1]):
+                cell[at] = rule.first_settings(read.take(at), settings * factor)
     offset = table.run.astype(np.int64) * (size + 1)  # makes every run's numbers lower than the run's before
     lowest = np.minimum.accumulate(cell - offset)
     before = np.concatenate([[size], lowest[:-1] + offset[1:]])

@@ -120,8 +120,9 @@ class Table:
     @property
     def is_last(self) -> Array:
         """Whether a row is its run's last, bool [rows]."""
-        last: Array = self.last[self.run] == np.arange(len(self.run))
-        return last
+        is_last = np.zeros(len(self.run), bool)
+        is_last[self.last] = True
+        return is_last
 
     @property
     def longest(self) -> int:
@@ -238,6 +239,7 @@ class _Builder:
     def __init__(self) -> None:
         self._columns: dict[str, array[Any]] = {name: array(code) for name, code in _COLUMNS.items()}
         self._signals: dict[str, array[float]] = {}
+        self._probed: set[str] = set()  # of these, the names of those read off an answer
         self._lengths, self._group, self._cut = array("i"), array("i"), array("b")
         self._groups: dict[str, int] = {}
         self._ids: list[str] = []
@@ -306,18 +308,17 @@ class _Builder:
 
     def _add_signals(self, steps: list[dict[str, Any]], rows: int) -> None:
         recorded = [s.get("signals") or {} for s in steps]
-        for names in recorded:
-            for name in names:
-                if name not in self._signals:
-                    self._signals[name] = array("d", bytes(8 * rows))
-                    np.frombuffer(self._signals[name])[:] = np.nan
+        for name in chain.from_iterable(recorded):
+            if name not in self._signals:
+                self._signals[name] = array("d", bytes(8 * rows))
+                np.frombuffer(self._signals[name])[:] = np.nan
+                self._probed |= {name} if Signal.named(name).source == "probe" else set()
+        answered = recorded
+        if self._probed:  # of no answer nobody is sure: live it is no reason to stop either
+            answered = [{} if s["answer"] is None else names for s, names in zip(steps, recorded, strict=True)]
         for name, column in self._signals.items():
-            if Signal.named(name).source == "probe":  # of no answer nobody is sure: live it is no reason to stop either
-                column.extend(
-                    [s.get(name, np.nan) if a["answer"] is not None else np.nan for a, s in zip(steps, recorded, strict=True)]
-                )
-            else:
-                column.extend([s.get(name, np.nan) for s in recorded])
+            read = answered if name in self._probed else recorded
+            column.extend([names.get(name, np.nan) for names in read])
 
     def table(self) -> Table:
         if self._header is None or self._labels is None:
