@@ -57,7 +57,8 @@ class OpenAIBackend(ServedModel):
         plugin: ``auto`` lets a vLLM that has this package's plug-in close the thinking by itself; False never does.
         api: ``chat`` completions, or ``responses``: entropies of thinking that stands in the output text (its reasoning items
             have no logprobs), and the answer after a stop by a ``turn``.
-        request: further settings of every request (``extra_body`` and the like).
+        request: further settings of every request (``extra_body`` and the like). Where they give the reply's form
+            (``response_format``, a grammar, a forced tool call, …), nothing is cut.
     """
 
     _cancelled: threading.Event | None = None

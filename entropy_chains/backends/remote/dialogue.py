@@ -62,6 +62,7 @@ class Plan:
         on_mismatch: ``error`` or ``warn``.
         model: the model's name, for warnings.
         known: what is known about its logprobs, shared by all of its replies.
+        uncut: why nothing may be cut; None where something may.
     """
 
     tags: ThinkTags
@@ -74,6 +75,7 @@ class Plan:
     on_mismatch: str = "error"
     model: str = "the model"
     known: Known = field(default_factory=Known)
+    uncut: str | None = None
 
 
 class _Attempt:
@@ -136,17 +138,17 @@ class Dialogue:
         self._now = self._attempt(stop)
 
     def _attempt(self, stop: bool) -> _Attempt:
-        return _Attempt(
-            Monitor(
-                self._policy,
-                segmentation=self._segmentation,
-                tags=self._plan.tags,
-                thinking=self._plan.opened,
-                stop=stop,
-                holdout=self._holdout,
-            ),
-            Markup(self._plan.tags, Phase.THINKING if self._plan.opened else Phase.BEFORE),
+        monitor = Monitor(
+            self._policy,
+            segmentation=self._segmentation,
+            tags=self._plan.tags,
+            thinking=self._plan.opened,
+            stop=stop,
+            holdout=self._holdout,
         )
+        if self._plan.uncut:
+            monitor.switch_off(self._plan.uncut)
+        return _Attempt(monitor, Markup(self._plan.tags, Phase.THINKING if self._plan.opened else Phase.BEFORE))
 
     @property
     def k(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
+from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.remote.dialogue import Dialogue, Plan
 from entropy_chains.backends.remote.plugin import settings_for
@@ -22,8 +23,7 @@ from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
 CONTROL = "/chat/completions/control"
 """Where llama.cpp is told to end the thinking of a running stream."""
 
-OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", "max_tokens",
-       "max_completion_tokens", "max_output_tokens"}  # fmt: skip
+OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", *forms.LIMITS}
 """Request settings that early stopping sets itself."""
 
 LEAST = 16
@@ -79,6 +79,7 @@ class ServedModel:
         self._continuation = continuation
         self._mode, self.without_logprobs = temperature_mode, without_logprobs
         self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
+        self._uncut = forms.never_cut(forms.merged(self._request))
         self._responses = api == "responses"
         self._server: Server | None = None
         self._probes_measured = True
@@ -159,17 +160,19 @@ class ServedModel:
         on_mismatch: str,
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
+        may_stop = stop and self._uncut is None
         plan = Plan(
             tags=self.tags,
             ways=self._ways(),
             k=k,
             opened=self._opened,
             control=self._control_wanted,
-            engine=self._engine(policy, stop and not holdout, on_mismatch),
-            without_logprobs=without_logprobs(self.without_logprobs, policy, stop=stop) if policy else self.without_logprobs,
+            engine=self._engine(policy, may_stop and not holdout, on_mismatch),
+            without_logprobs=without_logprobs(self.without_logprobs, policy, stop=may_stop) if policy else self.without_logprobs,
             on_mismatch=on_mismatch,
             model=self._served,
             known=self._known(k),
+            uncut=self._uncut,
         )
         return Dialogue(
             messages,
