@@ -64,7 +64,7 @@ class OpenAIBackend(ServedModel):
     _cancelled: threading.Event | None = None
 
     def worker(self, cancelled: threading.Event) -> Self:
-        """See :class:`entropy_chains.backends.RecordableBackend`: each request in the thread that calls."""
+        """See :class:`entropy_chains.backends.Backend`: each request in the thread that calls."""
         self.connect()  # once, and not in every thread
         other = copy.copy(self)
         other._concurrency, other._cancelled = 1, cancelled
@@ -80,7 +80,6 @@ class OpenAIBackend(ServedModel):
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
-        on_done: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Answer every conversation, some at a time; see :class:`entropy_chains.backends.Backend`.
 
@@ -97,8 +96,6 @@ class OpenAIBackend(ServedModel):
                 for _ in chunks:
                     if over.is_set():
                         break
-            if on_done:
-                on_done(1)
             return dialogue.result()
 
         return self._together(answer, len(conversations))
@@ -179,7 +176,7 @@ class OpenAIBackend(ServedModel):
         with failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
-                rendered = self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
+                rendered = self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
             stream = self._client.post(path, stream_cls=openai.Stream[object], **given)
             try:
@@ -296,7 +293,7 @@ class AsyncOpenAIBackend(ServedModel):
         with failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
-                rendered = await self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
+                rendered = await self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
             stream = await self._client.post(path, stream_cls=openai.AsyncStream[object], **given)
             try:

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from entropy_chains.backends import Chunk, Generation, Message, Probe, Step
+from entropy_chains.backends import Chunk, GeneratedStep, Generation, Message, Probe
 from entropy_chains.backends.remote.continuations import Continuation, Request, begun
 from entropy_chains.backends.remote.readers import Piece, Update
 from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known
@@ -83,7 +83,7 @@ class _Attempt:
 
     def __init__(self, monitor: Monitor, markup: Markup):
         self.monitor, self.markup = monitor, markup
-        self.steps: list[Step] = []
+        self.steps: list[GeneratedStep] = []
         self.thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
         self.reasoning: list[str] = []  # what is shown of it
         self.answer: list[str] = []
@@ -370,7 +370,7 @@ class Dialogue:
     def _step_ended(self, record: StepRecord) -> None:
         now, at = self._now, time.perf_counter()
         text = "".join(now.thinking[-record.tokens :])
-        now.steps.append(Step(record, text, now.fed, at - now.since))
+        now.steps.append(GeneratedStep(record, text, now.fed, at - now.since))
         now.since = at
 
     def _raw(self) -> str:
@@ -431,7 +431,8 @@ class Dialogue:
         return run_instead(run, self._generation(self._stopped, None), self._stopped.monitor.finish(self._why))
 
     def _generation(self, now: _Attempt, answer: str | None) -> Generation:
-        tokens = sum(s.tokens for s in (*now.streams, *now.probes))
+        own = sum(s.tokens for s in now.streams)
+        tokens = own + sum(s.tokens for s in now.probes)
         asked = now.streams[0].prompt
         again = (*now.streams[1:], *now.probes)
         outcome = now.monitor.finish(self._why, tokens=tokens)
@@ -449,7 +450,7 @@ class Dialogue:
             tokens=tokens,
             reasoning_tokens=now.reasoned if thought else 0,
             prompt_tokens=asked or 0,
-            rest_tokens=max(0, tokens - (now.steps[-1].end if now.steps else 0)),
+            rest_tokens=max(0, own - (now.steps[-1].end if now.steps else 0)),
             seconds=time.perf_counter() - now.start,
             finish_reason=finish_reason(now.streams[-1].finish),
             finish_raw=now.streams[-1].finish,

@@ -116,6 +116,20 @@ class ServedModel:
         template = self._server.chat_template if self._server else None
         return template_hash(template, self.tags) if template else None
 
+    @property
+    def context_window(self) -> int | None:
+        """None: an OpenAI-compatible API does not tell how many tokens prompt and reply may have together."""
+        return None
+
+    def with_template(self, **settings: Any) -> Self:
+        """The same model with further settings of its chat template; ``tools`` go where the API has them."""
+        made, own = copy(self), dict(self._request.get("extra_body") or {})
+        tools = {"tools": settings.pop("tools")} if "tools" in settings else {}
+        if settings:
+            own["chat_template_kwargs"] = {**(own.get("chat_template_kwargs") or {}), **settings}
+        made._request = {**self._request, **tools, **({"extra_body": own} if own else {})}
+        return made
+
     def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
         """What a trace says about how its entropies came about."""
         return {
@@ -253,6 +267,12 @@ class ServedModel:
     @property
     def _control_wanted(self) -> bool:
         return bool("control" in self._continuation and self._server and self._server.control)
+
+    def _to_render(self, request: Request) -> dict[str, Any]:
+        """What the server renders its chat template with."""
+        body = forms.merged(self._request)
+        shown = {name: body[name] for name in ("tools", "chat_template_kwargs") if body.get(name)}
+        return {"messages": list(request.messages), **shown}
 
     @property
     def _template_url(self) -> str:
