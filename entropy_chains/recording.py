@@ -15,7 +15,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from entropy_chains.backends import Backend, Generation, Message, Probe, RecordableBackend, Sampling
+from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
 from entropy_chains.core.finish_reasons import finish_of, is_cut
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import MODES, Segmentation
@@ -142,7 +142,7 @@ def _is_text(value: object, filled: bool) -> bool:
 
 
 def record(
-    backend: RecordableBackend,
+    backend: Backend,
     questions: Sequence[Question],
     *,
     mode: str = "thinking",

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.backends import Backend, Generation, Message, Sampling
+from entropy_chains.backends import Backend, Generation, MayLackLogprobs, Message, Sampling
 from entropy_chains.core.finish_reasons import is_cut
 from entropy_chains.core.monitor import Decision, Monitor, Outcome
 from entropy_chains.core.policy import Policy, stopping_enabled
@@ -292,15 +292,14 @@ def _open(
     stop = stop and stopping_enabled()
     most = (max_steps or 2 * steps) if reallocate else steps
     held = holdout or [False] * len(conversations)
-    agreeing = getattr(backend, "without_logprobs", None) == "agreement"
+    agreeing = isinstance(backend, MayLackLogprobs) and backend.without_logprobs == "agreement"
     asked = zip(conversations, held, strict=True)
     return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h), agreeing) for c, h in asked]
 
 
 def _for_loop(backend: Any, policy: Policy | None, stop: bool) -> Any:
-    """The backend, or what it gives for a loop that may need less of its calls (:meth:`.ServedModel.for_loop`)."""
-    own = getattr(backend, "for_loop", None)
-    return own(policy, stop=stop) if own else backend
+    """The backend, or what it gives for a loop that may need less of its calls."""
+    return backend.for_loop(policy, stop=stop) if isinstance(backend, MayLackLogprobs) else backend
 
 
 def _reseeded(sampling: Sampling, step: int) -> Sampling:

@@ -1,13 +1,17 @@
-"""Where tokens come from. Every backend offers the same two calls, ``generate`` and ``stream``, with the same results."""
+"""Where tokens come from: every backend offers the same calls, with the same results.
+
+:class:`Backend` and :class:`AsyncBackend` are all that the rest of the package and both integrations ask of one.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 from entropy_chains.core.entropy import EntropyBounds
+from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
@@ -44,7 +48,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class GeneratedStep:
     """A finished step of one run.
 
     Attributes:
@@ -82,7 +86,7 @@ class Generation:
 
     reasoning: str
     answer: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[GeneratedStep, ...]
     outcome: Outcome
     tokens: int
     reasoning_tokens: int
@@ -133,16 +137,57 @@ class Chunk:
     final: Generation | None = None
 
 
-class Backend(Protocol):
-    """A source of tokens with entropies."""
+class LanguageModel(Protocol):
+    """What every backend says of its model, sync or async."""
 
     @property
     def model(self) -> str:
         """The model's label, compared with the policy's."""
         ...
 
-    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]:
+    @property
+    def tags(self) -> ThinkTags:
+        """The family's thinking tags. Raises SettingsError for a model that has none."""
+        ...
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """The model's own steps, where no policy says how a stream is cut."""
+        ...
+
+    @property
+    def template(self) -> str | None:
+        """Hash of the chat template and the closing text, which a policy belongs to; None where nobody tells the template."""
+        ...
+
+    @property
+    def context_window(self) -> int | None:
+        """Tokens that prompt and reply may have together; None where nobody says."""
+        ...
+
+    def details(self, sampling: Sampling = ..., segmentation: Segmentation | None = None) -> dict[str, Any]:
         """How its entropies come about, as in a trace: estimator, k, temperature and its mode, segmentation, template."""
+        ...
+
+    def with_template(self, **settings: Any) -> Self:
+        """The same backend with further settings of the chat template, such as ``tools``; this one stays as it is."""
+        ...
+
+
+class Backend(LanguageModel, Protocol):
+    """A source of tokens with entropies. Its calls may be made from several threads at once."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """Most requests at a time; None: a call runs its conversations together as a batch."""
+        ...
+
+    def worker(self, cancelled: threading.Event) -> Self:
+        """The same backend, whose ``generate`` and ``probe`` do their work in the thread that calls them.
+
+        Once ``cancelled`` is set they end at their next token, and what they return is good for nothing. A stream is ended by
+        closing it.
+        """
         ...
 
     def generate(
@@ -150,17 +195,27 @@ class Backend(Protocol):
         conversations: Sequence[Sequence[Message]],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = ...,
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
     ) -> list[Generation]:
-        """Answer every conversation, each stopped early where the policy says so."""
-        ...
+        """Answer every conversation, each stopped early where the policy says so.
 
-    def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
-        """The answer each run (conversation, its full run, step from 1) gives if its thinking is closed after that step."""
+        Args:
+            conversations: what is asked.
+            policy: when to stop; None only measures.
+            sampling: how tokens are drawn.
+            segmentation: how the streams are cut, without a policy.
+            stop: False only watches: the outcome tells where it would have stopped.
+            holdout: conversations that run in full on purpose.
+            on_mismatch: ``error`` or ``warn`` where the policy was calibrated for something else.
+
+        Raises:
+            PolicyMismatch: the policy is for something else; before anything runs.
+            BatchError: some conversations failed; the others' runs are on it. Where every one failed, the first one's own error.
+        """
         ...
 
     def stream(
@@ -168,60 +223,63 @@ class Backend(Protocol):
         messages: Sequence[Message],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = ...,
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
         on_mismatch: str = "error",
     ) -> Generator[Chunk, None, None]:
-        """Answer one conversation token by token; closing the generator ends the work at once."""
+        """Answer one conversation token by token, the run on the last chunk; closing the generator ends the work at once."""
+        ...
+
+    def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
+        """The answer each run (conversation, its full run, step from 1) gives if its thinking is closed after that step."""
         ...
 
 
-class RecordableBackend(Backend, Protocol):
-    """A backend whose runs can be recorded, each as soon as it is done."""
-
-    @property
-    def concurrency(self) -> int | None:
-        """Most requests at a time; None: a call runs its conversations together as a batch."""
-        ...
-
-    def worker(self, cancelled: threading.Event) -> Backend:
-        """The same backend, which may be shared by threads: a call does its work in the thread that makes it.
-
-        Once ``cancelled`` is set its runs end at their next token, and are good for nothing.
-        """
-        ...
-
-
-class AsyncBackend(Protocol):
-    """The same for ``asyncio``; each call as its twin in :class:`Backend`."""
-
-    @property
-    def model(self) -> str: ...
-
-    def details(self, sampling: Sampling, segmentation: Segmentation | None = None) -> dict[str, Any]: ...
+class AsyncBackend(LanguageModel, Protocol):
+    """The same for ``asyncio``; each call as its twin in :class:`Backend`. Cancelling the task that waits ends the work."""
 
     async def agenerate(
         self,
         conversations: Sequence[Sequence[Message]],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = ...,
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
-    ) -> list[Generation]: ...
+    ) -> list[Generation]:
+        """See :meth:`Backend.generate`."""
+        ...
 
     def astream(
         self,
         messages: Sequence[Message],
         *,
         policy: Policy | None = None,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = ...,
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
         on_mismatch: str = "error",
-    ) -> AsyncGenerator[Chunk, None]: ...
+    ) -> AsyncGenerator[Chunk, None]:
+        """See :meth:`Backend.stream`."""
+        ...
+
+    async def aprobe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
+        """See :meth:`Backend.probe`."""
+        ...
+
+
+@runtime_checkable
+class MayLackLogprobs(Protocol):
+    """What a backend has besides whose model may give no logprobs, as that behind an API."""
+
+    without_logprobs: str
+    """What a run that a policy may stop does then: ``error``, ``agreement`` or ``full``."""
+
+    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
+        """The backend for the calls of a loop, which have no policy of their own: they need logprobs where the loop does."""
+        ...

@@ -57,13 +57,14 @@ class OpenAIBackend(ServedModel):
         plugin: ``auto`` lets a vLLM that has this package's plug-in close the thinking by itself; False never does.
         api: ``chat`` completions, or ``responses``: entropies of thinking that stands in the output text (its reasoning items
             have no logprobs), and the answer after a stop by a ``turn``.
-        request: further settings of every request (``extra_body`` and the like).
+        request: further settings of every request (``extra_body`` and the like). Where they give the reply's form
+            (``response_format``, a grammar, a forced tool call, …), nothing is cut.
     """
 
     _cancelled: threading.Event | None = None
 
     def worker(self, cancelled: threading.Event) -> Self:
-        """See :class:`entropy_chains.backends.RecordableBackend`: each request in the thread that calls."""
+        """See :class:`entropy_chains.backends.Backend`: each request in the thread that calls."""
         self.connect()  # once, and not in every thread
         other = copy.copy(self)
         other._concurrency, other._cancelled = 1, cancelled
@@ -79,7 +80,6 @@ class OpenAIBackend(ServedModel):
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
-        on_done: Callable[[int], None] | None = None,
     ) -> list[Generation]:
         """Answer every conversation, some at a time; see :class:`entropy_chains.backends.Backend`.
 
@@ -96,8 +96,6 @@ class OpenAIBackend(ServedModel):
                 for _ in chunks:
                     if over.is_set():
                         break
-            if on_done:
-                on_done(1)
             return dialogue.result()
 
         return self._together(answer, len(conversations))
@@ -174,7 +172,7 @@ class OpenAIBackend(ServedModel):
         with failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
-                rendered = self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
+                rendered = self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
             stream = self._client.post(path, stream_cls=openai.Stream[object], **given)
             try:
@@ -288,7 +286,7 @@ class AsyncOpenAIBackend(ServedModel):
         with failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, given = self._sending(request, sampling, k)
             if request.prefix is not None:
-                rendered = await self._client.post(self._template_url, body={"messages": list(request.messages)}, cast_to=object)
+                rendered = await self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
             stream = await self._client.post(path, stream_cls=openai.AsyncStream[object], **given)
             try:

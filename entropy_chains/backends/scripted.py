@@ -10,36 +10,27 @@ change nothing. It needs neither torch nor a network::
 
 from __future__ import annotations
 
-import math
-import re
+import asyncio
+import copy
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Self
 
-from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling, Step
+from entropy_chains.backends import Chunk, GeneratedStep, Generation, Message, Probe, Sampling
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.text.markup import Markup, Span, as_chunks, clean_answer, text_in
+from entropy_chains.backends.text.pieces import CHOICES, Piece, token_of, words
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags, template_hash
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import Tally
 from entropy_chains.core.steps import Phase, Segmentation
-from entropy_chains.core.tokens import Alternative, Token
+from entropy_chains.core.tokens import Token
 from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
-
-Piece = str | tuple[str, float | Sequence[float] | None] | Token
-"""One token: its text (entropy 0), or its text with an entropy in bits, with the logprobs of its top-k (natural logarithms,
-the chosen token first), or with None for missing logprobs; or a ready :class:`Token`."""
-
-CHOICES = 20
-"""Alternatives of a token that is given by its entropy."""
-
-LARGEST = math.log2(CHOICES)
-"""Bits: the largest entropy that so many alternatives can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +55,12 @@ class Script:
     def answer_after(self, step: int) -> Sequence[Piece]:
         """The pieces of the answer if the thinking is closed after ``step``, from 1."""
         if not self.early:
-            return _words(self.answer)
-        return _words(self.early[min(step, len(self.early)) - 1] or "")
+            return words(self.answer)
+        return words(self.early[min(step, len(self.early)) - 1] or "")
 
 
 class ScriptedBackend:
-    """Plays scripts through the real monitor.
+    """Plays scripts through the real monitor: a :class:`Backend` and an :class:`AsyncBackend` in one.
 
     Args:
         scripts: one for every question; or one for each, by the text of a user message; or several for each, played turn by
@@ -79,10 +70,15 @@ class ScriptedBackend:
         tags: thinking tags.
         template: stands in for the chat template's text.
         k: alternatives that entropy is computed from when there is no policy.
+
+    Attributes:
+        template_settings: what :meth:`with_template` was told. A script says the same whatever that is.
     """
 
     estimator_mode = "raw"
     concurrency: int | None = None
+    context_window: int | None = None
+    _cancelled: threading.Event | None = None
 
     def __init__(
         self,
@@ -100,6 +96,7 @@ class ScriptedBackend:
         self._segmentation = segmentation or Segmentation("blank_line", 1)
         self._tags = tags or ThinkTags()
         self._template = template
+        self.template_settings: dict[str, Any] = {}
 
     @property
     def model(self) -> str:
@@ -107,8 +104,16 @@ class ScriptedBackend:
         return self._name
 
     def worker(self, cancelled: threading.Event) -> Self:
-        """See :class:`entropy_chains.backends.RecordableBackend`: a script is over at once."""
-        return self
+        """See :class:`entropy_chains.backends.Backend`."""
+        other = copy.copy(self)
+        other._cancelled = cancelled
+        return other
+
+    def with_template(self, **settings: Any) -> Self:
+        """The same with further settings of the chat template, which are kept and change nothing."""
+        other = copy.copy(self)
+        other.template_settings = {**self.template_settings, **settings}
+        return other
 
     @property
     def tags(self) -> ThinkTags:
@@ -180,6 +185,21 @@ class ScriptedBackend:
         """See :class:`entropy_chains.backends.Backend`."""
         return [self._probe(self._script(messages), step, sampling, self._k) for messages, _, step in runs]
 
+    async def agenerate(self, conversations: Sequence[Sequence[Message]], **given: Any) -> list[Generation]:
+        """See :class:`entropy_chains.backends.AsyncBackend`; a script is over at once."""
+        return self.generate(conversations, **given)
+
+    async def astream(self, messages: Sequence[Message], **given: Any) -> AsyncGenerator[Chunk, None]:
+        """See :class:`entropy_chains.backends.AsyncBackend`; between two tokens other tasks have their turn."""
+        with closing(self.stream(messages, **given)) as chunks:
+            for chunk in chunks:
+                await asyncio.sleep(0)
+                yield chunk
+
+    async def aprobe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
+        """See :class:`entropy_chains.backends.AsyncBackend`."""
+        return self.probe(runs, sampling=sampling)
+
     def _check(
         self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
     ) -> Segmentation:
@@ -213,7 +233,7 @@ class ScriptedBackend:
         return [Token(text) for text in (self._tags.close, self._tags.after) if text]
 
     def _probe(self, script: Script, step: int, sampling: Sampling, k: int | None) -> Probe:
-        whole = [_token(p) for p in script.answer_after(step)]
+        whole = [token_of(p) for p in script.answer_after(step)]
         tokens, tally = whole[: sampling.max_tokens], Tally()
         for token in tokens:
             tally.add(token_entropy(token, k=k))
@@ -222,10 +242,10 @@ class ScriptedBackend:
 
     def _tokens(self, script: Script, boundary: str) -> Iterator[tuple[Token, bool]]:
         """The full run's tokens; none of them is forced."""
-        thinking: Iterable[Token] = map(_token, script.thinking)
+        thinking: Iterable[Token] = map(token_of, script.thinking)
         if script.thinking and boundary != "call":
             thinking = chain([Token(self._tags.open)], thinking, self._closing() if script.closes else ())
-        answer = map(_token, _words(script.answer)) if script.closes else ()
+        answer = map(token_of, words(script.answer)) if script.closes else ()
         return ((token, False) for token in chain(thinking, answer))
 
     def _play(
@@ -243,12 +263,12 @@ class ScriptedBackend:
         k = self._k if policy is None else policy.k
         source = self._tokens(script, segmentation.boundary)
         texts: list[str] = []
-        steps: list[Step] = []
+        steps: list[GeneratedStep] = []
         spans: list[Span] = []
         reasoned = 0  # tokens up to the end of the thinking
         probed = prefill = 0
         found: str | None = None  # the answer of a probe that the run was stopped with
-        ended = False
+        finish = "length"
 
         def so_far(answer: str | None) -> Generation:
             return Generation(
@@ -258,17 +278,17 @@ class ScriptedBackend:
                 outcome=monitor.finish(tokens=len(texts) + probed),
                 tokens=len(texts) + probed,
                 reasoning_tokens=reasoned,
-                prompt_tokens=sum(len(_words(str(m["content"]))) for m in messages),
+                prompt_tokens=sum(len(words(str(m["content"]))) for m in messages),
                 rest_tokens=len(texts) - (steps[-1].end if steps else 0),
                 seconds=0.0,
-                finish_reason="stop" if ended else "length",
+                finish_reason=finish,
                 prefill_tokens=prefill,
             )
 
         while len(texts) < sampling.max_tokens:
             token, forced = next(source, (None, False))
-            if token is None:
-                ended = True
+            if token is None or (self._cancelled is not None and self._cancelled.is_set()):
+                finish = "cancelled" if token else "stop"
                 break
             if len(texts) + 1 == script.fail_at:
                 raise broken_off(BackendError(f"the script fails at token {script.fail_at}, as it was told to"), so_far(None))
@@ -288,13 +308,13 @@ class ScriptedBackend:
                 probed += probe.tokens
                 decision = monitor.answer(probe.answer, probe.signals)
                 if decision is Decision.CLOSE:
-                    found, ended = probe.answer, True
+                    found, finish = probe.answer, "stop"
                     yield Chunk(found or "", Phase.ANSWER)
                     break
                 prefill += len(texts)
             if decision is Decision.CLOSE:
                 markup.force()
-                rest = map(_token, script.answer_after(monitor.steps))
+                rest = map(token_of, script.answer_after(monitor.steps))
                 source = chain(((t, True) for t in self._closing()), ((t, False) for t in rest))
         if segmentation.boundary == "call":
             monitor.end_step()
@@ -315,51 +335,14 @@ class ScriptedBackend:
         yield Chunk("", Phase.ANSWER, final=run)
 
 
-def _step(monitor: Monitor, texts: Sequence[str]) -> Step:
+def _step(monitor: Monitor, texts: Sequence[str]) -> GeneratedStep:
     record = monitor.last
     if record is None:  # pragma: no cover - asked only after a step ended
         raise BackendError("no step has ended")
-    return Step(record, "".join(texts[len(texts) - record.tokens :]), len(texts), 0.0)
+    return GeneratedStep(record, "".join(texts[len(texts) - record.tokens :]), len(texts), 0.0)
 
 
 def _final(chunk: Chunk) -> Generation:
     if chunk.final is None:  # pragma: no cover - a play always ends with its run
         raise BackendError("the script ended without a run")
     return chunk.final
-
-
-def _words(answer: str | Sequence[Piece]) -> Sequence[Piece]:
-    return re.findall(r"\s*\S+\s*$|\s*\S+", answer) if isinstance(answer, str) else answer
-
-
-def _token(piece: Piece) -> Token:
-    if isinstance(piece, Token):
-        return piece
-    text, given = (piece, 0.0) if isinstance(piece, str) else piece
-    if given is None:
-        return Token(text)
-    logprobs = _logprobs(float(given)) if isinstance(given, int | float) else tuple(map(float, given))
-    others = (Alternative(f"{text}~{n}", logprob) for n, logprob in enumerate(logprobs[1:], 1))
-    return Token(text, logprob=logprobs[0], alternatives=(Alternative(text, logprobs[0]), *others))
-
-
-@lru_cache(maxsize=4096)
-def _logprobs(entropy: float) -> tuple[float, ...]:
-    """Logprobs of :data:`CHOICES` alternatives with this entropy in bits: a likeliest one, and the rest alike."""
-    if not 0.0 <= entropy <= LARGEST:
-        raise InputError(f"an entropy of {entropy} bits is impossible for {CHOICES} alternatives; 0 to {LARGEST:.4f} is possible")
-    if entropy == 0.0:
-        return (0.0,)
-    low, high = 0.0, 1.0 - 1.0 / CHOICES  # the rest's share; the entropy grows with it
-    for _ in range(100):
-        rest = (low + high) / 2
-        low, high = (rest, high) if _spread(rest) < entropy else (low, rest)
-    each = high / (CHOICES - 1)
-    return (math.log1p(-high), *([math.log(each)] * (CHOICES - 1)))
-
-
-def _spread(rest: float) -> float:
-    """Entropy in bits of a likeliest alternative and :data:`CHOICES` - 1 others that share ``rest`` evenly."""
-    if rest <= 0.0:
-        return 0.0
-    return -((1 - rest) * math.log2(1 - rest) + rest * math.log2(rest / (CHOICES - 1)))

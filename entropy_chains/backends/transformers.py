@@ -66,29 +66,23 @@ class TransformersBackend(LocalModel):
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
         on_mismatch: str = "error",
-        on_done: Callable[[int], None] | None = None,
-        cancelled: threading.Event | None = None,
     ) -> list[Generation]:
         """Answer every conversation in batches; see :class:`entropy_chains.backends.Backend`.
-
-        ``on_done(n)``: n more are done. ``cancelled``: once set, every row ends at its next token.
 
         Raises:
             BatchError: some conversations are too long, or no prompt can be made of them; the others' runs are on it. Where that
                 is true of every one, the first one's own error.
         """
         segmentation = self._check(policy, sampling, segmentation, on_mismatch)
-        stop, cancelled = stop and stopping_enabled(), cancelled or self._cancelled
+        stop = stop and stopping_enabled()
         done: list[Generation | Exception] = []
         for start in range(0, len(conversations), self._batch_size):
             part = [outcome(self._prompt, m) for m in conversations[start : start + self._batch_size]]
             places = [start + n for n, prompt in enumerate(part) if not isinstance(prompt, Exception)]
             held = [holdout[place] for place in places] if holdout is not None else None
             prompts = [prompt for prompt in part if not isinstance(prompt, Exception)]
-            runs = iter(self._batch(prompts, policy, sampling, segmentation, stop, held, places, cancelled=cancelled))
+            runs = iter(self._batch(prompts, policy, sampling, segmentation, stop, held, places, cancelled=self._cancelled))
             done += [prompt if isinstance(prompt, Exception) else next(runs) for prompt in part]
-            if on_done:
-                on_done(len(part))
         return all_of(done)
 
     def stream(
@@ -183,7 +177,7 @@ class TransformersBackend(LocalModel):
     ) -> torch.Tensor:
         """``generate()`` on ids and mask; returns prompts and new ids, [rows, length]. ``cache``: what came before; it grows."""
         ids, mask = prompts
-        room, width = self._room, int(mask.sum(-1).max())
+        room, width = self.context_window, int(mask.sum(-1).max())
         config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
         config.pad_token_id = self._vocabulary.pad
         reader = watch.processor if watch else trial
@@ -312,7 +306,10 @@ class TransformersBackend(LocalModel):
             read=(lambda logits: logits_entropy(logits, k).figures().astype("float32")) if late else None,
         )
         close = self._close_ids if segmentation.boundary != "call" else []
-        limits = [sampling.max_tokens if self._room is None else min(sampling.max_tokens, self._room - len(p)) for p in prompts]
+        limits = [
+            sampling.max_tokens if self.context_window is None else min(sampling.max_tokens, self.context_window - len(p))
+            for p in prompts
+        ]
         watch = Watch(self._vocabulary, monitor, k, close, phases, limits, put, cancelled, late=late)
         self._to_the_end(prompts, watch, sampling, Numbers(sampling.seed, numbers), policy)
         runs = [watch.finished(r, len(prompts[r])) for r in range(len(prompts))]

@@ -5,6 +5,8 @@ The backend must think in at least two steps on at least one of the four convers
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import warnings
 from dataclasses import replace
 from itertools import accumulate
@@ -12,6 +14,7 @@ from itertools import accumulate
 import pytest
 
 from entropy_chains.backends import Generation, Sampling
+from entropy_chains.backends.local.threads import astream, in_thread
 from entropy_chains.backends.text.answer import MALFORMED
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import MassFloor
@@ -31,10 +34,19 @@ def same_text(a: Generation, b: Generation) -> bool:
     return parts[0] == parts[1]
 
 
+TOOL = {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object"}}}
+
+
 class BackendContract:
-    """Subclasses define the fixtures ``backend`` and ``conversations`` (four), and may override ``sampling`` and ``idle``."""
+    """Subclasses define the fixtures ``backend`` and ``conversations`` (four), and may override the rest up to ``policy``.
+
+    Attributes:
+        sampling: of every run.
+        closes_in_place: the closing text is forced as the run's next tokens, and not sent with another request.
+    """
 
     sampling = Sampling(temperature=1.0, max_tokens=100, seed=5)
+    closes_in_place = True
 
     @pytest.fixture
     def backend(self):
@@ -47,6 +59,27 @@ class BackendContract:
     def idle(self, backend) -> bool:
         """Nothing is being computed any more."""
         return True
+
+    def awaited(self, backend, conversations, **given):
+        """The runs, awaited as both integrations await a backend that is not async."""
+        return asyncio.run(in_thread(lambda cancelled: self.run(backend.worker(cancelled), conversations, **given)))
+
+    def awaited_chunks(self, backend, messages, **given):
+        """The chunks of a stream, awaited alike."""
+
+        async def read():
+            return [chunk async for chunk in astream(backend.stream(messages, sampling=self.sampling, **given))]
+
+        return asyncio.run(read())
+
+    def cancelled(self, backend, conversations):
+        """Runs that were cancelled before they began."""
+        cancelled = threading.Event()
+        cancelled.set()
+        return self.run(backend.worker(cancelled), conversations)
+
+    def offered(self, backend):
+        """The settings of the chat template that reach the model; None where that is seen elsewhere."""
 
     def policy(self, backend, threshold=99.0, **fields):
         """For this backend; by default it stops after the first step, whatever its entropy and mass."""
@@ -142,7 +175,8 @@ class BackendContract:
         chunks, run = self.chunks(backend, conversations[stepped], policy=self.policy(backend))
         forced = [c for c in chunks if c.forced]
         assert run.outcome.stopped
-        assert "".join(c.token.text for c in forced) == backend.tags.close + backend.tags.after
+        closing = backend.tags.close + backend.tags.after if self.closes_in_place else ""
+        assert "".join(c.token.text for c in forced) == closing
         assert all(c.bounds is None for c in forced)
 
     # --- stopping
@@ -279,6 +313,48 @@ class BackendContract:
         with pytest.raises(StopIteration):
             next(stream)
         assert self.run(backend, conversations[:1])[0].tokens > read
+
+    # --- every way in which the integrations call a backend
+
+    def test_awaited_runs_are_the_same(self, backend, conversations, full):
+        """The work is done in another thread, or in tasks: the same runs, stopped ones too."""
+        assert all(map(same_run, full, self.awaited(backend, conversations)))
+        policy = self.policy(backend)
+        assert all(
+            map(same_run, self.run(backend, conversations, policy=policy), self.awaited(backend, conversations, policy=policy))
+        )
+
+    def test_an_awaited_stream_is_the_same(self, backend, conversations):
+        """Chunk by chunk."""
+        chunks, run = self.chunks(backend, conversations[0])
+        *awaited, last = self.awaited_chunks(backend, conversations[0])
+        assert [(c.text, c.phase, c.token, c.bounds) for c in awaited] == [(c.text, c.phase, c.token, c.bounds) for c in chunks]
+        assert same_run(last.final, run)
+
+    def test_cancelled_runs_end_at_their_next_token(self, backend, conversations, full):
+        """One for each conversation, and the backend goes on as before."""
+        found = self.cancelled(backend, conversations)
+        assert [run.tokens <= 2 < whole.tokens for run, whole in zip(found, full, strict=True)] == [True] * 4
+        assert self.idle(backend)
+        assert all(map(same_run, full, self.run(backend, conversations)))
+
+    def test_template_settings_and_tools(self, backend, conversations, full):
+        """They make another backend of the same model, which answers in every way; this one stays as it is."""
+        other = backend.with_template(tools=[TOOL]).with_template(enable_thinking=True)
+        assert (other.model, other.tags, other.segmentation) == (backend.model, backend.tags, backend.segmentation)
+        for given in ({}, {"policy": self.policy(other)}):
+            runs = self.run(other, conversations[:2], **given)
+            assert all(map(same_run, runs, self.awaited(other, conversations[:2], **given)))
+            assert same_run(self.chunks(other, conversations[0], **given)[1], self.run(other, conversations[:1], **given)[0])
+        assert self.offered(other) in (None, {"tools": [TOOL], "enable_thinking": True})
+        assert all(map(same_run, full, self.run(backend, conversations)))
+        assert self.offered(backend) in (None, {})
+
+    def test_what_it_says_of_its_model(self, backend):
+        """Whoever calls it reads these."""
+        assert isinstance(backend.model, str)
+        assert backend.template is None or backend.template.startswith("sha256:")
+        assert backend.context_window is None or backend.context_window > 0
 
     def test_no_conversations(self, backend):
         """Nothing asked, nothing answered."""

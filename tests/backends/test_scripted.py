@@ -7,9 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
+from blocking import Awaited, Blocking
 
 from entropy_chains.backends import Sampling
-from entropy_chains.backends.scripted import LARGEST, Script, ScriptedBackend
+from entropy_chains.backends.scripted import Script, ScriptedBackend
+from entropy_chains.backends.text.pieces import LARGEST
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES
 from entropy_chains.core.policy import Policy
@@ -44,14 +46,30 @@ class TestContract(contract.BackendContract):
     """On four scripts, among them one that never ends its thinking."""
 
     @pytest.fixture
-    def backend(self):
+    def scripts(self):
         scripts = {f"q{n}": Script(STEPS[: 2 * n + 2], f"answer {n}") for n in range(3)}
-        scripts["q3"] = Script(STEPS, "early only", closes=False)
+        return scripts | {"q3": Script(STEPS, "early only", closes=False)}
+
+    @pytest.fixture
+    def backend(self, scripts):
         return ScriptedBackend(scripts, segmentation=LINES)
 
     @pytest.fixture
     def conversations(self):
         return [ask(f"q{n}") for n in range(4)]
+
+    def offered(self, backend):
+        return backend.template_settings
+
+
+class TestAsyncContract(Awaited, TestContract):
+    """The same backend by its async calls."""
+
+    @pytest.fixture
+    def backend(self, scripts):
+        backend = Blocking(ScriptedBackend(scripts, segmentation=LINES))
+        yield backend
+        backend.close()
 
 
 def test_a_stop_by_hand():

@@ -126,6 +126,23 @@ class TestContract(contract.BackendContract):
     def idle(self, backend):
         return not workers()
 
+    def offered(self, backend):
+        return backend._vocabulary._template_kwargs
+
+
+class TestBundledContract(TestContract):
+    """On the model that comes with the package."""
+
+    sampling = Sampling(temperature=0.6, max_tokens=130, seed=5)
+
+    @pytest.fixture
+    def backend(self, bundled):
+        return bundled
+
+    @pytest.fixture
+    def conversations(self):
+        return [ask(text) for text in ("12*3=?", "7*8=?", "9*4=?", "8*6=?")]
+
 
 # --- entropy
 
@@ -198,11 +215,10 @@ def test_the_growing_cache_changes_no_token(small, tokenizer):
 
 
 def test_batches_are_cut_to_size(small, tokenizer):
-    """Four conversations two by two are four runs in order; progress tells of each batch."""
-    by_two, told = TransformersBackend(small._model, tokenizer, name="small", batch_size=2), []
-    runs = by_two.generate(ASKED, sampling=GREEDY, holdout=[False, True, False, True], on_done=told.append, policy=always(small))
+    """Four conversations two by two are four runs in order."""
+    by_two = TransformersBackend(small._model, tokenizer, name="small", batch_size=2)
+    runs = by_two.generate(ASKED, sampling=GREEDY, holdout=[False, True, False, True], policy=always(small))
     assert [g.outcome.holdout for g in runs] == [False, True, False, True]
-    assert told == [2, 2]
     assert [g.prompt_tokens for g in runs] == [len(prompt_ids(tokenizer, m)) for m in ASKED]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from entropy_chains.backends import Chunk, Generation, Probe, Step
+from entropy_chains.backends import Chunk, GeneratedStep, Generation, Probe
 from entropy_chains.backends.local.sampling import Numbers
 from entropy_chains.backends.text.markup import Markup, as_chunks
 from entropy_chains.backends.text.vocabulary import Vocabulary
@@ -114,7 +114,7 @@ class Watch:
         self._probed = [0] * count
         self._answers: dict[int, str] = {}  # of probes that the run was stopped with
         self.thins = False  # end generate() once half of its rows are over
-        self._steps: list[list[Step]] = [[] for _ in range(count)]
+        self._steps: list[list[GeneratedStep]] = [[] for _ in range(count)]
         self._ended = [False] * count
         self._closing = [-1] * count  # index into the closing tag of the token forced next
         self._figures: torch.Tensor | np.ndarray[Any, Any] | None = None  # of the token being drawn, or its logits
@@ -244,7 +244,7 @@ class Watch:
         if record is None:
             return
         text = self._vocabulary.decode(self.ids[r][end - record.tokens :])
-        self._steps[r].append(Step(record, text, end, now - self._since[r]))
+        self._steps[r].append(GeneratedStep(record, text, end, now - self._since[r]))
         self._since[r] = now
         if decision is Decision.CLOSE:
             self._closing[r] = 0

@@ -144,7 +144,7 @@ class LocalModel:
         return other
 
     def worker(self, cancelled: threading.Event) -> Self:
-        """See :class:`entropy_chains.backends.RecordableBackend`: batches as ever, which end once ``cancelled`` is set."""
+        """See :class:`entropy_chains.backends.Backend`: batches as ever, which end once ``cancelled`` is set."""
         other = copy.copy(self)
         other._cancelled = cancelled
         return other
@@ -226,11 +226,6 @@ class LocalModel:
     @property
     def context_window(self) -> int | None:
         """Tokens that prompt and reply may have together, or None where the model does not say."""
-        return self._room
-
-    @property
-    def _room(self) -> int | None:
-        """Tokens that prompt and reply may have together, or None where the model does not say."""
         return getattr(self._model.config, "max_position_embeddings", None)
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], Phase]:
@@ -239,14 +234,14 @@ class LocalModel:
             ids, phase = self._vocabulary.prompt(messages)
         except Exception as error:
             raise BackendError(f"no prompt can be made of the conversation ({type(error).__name__}: {error})") from error
-        if self._room is not None and len(ids) >= self._room:
+        if self.context_window is not None and len(ids) >= self.context_window:
             remedy = "shorten the conversation"
-            raise BackendError(f"a prompt of {len(ids)} tokens leaves no room in the model's {self._room}; {remedy}")
+            raise BackendError(f"a prompt of {len(ids)} tokens leaves no room in the model's {self.context_window}; {remedy}")
         return ids, phase
 
     def _has_room(self, length: int) -> bool:
         """Whether a prefix of this many tokens can be closed and answered."""
-        return self._room is None or length + len(self._close_ids) < self._room
+        return self.context_window is None or length + len(self._close_ids) < self.context_window
 
     def _padded(
         self, prompts: Sequence[Sequence[int]], masks: Sequence[Sequence[int]] | None = None

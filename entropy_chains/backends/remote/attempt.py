@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from entropy_chains.backends import Chunk, Generation, Step
+from entropy_chains.backends import Chunk, GeneratedStep, Generation
 from entropy_chains.backends.remote.continuations import begun
 from entropy_chains.backends.remote.criterion import Criterion
 from entropy_chains.backends.remote.plan import Plan
@@ -57,6 +57,8 @@ class Attempt:
             stop=stop,
             holdout=holdout,
         )
+        if plan.uncut:
+            self.monitor.switch_off(plan.uncut)
         self.markup = Markup(plan.tags, Phase.THINKING if plan.opened else Phase.BEFORE)
         self.streams: list[Reply] = []
         self.probes: list[Reply] = []
@@ -65,7 +67,7 @@ class Attempt:
         self.why: str | None = None
         self.probed: str | None = None
         self.again = self.called = self.overrun = self.undone = False
-        self._steps: list[Step] = []
+        self._steps: list[GeneratedStep] = []
         self._thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
         self._shown: list[str] = []  # of the thinking
         self._answer: list[str] = []
@@ -159,7 +161,7 @@ class Attempt:
 
     def _step_ended(self, record: StepRecord) -> None:
         at, text = time.perf_counter(), "".join(self._thinking[-record.tokens :])
-        self._steps.append(Step(record, text, self.fed, at - self._since))
+        self._steps.append(GeneratedStep(record, text, self.fed, at - self._since))
         self._since = at
 
     @property
@@ -220,7 +222,8 @@ class Attempt:
 
     def generation(self, answer: str | None) -> Generation:
         """The run as it is now, with this answer."""
-        tokens = sum(s.tokens for s in (*self.streams, *self.probes))
+        own = sum(s.tokens for s in self.streams)
+        tokens = own + sum(s.tokens for s in self.probes)
         asked = self.streams[0].prompt
         later = (*self.streams[1:], *self.probes)
         outcome = self.monitor.finish(self.why, tokens=tokens)
@@ -237,7 +240,7 @@ class Attempt:
             tokens=tokens,
             reasoning_tokens=self._reasoned if thought else 0,
             prompt_tokens=asked or 0,
-            rest_tokens=max(0, tokens - (self._steps[-1].end if self._steps else 0)),
+            rest_tokens=max(0, own - (self._steps[-1].end if self._steps else 0)),
             seconds=time.perf_counter() - self._start,
             finish_reason=finish_reason(self.streams[-1].finish),
             finish_raw=self.streams[-1].finish,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
+from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, begun
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
@@ -21,8 +22,7 @@ from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
 
-OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", "max_tokens",
-       "max_completion_tokens", "max_output_tokens"}  # fmt: skip
+OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", *forms.LIMITS}
 """Request settings that early stopping sets itself."""
 
 LEAST = 16
@@ -78,6 +78,7 @@ class ServedModel:
         self._continuation = continuation
         self._mode, self.without_logprobs = temperature_mode, without_logprobs
         self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
+        self._uncut = forms.never_cut(forms.merged(self._request))
         self._responses = api == "responses"
         self._server: Server | None = None
         self._probes_measured = True
@@ -113,6 +114,20 @@ class ServedModel:
         """Hash of the chat template and the closing text, where the server tells its template."""
         template = self._server.chat_template if self._server else None
         return template_hash(template, self.tags) if template else None
+
+    @property
+    def context_window(self) -> int | None:
+        """None: an OpenAI-compatible API does not tell how many tokens prompt and reply may have together."""
+        return None
+
+    def with_template(self, **settings: Any) -> Self:
+        """The same model with further settings of its chat template; ``tools`` go where the API has them."""
+        made, own = copy(self), dict(self._request.get("extra_body") or {})
+        tools = {"tools": settings.pop("tools")} if "tools" in settings else {}
+        if settings:
+            own["chat_template_kwargs"] = {**(own.get("chat_template_kwargs") or {}), **settings}
+        made._request = {**self._request, **tools, **({"extra_body": own} if own else {})}
+        return made
 
     def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
         """What a trace says about how its entropies came about."""
@@ -158,17 +173,19 @@ class ServedModel:
         on_mismatch: str,
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
+        may_stop = stop and self._uncut is None
         plan = Plan(
             tags=self.tags,
             ways=self._ways(),
             k=k,
             opened=self._opened,
             control=self._control_wanted,
-            engine=self._engine(policy, stop and not holdout, on_mismatch),
-            without_logprobs=without_logprobs(self.without_logprobs, policy, stop=stop) if policy else self.without_logprobs,
+            engine=self._engine(policy, may_stop and not holdout, on_mismatch),
+            without_logprobs=without_logprobs(self.without_logprobs, policy, stop=may_stop) if policy else self.without_logprobs,
             on_mismatch=on_mismatch,
             model=self._served,
             known=self._known(k),
+            uncut=self._uncut,
         )
         return Dialogue(
             messages,
@@ -249,6 +266,12 @@ class ServedModel:
     @property
     def _control_wanted(self) -> bool:
         return bool("control" in self._continuation and self._server and self._server.can.control)
+
+    def _to_render(self, request: Request) -> dict[str, Any]:
+        """What the server renders its chat template with."""
+        body = forms.merged(self._request)
+        shown = {name: body[name] for name in ("tools", "chat_template_kwargs") if body.get(name)}
+        return {"messages": list(request.messages), **shown}
 
     @property
     def _template_url(self) -> str:

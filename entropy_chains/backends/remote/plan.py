@@ -26,6 +26,7 @@ class Plan:
         on_mismatch: ``error`` or ``warn``.
         model: the model's name, for warnings.
         known: what is known about its logprobs, shared by all of its replies.
+        uncut: why nothing may be cut; None where something may.
     """
 
     tags: ThinkTags
@@ -38,3 +39,4 @@ class Plan:
     on_mismatch: str = "error"
     model: str = "the model"
     known: Known = field(default_factory=Known)
+    uncut: str | None = None

@@ -1,4 +1,4 @@
-"""Taking keys and passwords out of this package's messages, by what the client, model or settings at hand hold.
+"""Taking keys and passwords out of this package's messages, and out of the settings that traces are told.
 
 Servers repeat the key that they refuse. A key has no sure form, so it is not enough to look for what looks like one.
 """
@@ -22,6 +22,14 @@ _HOLDER = re.compile(r"(?i)(client|auth)$")
 _SCHEME = re.compile(r"(?i)^(?:bearer|basic|token|key)\s+")
 _PLAIN = re.compile(r"(?i)^(accept|accept-encoding|connection|content-type|user-agent|api-version|x-stainless-.*)$")
 """Headers and query values that every client sends."""
+
+UNTOLD = ("api_key", "openai_api_key", "headers", "default_headers", "extra_headers", "extra_query", "default_query")
+"""Settings that may hold a key: traces and callbacks are not told them."""
+
+
+def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a call as traces may have them."""
+    return {name: value for name, value in settings.items() if name not in UNTOLD}
 
 
 def secrets_of(*holders: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.steps import Phase
@@ -11,16 +11,15 @@ from entropy_chains.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from entropy_chains.backends import Chunk, Generation
+    from entropy_chains.backends import Chunk, Generation, LanguageModel
 
 
-def tags_of(backend: Any) -> ThinkTags | None:
-    """A backend's thinking tags; None for a model without."""
+def tags_of(model: LanguageModel) -> ThinkTags | None:
+    """A model's thinking tags; None where it has none."""
     try:
-        tags: ThinkTags = backend.tags
+        return model.tags
     except SettingsError:
         return None
-    return tags
 
 
 def text_before(text: str, endings: Iterable[str]) -> str:

@@ -13,8 +13,11 @@ from entropy_chains.errors import SettingsError
 from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._roots import rooted
 
-OFF, HELD = "early_stop", "early_stop_holdout"
-"""Settings of a call: False runs it in full; True leaves it to the holdout."""
+OFF, HELD, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
+"""Settings of a call: False runs it in full; True leaves it to the holdout; True says that structured output was asked for."""
+
+ASKED = ("ls_structured_output_format", "structured_output_format")
+"""By these LangChain says so, which the model's own methods are not told. Not every model's settings show it."""
 
 
 class Switched(BaseChatModel):
@@ -29,6 +32,8 @@ class Switched(BaseChatModel):
     ) -> tuple[RunnableConfig, dict[str, Any]]:
         config = ensure_config(config)
         given = {**switch_of(config), **given}
+        if any(map(given.get, ASKED)):
+            given[STRUCTURED] = True
         share, salt = self._entropy_chains_holdout()
         if share and HELD not in given:
             config, root = rooted(config)

@@ -26,13 +26,10 @@ from entropy_chains.backends.remote.servers import Server
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, Shown
-from langchain_entropy_chains._refusals import model_name, number
+from langchain_entropy_chains._model_info import limit, model_name, number
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
-
-LIMITS = ("max_completion_tokens", "max_tokens")
-"""What a limit on the reply is called."""
 
 NO_LIMIT = 2**31
 
@@ -70,8 +67,7 @@ class InnerModel(ServedModel):
         self._owner = getattr(chat, "root_client", None) or owner or chat
         self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
         self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
-        own = {n: kwargs.get(n) for n in LIMITS} if any(kwargs.get(n) for n in LIMITS) else {LIMITS[1]: number(chat, LIMITS[1])}
-        self._limit = next(((name, int(value)) for name, value in own.items() if value), None)
+        self._limit = limit(chat, kwargs)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
         self.readers: list[ChunkReader] = []
         self.shown = Shown(logprobs=asked)

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from entropy_chains import SettingsError
-from entropy_chains.backends import Chunk, Generation, Message
+from entropy_chains.backends import Backend, Chunk, Generation, Message
 from entropy_chains.backends.text.stream import Shown, text_before
 from entropy_chains.core.families import ThinkTags
 from langchain_entropy_chains._local_messages import TOOL_CALL, tool_calls
@@ -37,7 +37,7 @@ def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, A
 class Request:
     """One call: what is asked of the backend, and how its run is told."""
 
-    backend: Any
+    backend: Backend
     messages: list[Message]
     settings: dict[str, Any]
     endings: tuple[str, ...]
@@ -46,9 +46,8 @@ class Request:
     has_tools: bool
 
     def generate(self, rows: Sequence[list[Message]], held: Sequence[bool], cancelled: threading.Event | None) -> list[Generation]:
-        extra = {"cancelled": cancelled} if cancelled else {}
-        found: list[Generation] = self.backend.generate(rows, holdout=held, **self.settings, **extra)
-        return found
+        backend = self.backend.worker(cancelled) if cancelled else self.backend
+        return backend.generate(rows, holdout=held, **self.settings)
 
     def stream(self) -> Any:
         return self.backend.stream(self.messages, holdout=self.held, **self.settings)

@@ -13,13 +13,11 @@ from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.errors import EntropyChainsError, SettingsError
+from langchain_entropy_chains._config import OFF
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import Runnable, RunnableConfig
-
-OFF = "early_stop"
-"""Metadata of a call: False lets it run in full."""
 
 
 class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)

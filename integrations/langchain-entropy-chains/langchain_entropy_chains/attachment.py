@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
+from entropy_chains.backends.remote.redaction import without_secrets
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 from langchain_entropy_chains._config import Switched
-from langchain_entropy_chains._refusals import model_name, without_headers
+from langchain_entropy_chains._model_info import model_name
 from langchain_entropy_chains._tree import replaced
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
@@ -126,7 +127,7 @@ class _Instrumented(Added, Switched):
         return self._entropy_chains_wrapper()._entropy_chains_holdout()
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        told = without_headers(super()._get_invocation_params(stop=stop, **kwargs))
+        told = without_secrets(super()._get_invocation_params(stop=stop, **kwargs))
         return {**told, **self._entropy_chains_wrapper()._early_stop_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:

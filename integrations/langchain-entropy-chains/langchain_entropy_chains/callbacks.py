@@ -17,6 +17,7 @@ from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.core.families import ThinkTags
@@ -24,9 +25,10 @@ from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from entropy_chains.savings.holdout import is_holdout
+from langchain_entropy_chains._config import ASKED, OFF
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
 from langchain_entropy_chains._roots import RootRuns
-from langchain_entropy_chains._stopped import OFF, EarlyStopped
+from langchain_entropy_chains._stopped import EarlyStopped
 
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
@@ -131,7 +133,8 @@ class EntropyCallbackHandler(RootRuns):
         if again is not None and not off:
             raise again
         with self._safely():
-            self._live[run_id] = self._measurement(asked, run_id, root, found, kwargs.get("invocation_params") or {}, off), asked
+            uncut = _uncut(kwargs.get("invocation_params") or {}, kwargs.get("options") or {})
+            self._live[run_id] = self._measurement(asked, run_id, root, found, uncut, off), asked
 
     def on_llm_start(self, serialized: Any, prompts: list[str], **kwargs: Any) -> None:
         self.on_chat_model_start(serialized, [[]], **kwargs)
@@ -175,7 +178,7 @@ class EntropyCallbackHandler(RootRuns):
     # --- inside
 
     def _measurement(
-        self, asked: Sequence[BaseMessage], run_id: UUID, root: UUID, found: Mapping[str, Any], call: Mapping[str, Any], off: bool
+        self, asked: Sequence[BaseMessage], run_id: UUID, root: UUID, found: Mapping[str, Any], uncut: str | None, off: bool
     ) -> Measurement:
         policy, model, why = self._policy, found.get("ls_model_name"), None
         if policy is not None:
@@ -189,8 +192,8 @@ class EntropyCallbackHandler(RootRuns):
                     raise
                 policy, why = None, str(mismatch)
         stop = self.raise_error and not off and stopping_enabled()
-        if stop and (call.get("response_format") or call.get("tool_choice") not in (None, "auto", "none")):
-            stop, why = False, "structured output or a forced tool call: never cut"
+        if stop and uncut:
+            stop, why = False, uncut
         if policy is not None and policy.stop_rule.reads_answers:
             why = f"the rule {policy.rule} on {policy.signal} reads answers, which a callback has not: see replay"
         held = is_holdout(str(root), share=self._holdout, salt=self._salt)
@@ -251,6 +254,11 @@ def _check(policy: Policy, stop: bool) -> None:
         raise SettingsError(f"rule {policy.rule!r} on {policy.signal} reads answers, which a callback cannot ask for: {remedy}")
     if policy.k is None:
         raise SettingsError("policy has k null (the full vocabulary); an API gives a top-k only: calibrate with top-logprobs")
+
+
+def _uncut(settings: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+    """Why nothing may be cut in a call, as LangChain tells its settings; None where it may."""
+    return forms.never_cut(forms.merged(settings)) or (forms.STRUCTURED if any(map(options.get, ASKED)) else None)
 
 
 def _untouched(run_id: UUID, output: Any) -> Any:

@@ -15,7 +15,9 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
+from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.drive import adrive, drive
+from entropy_chains.backends.remote.redaction import without_secrets
 from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.monitor import Monitor
@@ -25,9 +27,9 @@ from entropy_chains.errors import SettingsError
 from entropy_chains.refine import arun_refine, run_refine
 from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._call import Call, whole
-from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
+from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._inner import InnerModel
-from langchain_entropy_chains._refusals import can_stream, checked_ways, model_name, refusal, without_headers
+from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal
 from langchain_entropy_chains._roots import watch
 from langchain_entropy_chains._tree import replaced
 
@@ -152,7 +154,7 @@ class EarlyStopChatModel(Switched):
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         told = self.inner._get_invocation_params(stop=stop, **{**self.bound, **kwargs})
-        return {**without_headers(told), **self._early_stop_params}
+        return {**without_secrets(told), **self._early_stop_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         return super()._get_llm_string(stop=stop, **{**self.bound, **kwargs})  # replies under other headers are other replies
@@ -210,9 +212,10 @@ class EarlyStopChatModel(Switched):
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
         given = {**self.bound, **switch_of(ensure_config()), **kwargs}
         wanted, held = given.pop(OFF, True), given.pop(HELD, False)
+        structured = given.pop(STRUCTURED, False)
         given.pop("stream", None)
         active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
-        refused = self._another(given) or refusal(self.inner, given, self.mode)
+        refused = self._another(given) or (forms.STRUCTURED if structured else refusal(self.inner, given, self.mode))
         if refused and active:
             warnings.warn(NOT_STOPPED + refused, stacklevel=2)
         inner = self._inner_model(stop, given, wanted=wanted)

@@ -24,7 +24,7 @@ from entropy_chains.backends.text.stream import tags_of
 from entropy_chains.core.policy import stopping_enabled
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.savings.holdout import is_holdout
-from langchain_entropy_chains._config import HELD, OFF, Switched, switch_of
+from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import Request, Rows, offered
 from langchain_entropy_chains._roots import watch
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-PER_CALL = {*SAMPLING, OFF, HELD, "tools", "tool_choice", "chat_template_kwargs"}
+PER_CALL = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
 """What a call may set besides ``stop``."""
 
 

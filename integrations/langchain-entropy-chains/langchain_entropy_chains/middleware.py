@@ -16,8 +16,10 @@ except ImportError as error:
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
+from entropy_chains.backends.remote import forms
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import SettingsError
+from langchain_entropy_chains._config import STRUCTURED
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -76,23 +78,30 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
         return self._told(request, await handler(self._asked(request)))
 
     def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        asked = request.override(model=self._stopping(request.model))
+        asked = request.override(model=self._stopping(request.model, structured=request.response_format is not None))
         return asked.override(tool_choice="none") if self._is_over(request) else asked
 
-    def _stopping(self, model: BaseChatModel) -> BaseChatModel:
+    def _stopping(self, model: BaseChatModel, *, structured: bool) -> BaseChatModel:
         from langchain_entropy_chains.chat_models import EarlyStopChatModel
         from langchain_entropy_chains.local import ChatTransformers
 
-        if not isinstance(model, EarlyStopChatModel | ChatTransformers):
-            return EarlyStopChatModel(model, self._policy, **self._settings)
-        unknown = sorted(self._settings.keys() - type(model).model_fields.keys())
-        if unknown:
-            raise SettingsError(f"{type(model).__name__} has no {', '.join(unknown)}; leave it out, or set it on the model itself")
-        return model.model_copy(update={"policy": self._policy, **self._settings})
+        if isinstance(model, EarlyStopChatModel | ChatTransformers):
+            unknown = sorted(self._settings.keys() - type(model).model_fields.keys())
+            if unknown:
+                remedy = "leave it out, or set it on the model itself"
+                raise SettingsError(f"{type(model).__name__} has no {', '.join(unknown)}; {remedy}")
+            made = model.model_copy(update={"policy": self._policy, **self._settings})
+        else:
+            made = EarlyStopChatModel(model, self._policy, **self._settings)
+        if structured and isinstance(made, EarlyStopChatModel):  # not every model's settings will show it
+            made.bound = {**made.bound, STRUCTURED: True}
+        return made
 
     def _is_over(self, request: ModelRequest[Any]) -> bool:
         """Whether the agent was sure in this turn, and its policy was calibrated for ending the loop."""
         if self._policy is None or self._policy.scope != "agent" or request.response_format is not None or not request.tools:
+            return False
+        if forms.never_cut(forms.merged(request.model_settings, {"tool_choice": request.tool_choice})):
             return False
         for message in reversed(request.messages):
             if isinstance(message, HumanMessage):

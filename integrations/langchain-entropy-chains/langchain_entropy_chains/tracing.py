@@ -15,8 +15,8 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
+from entropy_chains.backends.remote.redaction import without_secrets
 from langchain_entropy_chains._measured import WOULD_SAVE, was_cached
-from langchain_entropy_chains._refusals import without_headers
 from langchain_entropy_chains._stopped import EarlyStopped
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class EarlyStopTracer(LangChainTracer):
 
     def copy_with_metadata_defaults(self, **settings: Any) -> LangChainTracer:
         """LangChain makes a copy for every call, with the call's parameters as metadata: all of them add to the same totals."""
-        metadata = without_headers(settings.pop("metadata", None) or {})
+        metadata = without_secrets(settings.pop("metadata", None) or {})
         made = super().copy_with_metadata_defaults(metadata=metadata, **settings)
         if isinstance(made, EarlyStopTracer):
             made._poster, made._projects, made._totals = self._poster, self._projects, self._totals
@@ -72,7 +72,7 @@ class EarlyStopTracer(LangChainTracer):
         run.inputs = without_logprobs(run.inputs)
         for told, name in ((run.serialized, "kwargs"), (run.extra, "invocation_params"), (run.extra, "metadata")):
             if isinstance(told, dict) and isinstance(told.get(name), dict):
-                told[name] = without_headers(told[name])
+                told[name] = without_secrets(told[name])
         super()._start_trace(run)
 
     def _end_trace(self, run: Run) -> None:

@@ -151,6 +151,36 @@ def test_a_structured_response_is_not_given_up():
             assert agent.invoke(ASKED)["structured_response"] == Product(value=238)
 
 
+class Forced(AgentMiddleware):
+    """Demands a tool call until the tool was called twice."""
+
+    def wrap_model_call(self, request, handler):
+        called = sum(isinstance(m, ToolMessage) for m in request.messages)
+        return handler(request.override(tool_choice="multiply" if called < 2 else None))
+
+
+def test_a_demanded_tool_call_is_not_forbidden():
+    """Sure, and still told to call: the loop ends only once the model is free to answer."""
+
+    def script(body):
+        results = sum(m["role"] == "tool" for m in body["messages"])
+        calls = CALL if body.get("tool_choice") != "none" else []
+        return Reply(
+            said("238") if is_answer_call(body) else thinking(SURE, SURE, answer="238").tokens, tools=calls * (results < 9)
+        )
+
+    sure = AIMessage("", tool_calls=[{"name": "multiply", "args": {"a": 1, "b": 2}, "id": "0"}])
+    sure.response_metadata["early_stop_stopped"] = True
+    with Loopback(script=script) as server:
+        agent = create_agent(model(server), [multiply], middleware=[Forced(), EarlyStopMiddleware(FOR_AGENTS)])
+        with pytest.warns(UserWarning, match="a tool call is forced"):
+            state = agent.invoke({"messages": [*ASKED["messages"], sure, ToolMessage("2", tool_call_id="0")]})
+        choices = [c.body.get("tool_choice") for c in server.calls]
+    assert choices[0]["function"]["name"] == "multiply"
+    assert set(choices[1:]) == {"none"}
+    assert state["messages"][-1].content == "238"
+
+
 def test_an_interrupted_agent_is_resumed():
     """A human approves the tool call in a later run from the checkpoint: nothing is lost, and the totals hold both runs."""
     with Loopback(script=agent_script()) as server:

@@ -219,3 +219,15 @@ async def test_fewer_alternatives_than_the_policys_are_a_mismatch():
     """A threshold belongs to its k."""
     with Loopback(function_script()) as server, pytest.raises(PolicyMismatch, match="k 20"):
         await run(agent_at(server, llm={"top_logprobs": 2}))
+
+
+@pytest.mark.parametrize(
+    "given", [{"response_format": {"type": "json_object"}}, {"extra_body": {"guided_json": {"type": "object"}}}]
+)
+async def test_a_loop_whose_replies_have_a_form_is_never_ended(given):
+    """An LLM that is made to reply in a form does what it did before: every search is made, and the outcome says why."""
+    with Loopback(function_script()) as server:
+        output, _ = await run(agent_at(server, llm={"additional_kwargs": given}))
+    assert output.response.content == f"answer after {WANTED}"
+    assert output.early_stop["early_stop_stopped"] is False
+    assert "never cut" in output.early_stop["early_stop_reason"]

@@ -24,6 +24,7 @@ from llama_index.llms.entropy_chains._streams import (
 )
 
 from entropy_chains.backends import Message, Sampling
+from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, Turn
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.introductions import awho, who
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
 NO_LIMIT = 2**31
 """Most tokens of a reply where nobody set a limit; never sent."""
 
-LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-
-STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs", "text")
-"""Settings under which what is written must have a form."""
 
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
@@ -114,8 +111,8 @@ class Call(ServedModel):
     @property
     def _limit(self) -> tuple[Mapping[str, Any], str]:
         """Where the token limit stands, in the order in which the LLM inside reads them, and its name."""
-        for place in (getattr(self.llm, "additional_kwargs", None) or {}, dict(self.llm), self.kwargs):
-            for name in LIMITS:
+        for place in (additional(self.llm), dict(self.llm), self.kwargs):
+            for name in forms.LIMITS:
                 if place.get(name) is not None:
                     return place, name
         return {}, "max_tokens"
@@ -128,12 +125,9 @@ class Call(ServedModel):
     @property
     def uncut(self) -> str | None:
         """Why this call may not be stopped, if it may not."""
-        given = {**self.kwargs, **(getattr(self.llm, "additional_kwargs", None) or {})}
-        given |= given.get("extra_body") or {}
-        if any(given.get(name) is not None for name in STRUCTURED):
-            return "structured output is never cut"
-        if self.tools and given.get("tool_choice") not in (None, "auto", "none"):
-            return "a tool call is demanded, and is never cut"
+        form = never_cut(self.llm, self.kwargs)
+        if form:
+            return form
         if getattr(self.llm, "track_previous_responses", False):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
         if self.blind:
@@ -205,8 +199,9 @@ class Call(ServedModel):
     def _form(self, request: Request, llm: Any, rendered: Any = None) -> tuple[Any, Any, dict[str, Any]]:
         """The LLM to call, what it is asked, and the settings of the call."""
         given, fields = dict(self.kwargs), dict[str, Any]()
-        body = dict(getattr(llm, "additional_kwargs", None) or {})
-        extra = {**(body.pop("extra_body", None) or {}), **(given.pop("extra_body", None) or {}), **request.extra}
+        body, extra = additional(llm), {**extra_body(llm, given), **request.extra}
+        body.pop("extra_body", None)
+        given.pop("extra_body", None)
         if request.logprobs:
             given |= self._logprobs()
             if "logprobs" in type(llm).model_fields:
@@ -221,7 +216,7 @@ class Call(ServedModel):
             target[name] = request.max_tokens
         if extra:
             given["extra_body"] = extra
-        if body != (getattr(llm, "additional_kwargs", None) or {}):
+        if body != additional(llm):
             fields["additional_kwargs"] = body
         turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]
         asked: Any = [*self.messages, *turns]
@@ -324,6 +319,22 @@ class Call(ServedModel):
         if self.responses:
             return ResponsesReader()
         return ChatReader() if self._as_chat(request) else CompletionReader()
+
+
+def additional(llm: Any) -> dict[str, Any]:
+    """What an LLM puts into every request, over the call's own settings."""
+    return dict(getattr(llm, "additional_kwargs", None) or {})
+
+
+def extra_body(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the body of a call besides its settings: the LLM's, and over it the call's."""
+    return {**(additional(llm).get("extra_body") or {}), **(kwargs.get("extra_body") or {})}
+
+
+def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
+    """Why nothing may be cut in a call of an LLM with these settings; None where it may."""
+    own = {name: value for name, value in dict(llm).items() if name in forms.NAMES}
+    return forms.never_cut(forms.merged(own, kwargs, additional(llm), {"extra_body": extra_body(llm, kwargs)}))
 
 
 def _deferred(error: Exception, request: Request) -> Exception:

@@ -17,6 +17,7 @@ from llama_index.llms.entropy_chains._streams import (
 from llama_index.llms.entropy_chains._summary import Row
 from llama_index.llms.entropy_chains.tracing import current_span, mark_span
 
+from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.events import Close
 from entropy_chains.backends.remote.plan import Plan
@@ -28,26 +29,25 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
-STRUCTURED = ("response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice", "structured_outputs")
-
 NOT_STREAMED = "this call does not stream, so an event handler cannot stop it: use EarlyStopLLM"
 NOT_PREPARED = "this LLM's streams cannot be ended by the handler: call handler.prepare(llm), or use EarlyStopLLM"
 NO_PROBE = "the rule reads trial answers, which an event handler cannot ask for: use EarlyStopLLM"
-HAS_TOOLS = "the call has tools or wants structured output: run in full"
+HAS_TOOLS = "the call has tools: run in full"
 
 
 class Ending(End):
     """The end of a stream that a handler may ask for; one of ``EarlyStopLLM``'s own is left to it.
 
     Attributes:
-        uncut: the request has tools, or wants structured output.
+        uncut: why the request runs in full, or None: a handler could not ask for the tool call, or the form, after a stop.
     """
 
     __slots__ = ("uncut",)
 
     def __init__(self, body: Mapping[str, Any]):
         super().__init__()
-        self.uncut = any(body.get(name) for name in ("tools", *STRUCTURED))
+        has_tools = body.get("tools") or body.get("functions")
+        self.uncut = forms.never_cut(forms.merged(body)) or (HAS_TOOLS if has_tools else None)
 
 
 class _Ended(Added):
@@ -179,7 +179,7 @@ class Call:
         running.set(None)  # the next stream read here may be one that has no end
         if self._reader is None and (reader := reader_of(raw)) is not None:
             self._reader = reader()
-            self._begin((HAS_TOOLS if end.uncut else None) if isinstance(end, Ending) else NOT_PREPARED)
+            self._begin(end.uncut if isinstance(end, Ending) else NOT_PREPARED)
         if self._reader is None:
             return
         self._feed(lambda: self._reader.feed(raw))

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
@@ -94,6 +94,10 @@ class Steps:
         self._call = call
         self.model, self.details, self.without_logprobs = call.model, call.details, call.without_logprobs
         self._last: Any = None
+
+    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
+        """As in :class:`entropy_chains.backends.MayLackLogprobs`: the call is for a loop already."""
+        return self
 
     def generate(
         self, conversations: Sequence[Sequence[Message]], *, sampling: Sampling, segmentation: Segmentation

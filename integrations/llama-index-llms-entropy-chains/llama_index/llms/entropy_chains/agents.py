@@ -14,6 +14,7 @@ from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAg
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.bridge.pydantic import Field, model_validator
 from llama_index.core.workflow import Context, Event
+from llama_index.llms.entropy_chains._inner import never_cut
 from llama_index.llms.entropy_chains._measured import reader_of
 from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
@@ -137,7 +138,8 @@ class EarlyStop(BaseWorkflowAgent):
     ) -> AgentOutput:
         """One step, without tools where the step before was sure."""
         begun = await _begun(ctx, self.name)
-        loop = _Loop(self.policy if self.policy and self.policy.scope == "agent" else None, self.early_stop, begun)
+        why = self._never_ended
+        loop = _Loop(None if why else self.policy, self.early_stop, begun)
         before, forced = list(await ctx.store.get(self._notes, default=[])), loop.sure
         measured = Measured(ctx, self.policy.k if self.policy else None)
         output = await super().take_step(measured, llm_input, [] if forced else tools, memory)  # type: ignore[safe-super]
@@ -150,7 +152,7 @@ class EarlyStop(BaseWorkflowAgent):
             loop.add(measured.record(loop.step, output), output, forced=False)
         self._check_k(measured)
         await ctx.store.set(_key(self.name), loop.begun)
-        outcome = loop.outcome(SCOPE if self.policy and self.policy.scope == "call" else None)
+        outcome = loop.outcome(why)
         output.early_stop = outcome.metadata()
         mark_span(outcome)
         last, bound = loop.records[-1], loop.policy.threshold(loop.step - 1) if loop.policy else None
@@ -165,6 +167,13 @@ class EarlyStop(BaseWorkflowAgent):
             )
         )
         return output
+
+    @property
+    def _never_ended(self) -> str | None:
+        """Why the loop is not ended early, whatever its steps' entropies; None where it may be."""
+        if self.policy is None:
+            return None
+        return SCOPE if self.policy.scope == "call" else never_cut(getattr(self.llm, "llm", self.llm), {})
 
     def _check_k(self, measured: Measured) -> None:
         """A threshold belongs to its k; engines may give the sampled token in the place of the k-th."""

@@ -25,7 +25,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
-from entropy_chains.backends import Chunk, Generation, Message, Sampling
+from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
 from entropy_chains.backends.local.threads import astream, in_thread
 from entropy_chains.backends.text.stream import Shown, tags_of
 from entropy_chains.core.policy import Policy
@@ -50,7 +50,7 @@ class TransformersLLM(LLM):
     Args:
         model: a checkpoint folder or hub id; not needed with ``backend``.
         policy: a Policy or its file; None never stops.
-        backend: a loaded :class:`entropy_chains.backends.transformers.TransformersBackend`.
+        backend: a loaded model; whatever has the calls of :class:`entropy_chains.backends.Backend`.
         settings: this class's attributes; with ``model``, what else there is goes to the backend's ``from_pretrained`` (``name``,
             ``device``, ``k``, ``dtype``, ``device_map``, ``quantization_config``).
 
@@ -98,7 +98,7 @@ class TransformersLLM(LLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What engines ask of a model; a chat model without function calling."""
-        window = self.context_window or getattr(self.backend, "context_window", None) or LLMMetadata().context_window
+        window = self.context_window or self.backend.context_window or LLMMetadata().context_window
         return LLMMetadata(context_window=window, num_output=self.max_tokens, is_chat_model=True, model_name=self.backend.model)
 
     # --- the eight methods
@@ -173,7 +173,7 @@ class _Request:
                 f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
             )
         template = kwargs.get("chat_template_kwargs")
-        self._backend = llm.backend.with_template(**template) if template else llm.backend
+        self._backend: Backend = llm.backend.with_template(**template) if template else llm.backend
         self._messages = conversation(messages)
         self._settings: dict[str, Any] = {
             "policy": llm.policy,
@@ -187,8 +187,8 @@ class _Request:
         self._shown = Shown(tags, kwargs.get("stop") or llm.stop)
 
     def response(self, cancelled: threading.Event | None = None) -> ChatResponse:
-        extra = {"cancelled": cancelled} if cancelled else {}
-        (run,) = self._backend.generate([self._messages], **self._settings, **extra)
+        backend = self._backend.worker(cancelled) if cancelled else self._backend
+        (run,) = backend.generate([self._messages], **self._settings)
         return self._final(run, None)
 
     def stream(self) -> Generator[ChatResponse, None, None]:

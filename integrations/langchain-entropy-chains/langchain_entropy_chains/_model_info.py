@@ -1,4 +1,4 @@
-"""What a model and the settings of a call say of themselves: its name, and why nothing may be stopped."""
+"""What a LangChain chat model says of itself: its name, its limits, and why calls of it run in full."""
 
 from __future__ import annotations
 
@@ -7,20 +7,8 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
+from entropy_chains.backends.remote import forms
 from entropy_chains.errors import SettingsError
-
-FORMATS = ("response_format", "format", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
-           "json_schema", "grammar")  # fmt: skip
-"""Settings that force the form of the reply, on whatever server."""
-
-
-SECRET = ("api_key", "openai_api_key", "headers", "default_headers", "extra_headers", "extra_query", "default_query")
-"""Settings that may hold a key: never told to callbacks."""
-
-
-def without_headers(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a call as traces may have them."""
-    return {name: value for name, value in params.items() if name not in SECRET}
 
 
 def model_name(chat: BaseChatModel, kwargs: Mapping[str, Any] = {}) -> str:
@@ -37,25 +25,29 @@ def can_stream(chat: BaseChatModel) -> bool:
 
 def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: str = "thinking") -> str | None:
     """Why nothing may be stopped in this call; None where it may."""
-    given = {**getattr(chat, "_default_params", {}), **getattr(chat, "model_kwargs", {}), **kwargs}
-    given |= given.get("extra_body") or {}
-    if (given.get("n") or getattr(chat, "n", None) or 1) > 1:
-        return f"n is {given.get('n') or getattr(chat, 'n', None)}: only one stream can be followed"
+    defaults = getattr(chat, "_default_params", {})
+    own = {name: getattr(chat, name) for name in forms.NAMES if name in type(chat).model_fields}
+    given = forms.merged(own, defaults, getattr(chat, "model_kwargs", {}), kwargs)
+    uncut = forms.never_cut(given)
+    if uncut:
+        return uncut
     responses = getattr(chat, "_use_responses_api", None)
-    if responses is not None and responses({**getattr(chat, "_default_params", {}), **kwargs}):
+    if responses is not None and responses({**defaults, **kwargs}):
         return "LangChain passes on no logprobs of the Responses API: set use_responses_api=False"
     if chat.disable_streaming is True or (chat.disable_streaming and given.get("tools")):
         return f"the model has disable_streaming={chat.disable_streaming!r}"
     if not can_stream(chat):
         return f"{type(chat).__name__} cannot stream"
-    forced = [name for name in FORMATS if given.get(name)]
-    if forced:
-        return f"the form of the reply is given ({forced[0]}): structured output is never cut"
-    if given.get("tool_choice") not in (None, False, "auto", "none"):
-        return "a tool call is forced: it is never cut"
     if mode == "refine" and given.get("tools"):
         return "tools are bound: a loop of several calls would call them more than once"
     return None
+
+
+def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> tuple[str, int] | None:
+    """What the limit on the reply's tokens is called, and the limit: the call's, else the model's; None where there is none."""
+    own = {name: number(chat, name) for name in forms.LIMITS}
+    found = ((name, place.get(name)) for place in (kwargs, own) for name in forms.LIMITS)
+    return next(((name, int(value)) for name, value in found if value), None)
 
 
 def checked_ways(continuation: str | Sequence[str]) -> None:
