@@ -252,7 +252,8 @@ class FixedStepRule(Rule):
         import numpy as np
 
         latest = self.min_steps + len(settings) - 1
-        return np.minimum(latest - rows.step, len(settings))
+        first: Array = np.minimum(latest - rows.step, len(settings))
+        return first
 
     def with_setting(self, setting: float, scales: tuple[float, ...] = (1.0,)) -> Self:
         return replace(self, thresholds=(setting,), min_steps=int(setting))

@@ -13,6 +13,7 @@ from typing import Any
 
 from entropy_chains.core.finish_reasons import FINISHES, run_is_cut
 from entropy_chains.core.policy import ESTIMATORS
+from entropy_chains.core.signals import MEAN
 from entropy_chains.core.steps import MODES, Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
@@ -94,7 +95,7 @@ class Trace:
     gold: str | None = None
     model: str | None = None
     mode: str | None = None
-    signal: str = "mean_entropy"
+    signal: str = MEAN
     estimator: str | None = None
     k: int | None = None
     temperature: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from dataclasses import FrozenInstanceError
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 
 from entropy_chains.core import answers
 from entropy_chains.core.rules import (
@@ -181,3 +183,30 @@ def test_until_a_step(name):
     for step in range(1, 7):
         sure = Reading(step, 0.55, "4", "4", dict.fromkeys(SIGNALS, 0.0))
         assert cut.stops(sure) is (rule.stops(sure) and (step <= 3 or not rule.reads_signal))
+
+
+NAMED = ("rule", "signal", "name")
+
+
+def compared_names(source):
+    """Lines of comparisons of a rule or a signal, by its name, with one of the tables' names."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            inside = list(ast.walk(node))
+            texts = {n.value for n in inside if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+            words = {getattr(n, "attr", getattr(n, "id", "")) for n in inside}
+            if texts & {*RULES, *SIGNALS} and words & set(NAMED):
+                yield node.lineno
+
+
+def test_nobody_compares_names():
+    """Outside of the tables rules and signals are asked; a comparison, planted, is found."""
+    assert list(compared_names('x = policy.rule == "fixed-step"\ny = signal in ("eat", "other")\nz = rule == "auto"')) == [1, 2]
+    found = {
+        f"{path.name}:{line}"
+        for folder in ("entropy_chains", "integrations")
+        for path in (ROOT / folder).rglob("*.py")
+        if "tests" not in path.relative_to(ROOT).parts and path.name not in ("rules.py", "signals.py")
+        for line in compared_names(path.read_text(encoding="utf-8"))
+    }
+    assert not found

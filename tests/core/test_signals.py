@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from places import ROOT
 
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.policy import Policy
@@ -137,6 +139,13 @@ def test_what_is_tried_unasked_is_tried_and_compared(name):
     assert f"entropy ({name})" in tried
     row = next(r for r in compare(traces, folds=2, resamples=100).rules if r.rule == f"entropy ({name.removesuffix('_entropy')})")
     assert row.applicable
+
+
+def test_the_page_lists_what_a_step_leaves_behind():
+    """The table of the monitor's page has a row for each of them, and no other."""
+    page = (ROOT / "docs" / "monitor.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", page.partition("| signal | meaning |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert tuple(listed) == STEP_SIGNALS
 
 
 # --- a signal of the user's own

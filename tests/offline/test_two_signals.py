@@ -1,8 +1,8 @@
 """What a new rule costs: a class and its entry. One on two signals is certified, replayed, followed live, shown and described.
 
 It is not in the package, for it is of no use where it was tried. On the demo's recorded runs (300 questions, five folds, at most
-5 % lost) no pair of ``mean_entropy``, ``sum_entropy``, ``tail_entropy``, ``trial_entropy`` and ``eat``, the second's threshold at 1/4
-to 64 times the first's, saved more than ``entropy`` on ``trial_entropy`` alone: 65.5 % of the tokens, with 8 answers lost.
+5 % lost) no pair of ``mean_entropy``, ``sum_entropy``, ``tail_entropy``, ``trial_entropy`` and ``eat``, the second's threshold at
+1/4 to 64 times the first's, saved more than ``entropy`` on ``trial_entropy`` alone: 65.5 % of the tokens, with 8 answers lost.
 """
 
 from __future__ import annotations
