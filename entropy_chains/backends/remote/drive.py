@@ -39,7 +39,7 @@ def drive(
                             case Try(probe):
                                 for _ in drive(probe, send):
                                     pass
-                                events += exchange.tried()
+                                events += exchange.tried()  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and control(stream))
                             case Close():
@@ -69,7 +69,7 @@ async def adrive(
                             case Try(probe):
                                 async for _ in adrive(probe, send):
                                     pass
-                                events += exchange.tried()
+                                events += exchange.tried()  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and await control(stream))
                             case Close():
