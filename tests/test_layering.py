@@ -19,7 +19,7 @@ LAYERS = (
     {"backends", "offline", "savings"},
     {"refine", "subclasses", "workers"},
     {"recording", "doctor", "show"},
-    {"demo"},
+    {"adapters", "demo"},
     {"progress", "cli_files"},
     {"cli_record"},
     {"cli"},

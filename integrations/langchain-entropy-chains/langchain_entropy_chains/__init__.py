@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from entropy_chains.lazy import lazy_names
+from entropy_chains.adapters import lazy_names
 
 if TYPE_CHECKING:
     from langchain_entropy_chains.attachment import instrument, uninstrument, with_early_stop

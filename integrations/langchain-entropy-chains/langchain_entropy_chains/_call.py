@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from entropy_chains.adapters import RefineRun, Show
 from entropy_chains.backends import Generation
-from entropy_chains.backends.remote.events import Show
-from entropy_chains.refine import RefineRun
 from langchain_entropy_chains._chunks import as_chunk, usage_of
 from langchain_entropy_chains._inner import InnerModel
 

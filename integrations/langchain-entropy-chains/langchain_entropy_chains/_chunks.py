@@ -14,11 +14,7 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk
 
-from entropy_chains.backends.remote.events import Show
-from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items
-from entropy_chains.backends.remote.model import ended
-from entropy_chains.backends.remote.readers import REASONING, ChatReader, Update
-from entropy_chains.core.steps import Phase
+from entropy_chains.adapters import REASONING, Characters, ChatReader, Phase, Show, Update, ended, entries_of, fields, items
 
 EVERY_CHUNK = ("model_provider", "output_version")
 """Metadata that LangChain reads on every chunk. All else is said once, on the last one: merged, it would be added up or lost."""

@@ -9,8 +9,8 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig, ensure_config
 
+from entropy_chains import is_holdout
 from entropy_chains.errors import SettingsError
-from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._roots import rooted
 
 OFF, HELD, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"

@@ -14,16 +14,22 @@ from langchain_core.messages import AIMessageChunk, BaseMessage, convert_to_mess
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
 
+from entropy_chains import Segmentation
+from entropy_chains.adapters import (
+    Dialogue,
+    Known,
+    Request,
+    ServedModel,
+    Server,
+    Update,
+    adrive,
+    drive,
+    hiding,
+    known,
+    prompt_of,
+    refusals,
+)
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.remote.continuations import Request
-from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.drive import adrive, drive
-from entropy_chains.backends.remote.model import ServedModel, prompt_of
-from entropy_chains.backends.remote.readers import Update
-from entropy_chains.backends.remote.redaction import hiding
-from entropy_chains.backends.remote.refused import Known, known, refusals
-from entropy_chains.backends.remote.servers import Server
-from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, Shown
 from langchain_entropy_chains._model_info import limit, model_name, number
@@ -188,7 +194,7 @@ class InnerModel(ServedModel):
         """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
         client = getattr(self._chat, "root_client", None)
         if client is not None and not self._is_known(client):
-            from entropy_chains.backends.remote.introductions import who
+            from entropy_chains.adapters import who
 
             self._learn(client, who(client, self._served, needed=False))
 
@@ -196,7 +202,7 @@ class InnerModel(ServedModel):
         """The same for ``asyncio``."""
         client = getattr(self._chat, "root_async_client", None)
         if client is not None and not self._is_known(client):
-            from entropy_chains.backends.remote.introductions import awho
+            from entropy_chains.adapters import awho
 
             self._learn(client, await awho(client, self._served, needed=False))
 

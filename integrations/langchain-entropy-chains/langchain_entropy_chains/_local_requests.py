@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from entropy_chains import SettingsError
+from entropy_chains import SettingsError, ThinkTags
+from entropy_chains.adapters import Shown, text_before
 from entropy_chains.backends import Backend, Chunk, Generation, Message
-from entropy_chains.backends.text.stream import Shown, text_before
-from entropy_chains.core.families import ThinkTags
 from langchain_entropy_chains._local_messages import TOOL_CALL, tool_calls
 
 if TYPE_CHECKING:

@@ -15,11 +15,8 @@ from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.outputs import Generation as Reply
 from rich.table import Table
 
+from entropy_chains.adapters import Close, Dialogue, Update, tokens_of
 from entropy_chains.backends import Generation
-from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.events import Close
-from entropy_chains.backends.remote.logprob_entries import tokens_of
-from entropy_chains.backends.remote.readers import Update
 from entropy_chains.errors import NoLogprobsError
 from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
 

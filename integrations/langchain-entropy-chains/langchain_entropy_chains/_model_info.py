@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from entropy_chains.backends.remote import forms
+from entropy_chains.adapters import forms
 from entropy_chains.errors import SettingsError
 
 

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from entropy_chains import Outcome, ThinkTags
+from entropy_chains.adapters import MALFORMED, WAYS, Request, begun, clean_answer
 from entropy_chains.backends import Generation
-from entropy_chains.backends.remote.continuations import WAYS, Request, begun
-from entropy_chains.backends.text.answer import MALFORMED
-from entropy_chains.backends.text.markup import clean_answer
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.monitor import Outcome
 from entropy_chains.errors import EntropyChainsError, SettingsError
 from langchain_entropy_chains._config import OFF
 

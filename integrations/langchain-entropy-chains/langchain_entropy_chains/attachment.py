@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
-from entropy_chains.backends.remote.redaction import without_secrets
-from entropy_chains.core.policy import Policy
+from entropy_chains import Policy
+from entropy_chains.adapters import Added, give_class, own_class, subclass, unpickled, without_secrets
 from entropy_chains.errors import SettingsError
-from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
 from langchain_entropy_chains._tree import replaced

@@ -17,14 +17,9 @@ from uuid import UUID
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from entropy_chains.backends.remote import forms
-from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.plan import Plan
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import Segmentation
+from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
+from entropy_chains.adapters import Dialogue, Plan, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
-from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._config import ASKED, OFF
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
 from langchain_entropy_chains._roots import RootRuns

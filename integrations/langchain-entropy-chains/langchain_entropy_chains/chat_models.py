@@ -15,17 +15,9 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains.backends.remote import forms
-from entropy_chains.backends.remote.drive import adrive, drive
-from entropy_chains.backends.remote.redaction import without_secrets
-from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.monitor import Monitor
-from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import MODES, Segmentation
+from entropy_chains import Monitor, Policy, Segmentation, ThinkTags, arun_refine, is_holdout, run_refine, stopping_enabled
+from entropy_chains.adapters import IN_AN_APP, MODES, adrive, drive, forms, without_logprobs, without_secrets
 from entropy_chains.errors import SettingsError
-from entropy_chains.refine import arun_refine, run_refine
-from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._call import Call, whole
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._inner import InnerModel

@@ -12,11 +12,9 @@ import langsmith
 from langsmith.utils import LangSmithError, LangSmithNotFoundError
 from rich.table import Table
 
-from entropy_chains.core.finish_reasons import finish_of
+from entropy_chains import HoldoutSaving, Run, Step, Trace
+from entropy_chains.adapters import finish_of
 from entropy_chains.errors import BackendError, InputError
-from entropy_chains.offline.traces import Step, Trace
-from entropy_chains.savings.holdout import HoldoutSaving
-from entropy_chains.savings.runs import Run
 from langchain_entropy_chains._measured import RECORD, WOULD_SAVE
 
 if TYPE_CHECKING:

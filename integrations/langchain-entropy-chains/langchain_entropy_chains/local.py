@@ -17,13 +17,9 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains import Policy, SettingsError
+from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
+from entropy_chains.adapters import astream, in_thread, tags_of
 from entropy_chains.backends import Generation, Sampling
-from entropy_chains.backends.local.threads import astream, in_thread
-from entropy_chains.backends.text.stream import tags_of
-from entropy_chains.core.policy import stopping_enabled
-from entropy_chains.core.steps import Segmentation
-from entropy_chains.savings.holdout import is_holdout
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import Request, Rows, offered
@@ -109,7 +105,7 @@ class ChatTransformers(Switched):
             settings: this class's own attributes; what else there is goes to ``from_pretrained`` (``dtype``, ``device_map``,
                 ``quantization_config``).
         """
-        from entropy_chains.backends.transformers import TransformersBackend
+        from entropy_chains import TransformersBackend
 
         own = {n: settings.pop(n) for n in list(settings) if n in cls.model_fields}
         rows = own.get("batch_size", cls.model_fields["batch_size"].default)

@@ -16,8 +16,8 @@ except ImportError as error:
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
-from entropy_chains.backends.remote import forms
-from entropy_chains.core.policy import Policy
+from entropy_chains import Policy
+from entropy_chains.adapters import forms
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import STRUCTURED
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
-from entropy_chains.backends.remote.redaction import without_secrets
+from entropy_chains.adapters import without_secrets
 from langchain_entropy_chains._measured import WOULD_SAVE, was_cached
 from langchain_entropy_chains._stopped import EarlyStopped
 

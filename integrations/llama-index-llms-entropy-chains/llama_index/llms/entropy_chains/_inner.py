@@ -23,18 +23,31 @@ from llama_index.llms.entropy_chains._streams import (
     uses_sdk,
 )
 
+from entropy_chains import Policy, Segmentation
+from entropy_chains.adapters import (
+    WAYS,
+    ChatReader,
+    CompletionReader,
+    Continuation,
+    Dialogue,
+    Known,
+    Request,
+    ResponsesReader,
+    ServedModel,
+    Server,
+    Turn,
+    Update,
+    awho,
+    ended,
+    forms,
+    hiding,
+    known,
+    prompt_of,
+    refusal,
+    refusals,
+    who,
+)
 from entropy_chains.backends import Message, Sampling
-from entropy_chains.backends.remote import forms
-from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, Turn
-from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.introductions import awho, who
-from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
-from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
-from entropy_chains.backends.remote.redaction import hiding
-from entropy_chains.backends.remote.refused import Known, known, refusal, refusals
-from entropy_chains.backends.remote.servers import Server
-from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 
 if TYPE_CHECKING:

@@ -17,17 +17,24 @@ from llama_index.llms.entropy_chains._streams import (
 from llama_index.llms.entropy_chains._summary import Row
 from llama_index.llms.entropy_chains.tracing import current_span, mark_span
 
-from entropy_chains.backends.remote import forms
-from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.events import Close
-from entropy_chains.backends.remote.plan import Plan
-from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, read_message
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.monitor import Outcome
-from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation
+from entropy_chains import Outcome, Policy, Segmentation, ThinkTags
+from entropy_chains.adapters import (
+    Added,
+    ChatReader,
+    Close,
+    CompletionReader,
+    Dialogue,
+    Plan,
+    ResponsesReader,
+    Update,
+    forms,
+    give_class,
+    own_class,
+    read_message,
+    subclass,
+    unpickled,
+)
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
-from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
 NOT_STREAMED = "this call does not stream, so an event handler cannot stop it: use EarlyStopLLM"
 NOT_PREPARED = "this LLM's streams cannot be ended by the handler: call handler.prepare(llm), or use EarlyStopLLM"

@@ -15,13 +15,8 @@ from llama_index.core.base.llms.types import (
     ThinkingBlock,
 )
 
-from entropy_chains.backends.remote.dialogue import Dialogue
-from entropy_chains.backends.remote.events import Show
-from entropy_chains.backends.remote.readers import Usage
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.monitor import Outcome
-from entropy_chains.core.steps import Phase
-from entropy_chains.core.tokens import Token
+from entropy_chains import Outcome, ThinkTags, Token
+from entropy_chains.adapters import Dialogue, Phase, Show, Usage
 
 
 class Telling:

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
+from entropy_chains import Policy, Segmentation, arun_refine, run_refine
+from entropy_chains.adapters import RefineRun, adrive, drive
 from entropy_chains.backends import Generation, Message, Sampling
-from entropy_chains.backends.remote.drive import adrive, drive
-from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation
-from entropy_chains.refine import RefineRun, arun_refine, run_refine
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import ChatResponse

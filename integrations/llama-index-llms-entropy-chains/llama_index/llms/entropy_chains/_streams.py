@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.backends.remote.readers import ChatReader
+from entropy_chains.adapters import ChatReader
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from entropy_chains.core.monitor import Outcome
+from entropy_chains import Outcome
 
 
 @dataclass(frozen=True, slots=True)

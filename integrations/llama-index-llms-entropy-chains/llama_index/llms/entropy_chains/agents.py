@@ -19,13 +19,9 @@ from llama_index.llms.entropy_chains._measured import reader_of
 from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
-from entropy_chains.backends.remote.readers import Update, read_message
-from entropy_chains.core.entropy import token_entropy
-from entropy_chains.core.monitor import Monitor, Outcome
-from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.signals import StepRecord
+from entropy_chains import Monitor, Outcome, Policy, StepRecord, stopping_enabled, token_entropy
+from entropy_chains.adapters import PER_CALL, Update, read_message
 from entropy_chains.errors import PolicyMismatch, SettingsError
-from entropy_chains.refine import PER_CALL
 
 if TYPE_CHECKING:
     from llama_index.core.agent.workflow.agent_context import AgentContext

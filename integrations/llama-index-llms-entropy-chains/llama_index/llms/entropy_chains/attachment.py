@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from llama_index.llms.entropy_chains.base import EarlyStopLLM
 from llama_index.llms.entropy_chains.local import TransformersLLM
 
-from entropy_chains.core.policy import Policy
+from entropy_chains import Policy
 from entropy_chains.errors import SettingsError
 
 logger = logging.getLogger(__name__)

@@ -33,13 +33,9 @@ from llama_index.llms.entropy_chains._run import Terms, arefine, arun, refine, r
 from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
-from entropy_chains.backends.remote.refused import IN_AN_APP, without_logprobs
-from entropy_chains.backends.remote.servers import Server
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import MODES, Segmentation
+from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
+from entropy_chains.adapters import IN_AN_APP, MODES, Server, without_logprobs
 from entropy_chains.errors import NoLogprobsError, SettingsError
-from entropy_chains.savings.holdout import is_holdout
 
 RUN = "run_id"
 """The instrument tag that names a root run, for the holdout."""

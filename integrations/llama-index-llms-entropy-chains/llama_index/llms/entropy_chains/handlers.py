@@ -32,10 +32,7 @@ from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic 
 from llama_index_instrumentation.events.span import SpanDropEvent
 from pydantic import PrivateAttr
 
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.monitor import Outcome
-from entropy_chains.core.policy import Policy, stopping_enabled
-from entropy_chains.core.steps import Segmentation
+from entropy_chains import Outcome, Policy, Segmentation, ThinkTags, stopping_enabled
 from entropy_chains.errors import SettingsError
 
 logger = logging.getLogger("entropy_chains")

@@ -25,11 +25,9 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
+from entropy_chains import Policy, Segmentation
+from entropy_chains.adapters import Shown, astream, in_thread, tags_of
 from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
-from entropy_chains.backends.local.threads import astream, in_thread
-from entropy_chains.backends.text.stream import Shown, tags_of
-from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
@@ -82,7 +80,7 @@ class TransformersLLM(LLM):
         if (model is None) == (backend is None):
             raise SettingsError("give either model (a checkpoint folder or hub id) or backend (a loaded one)")
         if backend is None:
-            from entropy_chains.backends.transformers import TransformersBackend
+            from entropy_chains import TransformersBackend
 
             backend = TransformersBackend.from_pretrained(str(model), **settings)
         elif settings:

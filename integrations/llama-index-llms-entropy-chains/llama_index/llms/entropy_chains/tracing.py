@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from entropy_chains.core.monitor import Outcome
+from entropy_chains import Outcome
 
 TAGS = "tag.tags"
 """OpenInference's attribute for tags."""

@@ -1,0 +1,161 @@
+"""What the integrations take of the package beyond its public names: for authors of wrappers, complete and explicit.
+
+Everything here is loaded on first use, so that a package that is not installed is missed only where it is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from entropy_chains.backends.remote import forms
+from entropy_chains.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from entropy_chains.backends.local.threads import astream, in_thread
+    from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, Turn, begun
+    from entropy_chains.backends.remote.dialogue import Dialogue
+    from entropy_chains.backends.remote.drive import adrive, drive
+    from entropy_chains.backends.remote.events import Close, Show
+    from entropy_chains.backends.remote.introductions import awho, who
+    from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items, tokens_of
+    from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
+    from entropy_chains.backends.remote.plan import Plan
+    from entropy_chains.backends.remote.readers import (
+        REASONING,
+        ChatReader,
+        CompletionReader,
+        ResponsesReader,
+        Update,
+        Usage,
+        read_message,
+    )
+    from entropy_chains.backends.remote.redaction import hiding, without_secrets
+    from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
+    from entropy_chains.backends.remote.servers import Server
+    from entropy_chains.backends.text.answer import MALFORMED
+    from entropy_chains.backends.text.markup import clean_answer
+    from entropy_chains.backends.text.stream import Shown, tags_of, text_before
+    from entropy_chains.core.finish_reasons import finish_of
+    from entropy_chains.core.steps import MODES, Phase
+    from entropy_chains.refine import PER_CALL, RefineRun
+    from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
+
+_HOME = {
+    "Added": "subclasses",
+    "adrive": "backends.remote.drive",
+    "astream": "backends.local.threads",
+    "awho": "backends.remote.introductions",
+    "begun": "backends.remote.continuations",
+    "Characters": "backends.remote.logprob_entries",
+    "ChatReader": "backends.remote.readers",
+    "clean_answer": "backends.text.markup",
+    "Close": "backends.remote.events",
+    "CompletionReader": "backends.remote.readers",
+    "Continuation": "backends.remote.continuations",
+    "Dialogue": "backends.remote.dialogue",
+    "drive": "backends.remote.drive",
+    "ended": "backends.remote.model",
+    "entries_of": "backends.remote.logprob_entries",
+    "fields": "backends.remote.logprob_entries",
+    "finish_of": "core.finish_reasons",
+    "give_class": "subclasses",
+    "hiding": "backends.remote.redaction",
+    "IN_AN_APP": "backends.remote.refused",
+    "in_thread": "backends.local.threads",
+    "items": "backends.remote.logprob_entries",
+    "Known": "backends.remote.refused",
+    "known": "backends.remote.refused",
+    "MALFORMED": "backends.text.answer",
+    "MODES": "core.steps",
+    "own_class": "subclasses",
+    "PER_CALL": "refine",
+    "Phase": "core.steps",
+    "Plan": "backends.remote.plan",
+    "prompt_of": "backends.remote.model",
+    "read_message": "backends.remote.readers",
+    "REASONING": "backends.remote.readers",
+    "RefineRun": "refine",
+    "refusal": "backends.remote.refused",
+    "refusals": "backends.remote.refused",
+    "Request": "backends.remote.continuations",
+    "ResponsesReader": "backends.remote.readers",
+    "ServedModel": "backends.remote.model",
+    "Server": "backends.remote.servers",
+    "Show": "backends.remote.events",
+    "Shown": "backends.text.stream",
+    "subclass": "subclasses",
+    "tags_of": "backends.text.stream",
+    "text_before": "backends.text.stream",
+    "tokens_of": "backends.remote.logprob_entries",
+    "Turn": "backends.remote.continuations",
+    "unpickled": "subclasses",
+    "Update": "backends.remote.readers",
+    "Usage": "backends.remote.readers",
+    "WAYS": "backends.remote.continuations",
+    "who": "backends.remote.introductions",
+    "without_logprobs": "backends.remote.refused",
+    "without_secrets": "backends.remote.redaction",
+}
+"""Name to the module it lives in."""
+
+__all__ = [
+    "Added",
+    "adrive",
+    "astream",
+    "awho",
+    "begun",
+    "Characters",
+    "ChatReader",
+    "clean_answer",
+    "Close",
+    "CompletionReader",
+    "Continuation",
+    "Dialogue",
+    "drive",
+    "ended",
+    "entries_of",
+    "fields",
+    "finish_of",
+    "forms",
+    "give_class",
+    "hiding",
+    "IN_AN_APP",
+    "in_thread",
+    "items",
+    "Known",
+    "known",
+    "lazy_names",
+    "MALFORMED",
+    "MODES",
+    "own_class",
+    "PER_CALL",
+    "Phase",
+    "Plan",
+    "prompt_of",
+    "read_message",
+    "REASONING",
+    "RefineRun",
+    "refusal",
+    "refusals",
+    "Request",
+    "ResponsesReader",
+    "ServedModel",
+    "Server",
+    "Show",
+    "Shown",
+    "subclass",
+    "tags_of",
+    "text_before",
+    "tokens_of",
+    "Turn",
+    "unpickled",
+    "Update",
+    "Usage",
+    "WAYS",
+    "who",
+    "without_logprobs",
+    "without_secrets",
+]
+
+if not TYPE_CHECKING:  # so that a misspelt name is an error to type checkers
+    __getattr__, __dir__ = lazy_names(globals(), _HOME, "entropy_chains")
