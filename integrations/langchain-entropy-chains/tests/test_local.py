@@ -44,13 +44,16 @@ def llm(backend, policy) -> ChatTransformers:
 
 
 class Counted:
-    """A backend that counts the calls of ``generate`` and their rows."""
+    """A backend that counts the calls of ``generate`` and their rows, its workers' too."""
 
-    def __init__(self, backend):
-        self._backend, self.calls = backend, []
+    def __init__(self, backend, calls=None):
+        self._backend, self.calls = backend, [] if calls is None else calls
 
     def __getattr__(self, name):
         return getattr(self._backend, name)
+
+    def worker(self, cancelled):
+        return Counted(self._backend.worker(cancelled), self.calls)
 
     def generate(self, conversations, **settings):
         self.calls.append(len(conversations))
