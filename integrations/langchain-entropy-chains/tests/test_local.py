@@ -44,7 +44,7 @@ def llm(backend, policy) -> ChatTransformers:
 
 
 class Counted:
-    """A backend that counts the calls of ``generate`` and their rows."""
+    """A backend that counts the calls of ``generate`` and their rows, its workers' too."""
 
     def __init__(self, backend, calls=None):
         self._backend, self.calls = backend, [] if calls is None else calls
