@@ -12,7 +12,7 @@ from entropy_chains.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entropy_chains.backends.local.threads import astream, in_thread
-    from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, Turn, begun
+    from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun
     from entropy_chains.backends.remote.dialogue import Dialogue
     from entropy_chains.backends.remote.drive import adrive, drive
     from entropy_chains.backends.remote.events import Close, Show
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.markup import clean_answer
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
     from entropy_chains.core.finish_reasons import finish_of
-    from entropy_chains.core.steps import MODES, Phase
+    from entropy_chains.core.steps import Phase
+    from entropy_chains.options import Continuation, Mode, OnMismatch, TemperatureMode, WithoutLogprobs, check_options
     from entropy_chains.refine import PER_CALL, RefineRun
     from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
@@ -48,10 +49,11 @@ _HOME = {
     "begun": "backends.remote.continuations",
     "Characters": "backends.remote.logprob_entries",
     "ChatReader": "backends.remote.readers",
+    "check_options": "options",
     "clean_answer": "backends.text.markup",
     "Close": "backends.remote.events",
     "CompletionReader": "backends.remote.readers",
-    "Continuation": "backends.remote.continuations",
+    "Continuation": "options",
     "Dialogue": "backends.remote.dialogue",
     "drive": "backends.remote.drive",
     "ended": "backends.remote.model",
@@ -66,7 +68,8 @@ _HOME = {
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
     "MALFORMED": "backends.text.answer",
-    "MODES": "core.steps",
+    "Mode": "options",
+    "OnMismatch": "options",
     "own_class": "subclasses",
     "PER_CALL": "refine",
     "Phase": "core.steps",
@@ -85,16 +88,19 @@ _HOME = {
     "Shown": "backends.text.stream",
     "subclass": "subclasses",
     "tags_of": "backends.text.stream",
+    "TemperatureMode": "options",
     "text_before": "backends.text.stream",
     "tokens_of": "backends.remote.logprob_entries",
     "Turn": "backends.remote.continuations",
     "unpickled": "subclasses",
     "Update": "backends.remote.readers",
     "Usage": "backends.remote.readers",
+    "Way": "backends.remote.continuations",
     "WAYS": "backends.remote.continuations",
     "who": "backends.remote.introductions",
     "without_logprobs": "backends.remote.refused",
     "without_secrets": "backends.remote.redaction",
+    "WithoutLogprobs": "options",
 }
 """Name to the module it lives in."""
 
@@ -106,6 +112,7 @@ __all__ = [
     "begun",
     "Characters",
     "ChatReader",
+    "check_options",
     "clean_answer",
     "Close",
     "CompletionReader",
@@ -126,7 +133,8 @@ __all__ = [
     "known",
     "lazy_names",
     "MALFORMED",
-    "MODES",
+    "Mode",
+    "OnMismatch",
     "own_class",
     "PER_CALL",
     "Phase",
@@ -145,16 +153,19 @@ __all__ = [
     "Shown",
     "subclass",
     "tags_of",
+    "TemperatureMode",
     "text_before",
     "tokens_of",
     "Turn",
     "unpickled",
     "Update",
     "Usage",
+    "Way",
     "WAYS",
     "who",
     "without_logprobs",
     "without_secrets",
+    "WithoutLogprobs",
 ]
 
 if not TYPE_CHECKING:  # so that a misspelt name is an error to type checkers

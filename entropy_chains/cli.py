@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
-from entropy_chains.core.policy import CUT_RUNS, METHODS, Policy
+from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import certifiable
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
+from entropy_chains.options import OPTIONS, Mode, OnMismatch
 from entropy_chains.progress import progress
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 @as_json
 def record(
     data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
-    limit: int | None, resume: bool, redo_cut: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: str,
+    limit: int | None, resume: bool, redo_cut: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: Mode,
     steps: int | None, temperature: float | None, max_tokens: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
@@ -182,7 +183,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @main.command()
 @traces_file
 @click.option("-o", "--out", required=True, type=OutputFile(), help="Policy file to write.")
-@click.option("--method", default="certified", show_default=True, type=click.Choice(METHODS))
+@click.option("--method", default="certified", show_default=True, type=click.Choice(OPTIONS["method"]))
 @click.option("--rule", default="auto", show_default=True, type=click.Choice(["auto", *certifiable()]))
 @click.option("--signal", default="auto", show_default=True, help="auto, mean_entropy, sum_entropy, or another recorded one.")
 @click.option("--max-loss", default=0.05, show_default=True, help="Largest share of questions that may lose a correct answer.")
@@ -191,7 +192,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @click.option("--min-steps", type=int, help="First step at which a stop is allowed.")
 @click.option("--examples", type=int, help="Calibrate on this many questions, drawn with --seed.")
 @click.option(
-    "--cut-runs", default="lost", show_default=True, type=click.Choice(CUT_RUNS),
+    "--cut-runs", default="lost", show_default=True, type=click.Choice(OPTIONS["cut_runs"]),
     help="Take runs that were cut off for lost where stopped, or, where users have the same limit, for wrong full runs.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -212,7 +213,7 @@ def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
 @click.option("--on-mismatch", default="error", show_default=True, type=click.Choice(["error", "warn"]))
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 @as_json
-def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json: bool) -> None:
+def replay(traces: Path, policy_file: Path, on_mismatch: OnMismatch, seed: int, as_json: bool) -> None:
     """What a policy would have done on recorded runs."""
     from entropy_chains.offline.replay import replay as run
     from entropy_chains.show.terminal import replay_table
@@ -235,7 +236,7 @@ def replay(traces: Path, policy_file: Path, on_mismatch: str, seed: int, as_json
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
 @as_json
 def compare(
-    traces: Path, folds: int, max_loss: float, confidence: float, other: Path | None, on_mismatch: str, plot: Path | None,
+    traces: Path, folds: int, max_loss: float, confidence: float, other: Path | None, on_mismatch: OnMismatch, plot: Path | None,
     seed: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Every published rule side by side on recorded runs, fitted on one part and judged on the other."""

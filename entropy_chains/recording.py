@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
 from entropy_chains.core.finish_reasons import finish_of, is_cut
 from entropy_chains.core.signals import StepRecord
-from entropy_chains.core.steps import MODES, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import (
     BackendError,
     BatchError,
@@ -33,6 +33,7 @@ from entropy_chains.errors import (
 )
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.traces import Step, Trace, validate
+from entropy_chains.options import Mode, check_options
 from entropy_chains.refine import PER_CALL, RefineRun, run_refine
 from entropy_chains.workers import in_threads, in_turn
 
@@ -145,7 +146,7 @@ def record(
     backend: Backend,
     questions: Sequence[Question],
     *,
-    mode: str = "thinking",
+    mode: Mode = "thinking",
     steps: int | None = None,
     sampling: Sampling = Sampling(),
     segmentation: Segmentation | None = None,
@@ -185,8 +186,7 @@ def record(
         RecordError: at the end, where some questions failed. Earlier after :data:`PATIENCE` failures in a row that would befall
             every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own error.
     """
-    if mode not in MODES:
-        raise SettingsError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
+    check_options({"mode": mode})
     for name, value in (("steps", steps), ("batch", batch)):
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")

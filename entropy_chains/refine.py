@@ -22,6 +22,7 @@ from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, BatchError, SettingsError, outcomes
+from entropy_chains.options import OnMismatch
 
 if TYPE_CHECKING:
     from entropy_chains.backends import AsyncBackend
@@ -66,7 +67,7 @@ def run_refine(
     stop: bool = True,
     holdout: Sequence[bool] | None = None,
     again: str = AGAIN,
-    on_mismatch: str = "error",
+    on_mismatch: OnMismatch = "error",
     on_done: Callable[[int], None] | None = None,
     reallocate: bool = False,
     max_steps: int | None = None,
@@ -130,7 +131,7 @@ async def arun_refine(
     stop: bool = True,
     holdout: Sequence[bool] | None = None,
     again: str = AGAIN,
-    on_mismatch: str = "error",
+    on_mismatch: OnMismatch = "error",
     on_done: Callable[[int], None] | None = None,
     reallocate: bool = False,
     max_steps: int | None = None,
@@ -271,7 +272,7 @@ def _open(
     stop: bool,
     holdout: Sequence[bool] | None,
     again: str,
-    on_mismatch: str,
+    on_mismatch: OnMismatch,
     reallocate: bool,
     max_steps: int | None,
 ) -> list[_Loop]:

@@ -18,6 +18,7 @@ from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Token
 from entropy_chains.errors import SettingsError
+from entropy_chains.options import OnMismatch
 
 Message = dict[str, Any]
 """One chat message: ``{"role": …, "content": …}``."""
@@ -199,7 +200,7 @@ class Backend(LanguageModel, Protocol):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> list[Generation]:
         """Answer every conversation, each stopped early where the policy says so.
 
@@ -227,7 +228,7 @@ class Backend(LanguageModel, Protocol):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token, the run on the last chunk; closing the generator ends the work at once."""
         ...
@@ -249,7 +250,7 @@ class AsyncBackend(LanguageModel, Protocol):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> list[Generation]:
         """See :meth:`Backend.generate`."""
         ...
@@ -263,7 +264,7 @@ class AsyncBackend(LanguageModel, Protocol):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> AsyncGenerator[Chunk, None]:
         """See :meth:`Backend.stream`."""
         ...

@@ -29,6 +29,7 @@ from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_don
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, all_of
+from entropy_chains.options import OnMismatch
 
 try:
     import openai
@@ -44,7 +45,7 @@ class OpenAIBackend(ServedModel):
         model: the served model's name.
         name: the label compared with the policy's model, if it is another.
         k: alternatives asked for when there is no policy.
-        tags: thinking tags; found in the server's chat template where it shows one, ``<think>`` otherwise.
+        think_tags: thinking tags; found in the server's chat template where it shows one, ``<think>`` otherwise.
         segmentation: the model's own steps; from the chat template, or paragraphs, otherwise.
         opened: the prompt opens the thinking, and the server does not split the reasoning off (no ``<think>`` in the stream).
         continuation: how the answer is got after a stop: ``auto`` (by the kind of server), ``prefill``, ``completion``,
@@ -79,7 +80,7 @@ class OpenAIBackend(ServedModel):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> list[Generation]:
         """Answer every conversation, some at a time; see :class:`entropy_chains.backends.Backend`.
 
@@ -109,7 +110,7 @@ class OpenAIBackend(ServedModel):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token; closing the generator closes the connection."""
         self.connect()
@@ -200,7 +201,7 @@ class AsyncOpenAIBackend(ServedModel):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> list[Generation]:
         """Answer every conversation, some at a time; errors as in :meth:`OpenAIBackend.generate`."""
         await self.connect()
@@ -225,7 +226,7 @@ class AsyncOpenAIBackend(ServedModel):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> AsyncGenerator[Chunk, None]:
         """Answer one conversation token by token; closing the generator closes the connection."""
         await self.connect()

@@ -31,6 +31,7 @@ from entropy_chains.core.signals import Tally
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Token
 from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
+from entropy_chains.options import OnMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class ScriptedBackend:
             turn (the refine loop), the last one repeated.
         name: the label compared with the policy's model.
         segmentation: the model's own steps.
-        tags: thinking tags.
+        think_tags: thinking tags.
         template: stands in for the chat template's text.
         k: alternatives that entropy is computed from when there is no policy.
 
@@ -86,7 +87,7 @@ class ScriptedBackend:
         *,
         name: str = "scripted",
         segmentation: Segmentation | None = None,
-        tags: ThinkTags | None = None,
+        think_tags: ThinkTags | None = None,
         template: str = "scripted",
         k: int | None = CHOICES,
     ):
@@ -94,7 +95,7 @@ class ScriptedBackend:
             raise SettingsError(f"k is {k}; it must be at least 1, or None for all alternatives")
         self._scripts, self._name, self._k = scripts, name, k
         self._segmentation = segmentation or Segmentation("blank_line", 1)
-        self._tags = tags or ThinkTags()
+        self._tags = think_tags or ThinkTags()
         self._template = template
         self.template_settings: dict[str, Any] = {}
 
@@ -150,7 +151,7 @@ class ScriptedBackend:
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> list[Generation]:
         """Answer every conversation; see :class:`entropy_chains.backends.Backend`.
 
@@ -175,7 +176,7 @@ class ScriptedBackend:
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token; see :class:`entropy_chains.backends.Backend`."""
         segmentation = self._check(policy, sampling, segmentation, on_mismatch)
@@ -201,7 +202,7 @@ class ScriptedBackend:
         return self.probe(runs, sampling=sampling)
 
     def _check(
-        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
+        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: OnMismatch
     ) -> Segmentation:
         if policy is None:
             return segmentation or self._segmentation

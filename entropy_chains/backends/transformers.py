@@ -23,6 +23,7 @@ from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import Tally
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import MissingExtraError, all_of, outcome
+from entropy_chains.options import OnMismatch
 
 try:
     import torch
@@ -50,7 +51,7 @@ class TransformersBackend(LocalModel):
         tokenizer: its tokenizer, with a chat template.
         name: the label compared with the policy's model; the model's own path or id by default.
         k: alternatives that entropy is computed from when there is no policy; None = the whole vocabulary.
-        tags: thinking tags; found in the chat template by default.
+        think_tags: thinking tags; found in the chat template by default.
         template_kwargs: passed to the chat template (``enable_thinking`` and the like).
         generate_kwargs: passed to ``generate()``; beams, assisted decoding and several returned sequences are refused.
         batch_size: conversations that ``generate`` runs at a time.
@@ -65,7 +66,7 @@ class TransformersBackend(LocalModel):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: Sequence[bool] | None = None,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> list[Generation]:
         """Answer every conversation in batches; see :class:`entropy_chains.backends.Backend`.
 
@@ -94,7 +95,7 @@ class TransformersBackend(LocalModel):
         segmentation: Segmentation | None = None,
         stop: bool = True,
         holdout: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
     ) -> Generator[Chunk, None, None]:
         """Answer one conversation token by token; closing the generator ends ``generate()`` and its thread before it returns."""
         segmentation = self._check(policy, sampling, segmentation, on_mismatch)

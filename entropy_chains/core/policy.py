@@ -15,9 +15,10 @@ from typing import Any, overload
 
 from entropy_chains.core.rules import RULES, AgreementRule, Rule, threshold_at
 from entropy_chains.core.signals import MEAN, MassFloor, Signal
-from entropy_chains.core.steps import MODES, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.files import write_file
+from entropy_chains.options import OPTIONS, check_options
 from entropy_chains.validation import (
     Check,
     first_fault,
@@ -40,13 +41,8 @@ logger = logging.getLogger("entropy_chains")
 FORMAT, VERSION = "entropy-chains/policy", 1
 MOST_BITS_A_TOKEN = 1000.0
 """A threshold of a mean above this is in another unit: log2 of the largest vocabularies is 18."""
-METHODS = ("certified", "mean", "information", "bayes", "scale-invariant")
-CUT_RUNS = ("lost", "wrong")
-"""What calibration takes a run for that was cut off: a stop on it loses an answer, or its wrong end is what users get, too."""
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
-ESTIMATORS = ("renormalised", "full")
-SCOPES = ("call", "agent")
 UNIT = "bits"
 STOPPING = ("certified", "uncertified")
 """Reasons of a policy that is active."""
@@ -169,8 +165,7 @@ class Policy:
         self, on_mismatch: str, temperature: float | None, max_tokens: int | None, running: Mapping[str, Any]
     ) -> list[str]:
         """What :meth:`check` warns of, for whoever tells it otherwise: Python keeps the texts of its warnings for good."""
-        if found := first_fault({"on_mismatch": on_mismatch}, {"on_mismatch": one_of(("error", "warn"))}):
-            raise PolicyError(found[1])
+        check_options({"on_mismatch": on_mismatch})
         told = []
         for name, found in running.items():
             expected = getattr(self, name)
@@ -351,7 +346,7 @@ CALIBRATION: dict[str, Check] = {
     ),
     "examples_needed": _FIGURE,
     **dict.fromkeys(("right", "wrong", "cut", "left_out", "max_tokens"), _COUNT),
-    "cut_runs": one_of(CUT_RUNS)._replace(nullable=True),
+    "cut_runs": one_of(OPTIONS["cut_runs"])._replace(nullable=True),
     "certificate": Check(lambda v: isinstance(v, dict), "an object, or null", nullable=True, fields=CERTIFICATE),
 }
 """Fields of ``calibration`` that are read somewhere; further ones are kept."""
@@ -365,18 +360,18 @@ FIELDS: dict[str, Check] = {
     "rule": one_of(RULES),
     "min_steps": Check(is_whole, "a whole number; steps count from 1"),
     "aliases": Check(list_of(is_name, kind=(tuple,)), _NAMES),
-    "mode": one_of(MODES),
-    "scope": one_of(SCOPES),
+    "mode": one_of(OPTIONS["mode"]),
+    "scope": one_of(OPTIONS["scope"]),
     "signal": _NAME,
     "unit": one_of((UNIT,)),
-    "estimator": one_of(ESTIMATORS),
+    "estimator": one_of(OPTIONS["estimator"]),
     "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
     "temperature": Check(list_of(is_amount, kind=(tuple,)), "a list of numbers of at least 0"),
     "temperature_mode": _NAME,
     "segmentation": Check(lambda v: isinstance(v, Segmentation), "an object of boundary and min_tokens"),
     "template": _NAME._replace(wanted="a text, or null where it is not known", nullable=True),
     "mass_floor": Check(lambda v: isinstance(v, MassFloor), "an object of position and step"),
-    "method": one_of((*METHODS, BY_HAND)),
+    "method": one_of((*OPTIONS["method"], BY_HAND)),
     "active": Check(lambda v: isinstance(v, bool), "true or false"),
     "reason": _NAME,
     "calibration": Check(lambda v: isinstance(v, Mapping), "an object", fields=CALIBRATION),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from entropy_chains.core import answers
 from entropy_chains.core.signals import MEAN, MassFloor, Signal, StepRecord
-from entropy_chains.core.steps import MODES
+from entropy_chains.options import OPTIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +94,7 @@ class Rule:
     compares_answers: ClassVar[bool] = False
     sets_step: ClassVar[bool] = False
     earliest: ClassVar[int] = 1
-    certified_in: ClassVar[tuple[str, ...]] = MODES
+    certified_in: ClassVar[tuple[str, ...]] = OPTIONS["mode"]
 
     # --- what it stops on: arguments and results are of one reading, or arrays over rows
 

@@ -16,11 +16,10 @@ from typing import Any
 
 from entropy_chains.core.families import LONGEST, TOOL_MARKERS, ThinkTags
 from entropy_chains.errors import InputError
+from entropy_chains.options import OPTIONS
 from entropy_chains.validation import Check, first_fault, is_whole, one_of
 
-BOUNDARIES = ("line", "blank_line", "call")
-MODES = ("thinking", "refine")
-SEGMENTATION = {"boundary": one_of(BOUNDARIES), "min_tokens": Check(is_whole, "a whole number of at least 1")}
+SEGMENTATION = {"boundary": one_of(OPTIONS["boundary"]), "min_tokens": Check(is_whole, "a whole number of at least 1")}
 """Fields of :class:`Segmentation`."""
 
 

@@ -123,7 +123,7 @@ def _conditions(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             )
         )
     if found.get("closing_text") is False:
-        made.append(("tags of your own", "the closing text does not survive the tokenizer: pass tags=ThinkTags(…)"))
+        made.append(("tags of your own", "the closing text does not survive the tokenizer: pass think_tags=ThinkTags(…)"))
     if found.get("penalties"):
         made.append(("neutral penalties", f"set {found['penalties']} to neutral: it changes the logits that entropy is read from"))
     return made

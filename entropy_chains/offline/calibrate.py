@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from entropy_chains.core.policy import CUT_RUNS, METHODS, QUANTILES, STOPPING, Policy
+from entropy_chains.core.policy import QUANTILES, STOPPING, Policy
 from entropy_chains.core.rules import RULES, EntropyAgreementRule, EntropyRule, FixedStepRule, Rule, certifiable
 from entropy_chains.core.signals import GRID, SIGNALS, MassFloor
 from entropy_chains.core.steps import Segmentation
@@ -37,6 +37,7 @@ from entropy_chains.offline.certify import (
 )
 from entropy_chains.offline.diagnose import Separation, judged_rows, rows_by_step, separation, signal_aurocs, verdict_of
 from entropy_chains.offline.table import Array, Table, Traces, as_table
+from entropy_chains.options import OPTIONS, CutRuns
 
 RESAMPLES = 1000
 
@@ -54,7 +55,7 @@ def calibrate(
     examples: int | None = None,
     seed: int = 0,
     scope: str = "call",
-    cut_runs: str = "lost",
+    cut_runs: CutRuns = "lost",
 ) -> Policy:
     """Fit a stop rule to recorded runs. A rule that must not stop comes back too, with ``active`` False and the reason.
 
@@ -357,9 +358,13 @@ def _check_arguments(
     min_steps: int | None,
     examples: int | None,
     seed: int,
-    cut_runs: str,
+    cut_runs: CutRuns,
 ) -> None:
-    known_values = (("method", method, METHODS), ("rule", rule, ("auto", *certifiable())), ("cut_runs", cut_runs, CUT_RUNS))
+    known_values = (
+        ("method", method, OPTIONS["method"]),
+        ("rule", rule, ("auto", *certifiable())),
+        ("cut_runs", cut_runs, OPTIONS["cut_runs"]),
+    )
     for name, given, known in known_values:
         if given not in known:
             raise InputError(f"{name} is {given!r}; it must be one of {', '.join(known)}")

@@ -21,6 +21,7 @@ from entropy_chains.offline.diagnose import listed
 from entropy_chains.offline.published import stop_rows
 from entropy_chains.offline.replay import RESAMPLES, ReplayResult, judge_live
 from entropy_chains.offline.table import Array, Table, Traces, as_table
+from entropy_chains.options import OnMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def transfer(
     confidence: float = 0.9,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    on_mismatch: str = "error",
+    on_mismatch: OnMismatch = "error",
 ) -> Comparison:
     """Fit every rule on some runs and judge it on others, say of another dataset, for which no certificate speaks.
 

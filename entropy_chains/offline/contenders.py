@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from entropy_chains.core.policy import METHODS
 from entropy_chains.core.rules import RULES, EntropyRule, Rule
 from entropy_chains.core.signals import SIGNALS
 from entropy_chains.offline.calibrate import calibrate
@@ -25,6 +24,7 @@ from entropy_chains.offline.published import (
 )
 from entropy_chains.offline.replay import decisions
 from entropy_chains.offline.table import Array, Table
+from entropy_chains.options import OPTIONS
 
 HINDSIGHT = "hindsight"
 """Method of the oracle: no rule, but what knowing the full run's answer beforehand would save."""
@@ -64,7 +64,7 @@ def contenders(table: Table) -> list[Contender]:
     rules += [_ours(rule.name, rule(signal=main)) for rule in RULES.values() if rule.certified_in]
     for signal in (s.name for s in SIGNALS.values() if s.tried and s.name != main):
         rules.append(_ours(f"{EntropyRule.name} ({signal.removesuffix('_entropy')})", EntropyRule(signal=signal)))
-    rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in METHODS if m != "certified"]
+    rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in OPTIONS["method"] if m != "certified"]
     for rule in BASELINES:
         rules.append(Contender(rule.name, "certified", True, partial(_walked, rule), rule.missing))
         if not isinstance(rule, TokenBudget | ThinkingBudget):  # nobody publishes a budget for all models

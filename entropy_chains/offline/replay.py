@@ -18,6 +18,7 @@ from entropy_chains.offline.certify import readings
 from entropy_chains.offline.diagnose import listed
 from entropy_chains.offline.published import first_stops, oracle_stops, stop_rows, tokens_spent
 from entropy_chains.offline.table import Array, Table, Traces, as_table
+from entropy_chains.options import OnMismatch
 
 RESAMPLES = 2000
 
@@ -92,7 +93,7 @@ def decisions(table: Table, policy: Policy) -> Array:
 
 
 def replay(
-    traces: Traces, policy: Policy, *, seed: int = 0, resamples: int = RESAMPLES, on_mismatch: str = "error"
+    traces: Traces, policy: Policy, *, seed: int = 0, resamples: int = RESAMPLES, on_mismatch: OnMismatch = "error"
 ) -> ReplayResult:
     """What a policy would have done on recorded runs.
 

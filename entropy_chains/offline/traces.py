@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from entropy_chains.core.finish_reasons import FINISHES, run_is_cut
-from entropy_chains.core.policy import ESTIMATORS
 from entropy_chains.core.signals import MEAN
-from entropy_chains.core.steps import MODES, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
 from entropy_chains.offline.trace_lines import is_torn, parse, records
+from entropy_chains.options import OPTIONS
 from entropy_chains.validation import (
     LARGEST,
     MOST,
@@ -187,8 +187,8 @@ TRACE_FIELDS: dict[str, Check] = {
     "finish": Check(
         lambda v: v in FINISHES, " or ".join(FINISHES) + "; the server's own word belongs in finish_raw", nullable=True
     ),
-    "mode": one_of(MODES)._replace(nullable=True),
-    "estimator": one_of(ESTIMATORS)._replace(nullable=True),
+    "mode": one_of(OPTIONS["mode"])._replace(nullable=True),
+    "estimator": one_of(OPTIONS["estimator"])._replace(nullable=True),
     "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
     "temperature": Check(is_amount, _AMOUNT, nullable=True),
     "segmentation": Check(_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', nullable=True),

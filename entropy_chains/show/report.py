@@ -24,6 +24,7 @@ from entropy_chains.offline.replay import ReplayResult, decisions, judge, replay
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.offline.trace_lines import records
 from entropy_chains.offline.traces import Trace
+from entropy_chains.options import OnMismatch
 from entropy_chains.savings.figures import latency
 from entropy_chains.show import plots, wording
 
@@ -51,7 +52,7 @@ def build_report(
     *,
     live: Mapping[str, Any] | None = None,
     title: str = "entropy-chains",
-    on_mismatch: str = "error",
+    on_mismatch: OnMismatch = "error",
     seed: int = 0,
 ) -> str:
     """The page as a string of HTML.

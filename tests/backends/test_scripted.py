@@ -184,7 +184,7 @@ def test_scripts_by_question_and_turn():
 @pytest.mark.parametrize("tags", FAMILIES, ids=lambda t: t.open)
 def test_every_family_of_tags(tags):
     """Stopped early or not, no tag of the family is left in reasoning or answer."""
-    backend = ScriptedBackend(Script(STEPS, "42", early=["41"]), tags=tags, segmentation=LINES)
+    backend = ScriptedBackend(Script(STEPS, "42", early=["41"]), think_tags=tags, segmentation=LINES)
     for threshold, expected in ((4.0, "41"), (-1.0, "42")):
         policy = Policy("scripted", (threshold,), segmentation=LINES, template=backend.template)
         run = backend.generate([ask()], policy=policy)[0]

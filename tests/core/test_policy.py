@@ -315,7 +315,7 @@ def test_another_temperature_is_only_a_warning():
 
 def test_on_mismatch_is_checked():
     """A typing mistake does not switch checking off."""
-    with pytest.raises(PolicyError, match="on_mismatch"):
+    with pytest.raises(SettingsError, match="on_mismatch"):
         Policy.from_dict(FULL).check(on_mismatch="ignore")
 
 

@@ -26,7 +26,7 @@ from entropy_chains.core.rules import (
     threshold_at,
 )
 from entropy_chains.core.signals import SIGNALS, MassFloor, StepRecord
-from entropy_chains.core.steps import MODES
+from entropy_chains.options import OPTIONS
 
 VALUES = st.sampled_from([0.0, 2.0**-14, 0.25, 0.5, 0.51, 4.0, MISSING])
 ANSWERS = st.sampled_from([None, "4", "4.0", "5"])
@@ -159,7 +159,7 @@ def test_a_rule_has_its_words(name):
     assert rule.name == name
     assert rule.describe().startswith("stop ")
     assert ("sum_entropy" in rule.reason(4)) is ("sum_entropy" in rule.title) is rule.reads_signal
-    assert set(rule.certified_in) <= set(MODES)
+    assert set(rule.certified_in) <= set(OPTIONS["mode"])
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from entropy_chains.cli import main
-from entropy_chains.core.policy import METHODS
 from entropy_chains.errors import InputError, PolicyMismatch
 from entropy_chains.offline import compare as comparing
 from entropy_chains.offline import contenders
@@ -21,6 +20,7 @@ from entropy_chains.offline.published import BASELINES
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace, append_traces
+from entropy_chains.options import OPTIONS
 from entropy_chains.show.plots import figure_format, saved_against_change, together
 
 RIGHT, WRONG = "1", "0"
@@ -91,7 +91,7 @@ def test_everyone_takes_part(compared):
     pairs = [(r.rule, r.method) for r in compared.rules]
     assert len(set(pairs)) == len(pairs)
     assert {("auto", "certified"), ("fixed-step", "certified"), ("never", "none"), ("oracle", "hindsight")} <= set(pairs)
-    assert {(m, "published") for m in METHODS if m != "certified"} <= set(pairs)
+    assert {(m, "published") for m in OPTIONS["method"] if m != "certified"} <= set(pairs)
     for rule in BASELINES:
         assert (rule.name, "certified") in pairs
         assert ((rule.name, "published") in pairs) is ("budget" not in rule.name)
@@ -152,7 +152,7 @@ SETTINGS = {
     ("entropy (trial)", "certified"): {"rule": "entropy", "signal": "trial_entropy"},
     ("entropy+agreement", "certified"): {"rule": "entropy+agreement", "signal": "mean_entropy"},
     ("fixed-step", "certified"): {"rule": "fixed-step"},
-    **{(m, "published"): {"method": m} for m in METHODS if m != "certified"},
+    **{(m, "published"): {"method": m} for m in OPTIONS["method"] if m != "certified"},
 }
 
 

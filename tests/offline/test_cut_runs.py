@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from entropy_chains.backends.scripted import Script, ScriptedBackend
-from entropy_chains.core.policy import CUT_RUNS, METHODS, Policy
+from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import EntropyRule
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
@@ -23,6 +23,7 @@ from entropy_chains.offline.diagnose import diagnose
 from entropy_chains.offline.replay import judge, judge_live, replay
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace
+from entropy_chains.options import OPTIONS
 from entropy_chains.recording import record
 from entropy_chains.show.report import build_report
 from entropy_chains.show.wording import thresholds_text
@@ -303,8 +304,8 @@ def test_a_stop_on_a_cut_run_costs_the_certificate_a_loss():
     assert calibrate([*many(100), *cut_ones(30, entropy=0.1)], rule="entropy", cut_runs="wrong").active
 
 
-@pytest.mark.parametrize("mode", CUT_RUNS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", OPTIONS["cut_runs"])
+@pytest.mark.parametrize("method", OPTIONS["method"])
 def test_where_every_run_was_cut_nothing_stops(method, mode):
     """Whatever the method, and though every early answer is right: nobody knows a full answer. The remedy is told."""
     traces = [*cut_ones(60, RIGHT, 0.1), *(replace(t, id=f"x{t.id}") for t in cut_ones(60))]
@@ -322,7 +323,7 @@ def test_calibration_tells_of_cut_runs_only_where_there_are_some():
     assert "cut off at 400 tokens" in told
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OPTIONS["method"])
 @pytest.mark.parametrize("answer", [None, RIGHT])
 def test_without_gold_cut_runs_are_not_taken_for_full_ones(method, answer):
     """Nobody knows what their ends are worth, so a stop on them could lose nothing: refused, with the numbers and what to do."""
@@ -458,7 +459,7 @@ def test_of_figures_is_silent_without_cut_runs():
     assert "no run came to its end" in cut_runs.of_figures(diagnose(cut_ones(5), resamples=100).to_dict())
 
 
-@given(mixed(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(CUT_RUNS))
+@given(mixed(), st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from(OPTIONS["cut_runs"]))
 @settings(max_examples=60, deadline=None)
 def test_any_mix_of_cut_and_whole_runs_adds_up(traces, threshold, mode):
     """Judged and cut lines are all lines; losses are counted once, as walking the runs counts them; nothing breaks."""

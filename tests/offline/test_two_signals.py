@@ -18,13 +18,13 @@ from entropy_chains.backends.engine.settings import Settings, check
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import MISSING, RULES, Reading, Rows, Rule
-from entropy_chains.core.steps import MODES
 from entropy_chains.errors import InputError, SettingsError
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.compare import compare
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Trace
+from entropy_chains.options import OPTIONS
 from entropy_chains.recording import conversation, record
 from entropy_chains.show.report import build_report
 from entropy_chains.show.terminal import policy_table
@@ -167,7 +167,7 @@ def test_a_rule_of_one_mode_is_not_calibrated_in_another(traces, monkeypatch):
 
     @dataclass(frozen=True, slots=True)
     class OfCalls(MeanAndPeakRule):
-        certified_in: ClassVar[tuple[str, ...]] = tuple(m for m in MODES if m != "thinking")
+        certified_in: ClassVar[tuple[str, ...]] = tuple(m for m in OPTIONS["mode"] if m != "thinking")
 
     monkeypatch.setitem(RULES, NAME, OfCalls)
     with pytest.raises(InputError, match="cannot be calibrated in mode 'thinking', only in refine"):

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from entropy_chains.core.policy import CUT_RUNS
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.contenders import Terms, contenders
 from entropy_chains.offline.diagnose import diagnose
 from entropy_chains.offline.published import BASELINES, stop_rows
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.table import Table
+from entropy_chains.options import OPTIONS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # recording is in the first test
 
@@ -109,8 +109,8 @@ def test_a_policy_of_cut_runs_keeps_its_promise_on_whole_ones(limit, runs, every
     Taking the cut runs for wrong full ones breaks the promise: the planted fault.
     """
     cut = [cut_at(run, limit) for run in runs]
-    above = dict.fromkeys(CUT_RUNS, 0)
-    for mode, seed in product(CUT_RUNS, range(REPEATS)):
+    above = dict.fromkeys(OPTIONS["cut_runs"], 0)
+    for mode, seed in product(OPTIONS["cut_runs"], range(REPEATS)):
         policy = calibrate(drawn(cut, seed), cut_runs=mode, seed=seed)
         above[mode] += replay(everyone, policy, resamples=100).risk > EPSILON
     print(f"\nlimit {limit}, {sum(run.get('finish') == 'length' for run in cut)} of {len(cut)} cut: {above}, allowed {ALLOWED}")

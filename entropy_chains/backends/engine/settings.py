@@ -15,6 +15,7 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import STEP_SIGNALS
 from entropy_chains.core.steps import SEGMENTATION, Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
+from entropy_chains.options import OPTIONS, OnMismatch
 from entropy_chains.validation import Check, first_fault, is_count, is_name, is_number, is_whole, one_of, short, strict_json
 
 PREFIX = "entropy_chains_"
@@ -53,7 +54,7 @@ class Settings:
     policy: Policy
     stop: bool = True
     holdout: bool = False
-    on_mismatch: str = "error"
+    on_mismatch: OnMismatch = "error"
     id: str = ""
     small: bool = True
 
@@ -236,7 +237,7 @@ KINDS: dict[str, Check] = {
     "k": Check(is_count, "a whole number of at least 1, or 0 for the whole vocabulary"),
     "stop": _TRUTH,
     "holdout": _TRUTH,
-    "on_mismatch": one_of(("error", "warn")),
+    "on_mismatch": one_of(OPTIONS["on_mismatch"]),
     "id": Check(lambda v: is_name(v) and len(v) <= LONGEST_ID, f"a text of 1 to {LONGEST_ID} characters"),
 }
 """Every key, without its prefix, and what its value must be."""

@@ -15,6 +15,7 @@ from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
+from entropy_chains.options import OnMismatch
 
 try:
     import torch
@@ -46,7 +47,7 @@ class LocalModel:
         tokenizer: its tokenizer, with a chat template.
         name: the label compared with the policy's model; the model's own path or id by default.
         k: alternatives that entropy is computed from when there is no policy; None = the whole vocabulary.
-        tags: thinking tags; found in the chat template by default.
+        think_tags: thinking tags; found in the chat template by default.
         template_kwargs: passed to the chat template (``enable_thinking`` and the like).
         generate_kwargs: passed to ``generate()``; beams, assisted decoding and several returned sequences are refused.
         batch_size: conversations that ``generate`` runs at a time.
@@ -63,7 +64,7 @@ class LocalModel:
         *,
         name: str | None = None,
         k: int | None = 20,
-        tags: ThinkTags | None = None,
+        think_tags: ThinkTags | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 64,
@@ -74,7 +75,7 @@ class LocalModel:
             raise SettingsError(f"batch_size is {batch_size}; it must be at least 1")
         self._model, self._k, self._batch_size = model, k, batch_size
         self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
-        self._vocabulary = Vocabulary(tokenizer, self._name, tags, model.generation_config.eos_token_id, template_kwargs)
+        self._vocabulary = Vocabulary(tokenizer, self._name, think_tags, model.generation_config.eos_token_id, template_kwargs)
         self._generate_kwargs = dict(generate_kwargs or {})
         self._config({}, Sampling(), None)  # refuse what cannot work before anything runs
 
@@ -118,7 +119,7 @@ class LocalModel:
     def tags(self) -> ThinkTags:
         """The family's thinking tags. Raises SettingsError for a model that has none."""
         if self._vocabulary.tags is None:
-            remedy = "use mode 'refine', or pass tags=ThinkTags(…)"
+            remedy = "use mode 'refine', or pass think_tags=ThinkTags(…)"
             raise SettingsError(f"{self._name} has no thinking tags in its chat template: {remedy}")
         return self._vocabulary.tags
 
@@ -162,7 +163,7 @@ class LocalModel:
         }
 
     def _check(
-        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str
+        self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: OnMismatch
     ) -> Segmentation:
         """The steps to use; raises where the policy is for something else."""
         if policy is None:

@@ -39,7 +39,7 @@ class Request:
     logprobs: bool = True
 
 
-class Continuation(Protocol):
+class Way(Protocol):
     """A way to ask for the answer. ``name`` is what users write; ``exact``: the model reads its own tokens only."""
 
     @property
@@ -109,4 +109,4 @@ class Turn:
         return Request(purpose, [*messages, *turns], max_tokens, logprobs=False)
 
 
-WAYS: dict[str, Continuation] = {w.name: w for w in (Prefill(), RawCompletion(), Turn())}
+WAYS: dict[str, Way] = {w.name: w for w in (Prefill(), RawCompletion(), Turn())}

@@ -9,18 +9,19 @@ from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote import forms
-from entropy_chains.backends.remote.continuations import WAYS, Continuation, Request, begun
+from entropy_chains.backends.remote.continuations import WAYS, Request, Way, begun
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
-from entropy_chains.backends.remote.refused import CHOICES, UNREAD, Known, known, without_logprobs
+from entropy_chains.backends.remote.refused import UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
+from entropy_chains.options import Continuation, OnMismatch, TemperatureMode, WithoutLogprobs, check_options
 
 OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", *forms.LIMITS}
 """Request settings that early stopping sets itself."""
@@ -47,12 +48,12 @@ class ServedModel:
         *,
         name: str | None = None,
         k: int = 20,
-        tags: ThinkTags | None = None,
+        think_tags: ThinkTags | None = None,
         segmentation: Segmentation | None = None,
         opened: bool = False,
-        continuation: str | Sequence[str] = "auto",
-        temperature_mode: str = "raw",
-        without_logprobs: str = "error",
+        continuation: Continuation | Sequence[Continuation] = "auto",
+        temperature_mode: TemperatureMode = "raw",
+        without_logprobs: WithoutLogprobs = "error",
         concurrency: int = 8,
         plugin: Literal["auto", False] = "auto",
         api: Literal["chat", "responses"] = "chat",
@@ -62,8 +63,7 @@ class ServedModel:
             raise SettingsError(f"k is {k}; it must be at least 1")
         if concurrency < 1:
             raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
-        if without_logprobs not in CHOICES:
-            raise SettingsError(f"without_logprobs is {without_logprobs!r}; it must be one of {', '.join(CHOICES)}")
+        check_options({"without_logprobs": without_logprobs, "continuation": continuation, "temperature_mode": temperature_mode})
         if plugin not in ("auto", False):
             raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")
         if api not in ("chat", "responses"):
@@ -74,9 +74,10 @@ class ServedModel:
         if taken:
             raise SettingsError(f"request sets {', '.join(sorted(taken))}, which early stopping sets itself; use Sampling, k, …")
         self._client, self._served, self._name, self._k = client, model, name or model, k
-        self._given_tags, self._given_segmentation, self._opened = tags, segmentation, opened
+        self._given_tags, self._given_segmentation, self._opened = think_tags, segmentation, opened
         self._continuation = continuation
-        self._mode, self.without_logprobs = temperature_mode, without_logprobs
+        self._mode: TemperatureMode = temperature_mode
+        self.without_logprobs: str = without_logprobs
         self._concurrency, self._plugin, self._request = concurrency, plugin, dict(request or {})
         self._uncut = forms.never_cut(forms.merged(self._request))
         self._responses = api == "responses"
@@ -153,14 +154,11 @@ class ServedModel:
         """Returns what is known about the logprobs of this model through this client."""
         return known(self._client, (self._served, k, self._responses))
 
-    def _ways(self) -> tuple[Continuation, ...]:
-        named = [self._continuation] if isinstance(self._continuation, str) else list(self._continuation)
-        if named == ["auto"]:
-            named = list(self._server.can.ways) if self._server and not self._responses else ["turn"]
-        unknown = [n for n in named if n not in (*WAYS, "control")]
-        if unknown or not named:
-            raise SettingsError(f"continuation is {self._continuation!r}; it must be auto, or some of {', '.join(WAYS)}, control")
-        return tuple(WAYS[n] for n in named if n != "control") or (WAYS["turn"],)
+    def _ways(self) -> tuple[Way, ...]:
+        named: Sequence[str] = [self._continuation] if isinstance(self._continuation, str) else self._continuation
+        if list(named) == ["auto"]:
+            named = self._server.can.ways if self._server and not self._responses else ["turn"]
+        return tuple(WAYS[n] for n in named if n in WAYS) or (WAYS["turn"],)
 
     def _dialogue(
         self,
@@ -170,7 +168,7 @@ class ServedModel:
         segmentation: Segmentation | None,
         stop: bool,
         holdout: bool,
-        on_mismatch: str,
+        on_mismatch: OnMismatch,
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
         may_stop = stop and self._uncut is None
@@ -197,13 +195,13 @@ class ServedModel:
             holdout=holdout,
         )
 
-    def _engine(self, policy: Policy | None, stop: bool, on_mismatch: str) -> dict[str, Any] | None:
+    def _engine(self, policy: Policy | None, stop: bool, on_mismatch: OnMismatch) -> dict[str, Any] | None:
         """Returns settings under which the server's plug-in stops the run; None where it does not."""
         if policy is None or not stop or not stopping_enabled() or not self._server or not self._server.plugin:
             return None
         return settings_for(policy, self._served, self._request, on_mismatch=on_mismatch)
 
-    def _check(self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: str) -> None:
+    def _check(self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: OnMismatch) -> None:
         if policy is None:
             return
         policy.check(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from entropy_chains.backends.remote.continuations import Continuation
+from entropy_chains.backends.remote.continuations import Way
 from entropy_chains.backends.remote.refused import Known
 from entropy_chains.core.families import ThinkTags
+from entropy_chains.options import OnMismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,13 @@ class Plan:
     """
 
     tags: ThinkTags
-    ways: tuple[Continuation, ...]
+    ways: tuple[Way, ...]
     k: int = 20
     opened: bool = False
     control: bool = False
     engine: Mapping[str, Any] | None = None
     without_logprobs: str = "error"
-    on_mismatch: str = "error"
+    on_mismatch: OnMismatch = "error"
     model: str = "the model"
     known: Known = field(default_factory=Known)
     uncut: str | None = None

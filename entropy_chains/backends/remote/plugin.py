@@ -10,6 +10,7 @@ from typing import Any
 
 from entropy_chains.backends.engine.settings import CHANGING, HELLO, PREFIX
 from entropy_chains.core.policy import Policy
+from entropy_chains.options import OnMismatch
 
 NO_TOKEN = 2**31 - 1
 """An id that no vocabulary has: vLLM refuses the prompt right after the plug-in had its say, so nothing is ever generated."""
@@ -26,7 +27,9 @@ def version_in(refusal: str) -> str | None:
     return found[1] if found else None
 
 
-def settings_for(policy: Policy, model: str, request: Mapping[str, Any], *, on_mismatch: str = "error") -> dict[str, Any] | None:
+def settings_for(
+    policy: Policy, model: str, request: Mapping[str, Any], *, on_mismatch: OnMismatch = "error"
+) -> dict[str, Any] | None:
     """What the body of a request says so that the plug-in closes the thinking by this policy.
 
     Args:

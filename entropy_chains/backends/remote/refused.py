@@ -18,13 +18,11 @@ from typing import Any
 from entropy_chains.backends.remote.logprob_entries import fields, items
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
+from entropy_chains.options import WithoutLogprobs
 
 REMEDY = "use a server or model that gives them (with a smaller k where it gives fewer), or without_logprobs='agreement' or 'full'"
 
-CHOICES = ("error", "agreement", "full")
-"""What to do in a run without logprobs: raise, stop where two answers in a row agree, never stop."""
-
-IN_AN_APP = "full"
+IN_AN_APP: WithoutLogprobs = "full"
 """The default of all that is added to an app that worked before: it goes on working."""
 
 UNREAD = "unread"

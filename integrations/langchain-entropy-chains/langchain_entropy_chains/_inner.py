@@ -18,6 +18,7 @@ from entropy_chains import Segmentation
 from entropy_chains.adapters import (
     Dialogue,
     Known,
+    OnMismatch,
     Request,
     ServedModel,
     Server,
@@ -99,7 +100,7 @@ class InnerModel(ServedModel):
         return False  # the stream's id does not come through LangChain
 
     def dialogue(
-        self, messages: Sequence[BaseMessage], policy: Any, *, segmentation: Any, stop: bool, holdout: bool, on_mismatch: str
+        self, messages: Sequence[BaseMessage], policy: Any, *, segmentation: Any, stop: bool, holdout: bool, on_mismatch: OnMismatch
     ) -> Dialogue:
         """One reply. Raises PolicyMismatch where the policy is for something else."""
         self._check(policy, self.sampling, None, on_mismatch)

@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from entropy_chains.adapters import forms
+from entropy_chains.adapters import Continuation, Mode, forms
 from entropy_chains.errors import SettingsError
 
 
@@ -23,7 +23,7 @@ def can_stream(chat: BaseChatModel) -> bool:
     return kind._stream is not BaseChatModel._stream or kind._astream is not BaseChatModel._astream
 
 
-def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: str = "thinking") -> str | None:
+def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking") -> str | None:
     """Why nothing may be stopped in this call; None where it may."""
     defaults = getattr(chat, "_default_params", {})
     own = {name: getattr(chat, name) for name in forms.NAMES if name in type(chat).model_fields}
@@ -50,7 +50,7 @@ def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> tuple[str, int] | N
     return next(((name, int(value)) for name, value in found if value), None)
 
 
-def checked_ways(continuation: str | Sequence[str]) -> None:
+def checked_ways(continuation: Continuation | Sequence[Continuation]) -> None:
     """Raises SettingsError for a way to the answer that cannot be had through LangChain."""
     if "control" in ([continuation] if isinstance(continuation, str) else continuation):
         raise SettingsError("continuation is 'control', which LangChain cannot pass on: use auto, prefill, completion or turn")

@@ -18,7 +18,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, BaseMessage
 
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
-from entropy_chains.adapters import Dialogue, Plan, forms
+from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from langchain_entropy_chains._config import ASKED, OFF
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
@@ -43,12 +43,12 @@ class EntropyCallbackHandler(RootRuns):
         policy: when to stop, or would have; a path; None measures entropies only.
         stop: raise :class:`EarlyStopped` at the boundary. A call is then streamed, for only a stream can be stopped.
         k: alternatives that the entropy is computed from, without a policy.
-        tags: the family's thinking tags.
+        think_tags: the family's thinking tags.
         segmentation: how a stream is cut, without a policy.
         opened: the prompt opens the thinking, and the server does not split it off.
         temperature_mode: ``raw`` if the server's logprobs are those before temperature, ``scaled`` otherwise.
         on_mismatch: a policy for another model or k: ``error`` (stopping raises, measuring says it in the reason) or ``warn``.
-        holdout: share of root runs that run in full on purpose; ``salt`` draws another one.
+        holdout: share of root runs that run in full on purpose; ``holdout_salt`` draws another one.
         record: put the entropies and tokens of the steps into the metadata, to be read back as traces.
         keep: runs that :attr:`runs` holds at most; totals count all.
 
@@ -64,13 +64,13 @@ class EntropyCallbackHandler(RootRuns):
         *,
         stop: bool = False,
         k: int = 20,
-        tags: ThinkTags | None = None,
+        think_tags: ThinkTags | None = None,
         segmentation: Segmentation | None = None,
         opened: bool = False,
-        temperature_mode: str = "raw",
-        on_mismatch: str = "error",
+        temperature_mode: TemperatureMode = "raw",
+        on_mismatch: OnMismatch = "error",
         holdout: float = 0.0,
-        salt: str = "",
+        holdout_salt: str = "",
         record: bool = False,
         keep: int = 10_000,
     ):
@@ -82,9 +82,9 @@ class EntropyCallbackHandler(RootRuns):
             raise SettingsError("stop=True needs a policy: make one with `entropy-chains calibrate`")
         is_holdout("", share=holdout)  # a wrong share is said here
         self._segmentation, self._mode, self._on_mismatch = segmentation, temperature_mode, on_mismatch
-        self._holdout, self._salt, self._record = holdout, salt, record
+        self._holdout, self._salt, self._record = holdout, holdout_salt, record
         k = (self._policy.k if self._policy else None) or k
-        self._plan = Plan(tags or ThinkTags(), (), k=k, opened=opened, on_mismatch=on_mismatch)
+        self._plan = Plan(think_tags or ThinkTags(), (), k=k, opened=opened, on_mismatch=on_mismatch)
         self.raise_error = stop
         if stop:  # by these two LangChain knows a handler that wants tokens, and streams even an invoke
             self.tap_output_iter = self.tap_output_aiter = _untouched

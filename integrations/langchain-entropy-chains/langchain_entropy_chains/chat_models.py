@@ -16,7 +16,20 @@ from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains import Monitor, Policy, Segmentation, ThinkTags, arun_refine, is_holdout, run_refine, stopping_enabled
-from entropy_chains.adapters import IN_AN_APP, MODES, adrive, drive, forms, without_logprobs, without_secrets
+from entropy_chains.adapters import (
+    IN_AN_APP,
+    Continuation,
+    Mode,
+    OnMismatch,
+    TemperatureMode,
+    WithoutLogprobs,
+    adrive,
+    check_options,
+    drive,
+    forms,
+    without_logprobs,
+    without_secrets,
+)
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._call import Call, whole
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
@@ -72,16 +85,16 @@ class EarlyStopChatModel(Switched):
     inner: InstanceOf[BaseChatModel] = Field(repr=False, exclude=True)
     policy: InstanceOf[Policy] | None = Field(default=None, repr=False)
     bound: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
-    mode: str = "thinking"
+    mode: Mode = "thinking"
     max_steps: int = 4
     k: int = 20
     think_tags: InstanceOf[ThinkTags] | None = None
     segmentation: InstanceOf[Segmentation] | None = None
     opened: bool = False
-    continuation: str | Sequence[str] = "auto"
-    temperature_mode: str = "raw"
-    without_logprobs: str = IN_AN_APP
-    on_mismatch: str = "error"
+    continuation: Continuation | Sequence[Continuation] = "auto"
+    temperature_mode: TemperatureMode = "raw"
+    without_logprobs: WithoutLogprobs = IN_AN_APP
+    on_mismatch: OnMismatch = "error"
     holdout: float = 0.0
     holdout_salt: str = ""
 
@@ -96,12 +109,11 @@ class EarlyStopChatModel(Switched):
         copied = {name: value for name, value in copied.items() if name in COPIED}
         policy = Policy.of(policy)
         given = {"bound": bound, **copied, **own, "inner": chat, "policy": policy}
+        check_options(own)
         super().__init__(**{name: value for name, value in given.items() if value is not None})
         self._check_settings()
 
     def _check_settings(self) -> None:
-        if self.mode not in MODES:
-            raise SettingsError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
         if self.k < 1:
             raise SettingsError(f"k is {self.k}; it must be at least 1")
         if self.max_steps < 1:
@@ -193,7 +205,7 @@ class EarlyStopChatModel(Switched):
             kwargs,
             owner=self._owner,
             k=(self.policy.k if self.policy else None) or self.k,
-            tags=self.think_tags,
+            think_tags=self.think_tags,
             segmentation=self.segmentation,
             opened=self.opened,
             continuation=self.continuation,

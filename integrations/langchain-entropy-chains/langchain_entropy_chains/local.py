@@ -18,7 +18,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
-from entropy_chains.adapters import astream, in_thread, tags_of
+from entropy_chains.adapters import OnMismatch, astream, in_thread, tags_of
 from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
@@ -69,7 +69,7 @@ class ChatTransformers(Switched):
     seed: int | None = None
     stop: list[str] | None = None
     early_stop: bool = True
-    on_mismatch: str = "error"
+    on_mismatch: OnMismatch = "error"
     holdout: float = 0.0
     holdout_salt: str = ""
     batch_size: int = 64

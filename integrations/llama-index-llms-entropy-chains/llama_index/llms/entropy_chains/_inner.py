@@ -28,15 +28,16 @@ from entropy_chains.adapters import (
     WAYS,
     ChatReader,
     CompletionReader,
-    Continuation,
     Dialogue,
     Known,
+    OnMismatch,
     Request,
     ResponsesReader,
     ServedModel,
     Server,
     Turn,
     Update,
+    Way,
     awho,
     ended,
     forms,
@@ -170,7 +171,7 @@ class Call(ServedModel):
         refused = self._known(self._k).refused and self.without_logprobs != "error"
         return Request("reason", [], self.sampling.max_tokens, logprobs=not refused)
 
-    def dialogue(self, policy: Policy | None, stop: bool, holdout: bool, on_mismatch: str) -> Dialogue:
+    def dialogue(self, policy: Policy | None, stop: bool, holdout: bool, on_mismatch: OnMismatch) -> Dialogue:
         """What to say. The messages stay here; the dialogue's own turns come after them."""
         if self.blind:
             self.without_logprobs = "full"
@@ -180,11 +181,11 @@ class Call(ServedModel):
         """One call of the refine loop: its turns come after the messages."""
         return self._dialogue(turns, None, sampling, segmentation, False, False, "error")
 
-    def check(self, policy: Policy | None, on_mismatch: str) -> None:
+    def check(self, policy: Policy | None, on_mismatch: OnMismatch) -> None:
         """Raises PolicyMismatch where the policy is for something else."""
         self._check(policy, self.sampling, None, on_mismatch)
 
-    def _ways(self) -> tuple[Continuation, ...]:
+    def _ways(self) -> tuple[Way, ...]:
         if self.prompt is not None:
             return (WAYS["completion"],)  # a completion model just goes on from its own text
         able = {"turn"} if self.responses else {"prefill", "turn"}

@@ -24,6 +24,7 @@ from entropy_chains.adapters import (
     Close,
     CompletionReader,
     Dialogue,
+    OnMismatch,
     Plan,
     ResponsesReader,
     Update,
@@ -135,7 +136,7 @@ class Terms:
 
     policy: Policy | None
     stop: bool
-    on_mismatch: str
+    on_mismatch: OnMismatch
     segmentation: Segmentation | None
     k: int
     tags: ThinkTags

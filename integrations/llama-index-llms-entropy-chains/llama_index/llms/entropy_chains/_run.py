@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
 from entropy_chains import Policy, Segmentation, arun_refine, run_refine
-from entropy_chains.adapters import RefineRun, adrive, drive
+from entropy_chains.adapters import OnMismatch, RefineRun, adrive, drive
 from entropy_chains.backends import Generation, Message, Sampling
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Terms:
     policy: Policy | None
     stop: bool
     holdout: bool
-    on_mismatch: str
+    on_mismatch: OnMismatch
     steps: int
     why: str | None
     logprobs: bool

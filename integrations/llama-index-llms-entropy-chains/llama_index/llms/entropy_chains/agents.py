@@ -20,7 +20,7 @@ from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
 from entropy_chains import Monitor, Outcome, Policy, StepRecord, stopping_enabled, token_entropy
-from entropy_chains.adapters import PER_CALL, Update, read_message
+from entropy_chains.adapters import PER_CALL, OnMismatch, Update, read_message
 from entropy_chains.errors import PolicyMismatch, SettingsError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class EarlyStop(BaseWorkflowAgent):
 
     policy: InstanceOf[Policy] | None = Field(default=None, description="When the loop ends early; None only measures.")
     early_stop: bool = Field(default=True, description="False only watches, as ENTROPY_CHAINS_STOP=0 does.")
-    on_mismatch: str = Field(default="error", description="'error' or 'warn', where the policy is for something else.")
+    on_mismatch: OnMismatch = Field(default="error", description="'error' or 'warn', where the policy is for something else.")
 
     @model_validator(mode="after")
     def _check_policy(self) -> EarlyStop:

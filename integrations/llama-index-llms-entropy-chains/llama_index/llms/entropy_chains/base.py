@@ -34,7 +34,16 @@ from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
-from entropy_chains.adapters import IN_AN_APP, MODES, Server, without_logprobs
+from entropy_chains.adapters import (
+    IN_AN_APP,
+    Mode,
+    OnMismatch,
+    Server,
+    TemperatureMode,
+    WithoutLogprobs,
+    check_options,
+    without_logprobs,
+)
 from entropy_chains.errors import NoLogprobsError, SettingsError
 
 RUN = "run_id"
@@ -78,29 +87,29 @@ class EarlyStopLLM(Delegate):
         without_logprobs: where there are none: ``full`` (never stop), ``agreement`` (stop when two answers agree) or ``error``.
         continuation: how the answer is got after a stop: ``auto``, ``prefill``, ``completion``, ``turn``, or several in order.
         holdout: share of the runs that run in full on purpose, 0 to 1. A run is named by ``instrument_tags({"run_id": …})``.
-        salt: another salt draws another holdout.
+        holdout_salt: another salt draws another holdout.
         early_stop: False only watches, as ``ENTROPY_CHAINS_STOP=0`` does; every method takes ``early_stop=False`` too.
         k: alternatives asked for when there is no policy.
-        tags, segmentation, opened, temperature_mode, name: as in :class:`entropy_chains.backends.openai.OpenAIBackend`.
+        think_tags, segmentation, opened, temperature_mode, name: as in :class:`entropy_chains.backends.openai.OpenAIBackend`.
         ask: settings of a call that make an LLM send logprobs whose class does not say how.
         return_logprobs: fill ``logprobs`` of the last response.
         settings: those of every LLM (``system_prompt``, ``callback_manager`` …); the inner LLM's by default.
     """
 
     policy: Any = Field(default=None, frozen=True)
-    mode: str = "thinking"
+    mode: Mode = "thinking"
     max_steps: int = 4
-    on_mismatch: str = "error"
-    without_logprobs: str = IN_AN_APP
+    on_mismatch: OnMismatch = "error"
+    without_logprobs: WithoutLogprobs = IN_AN_APP
     continuation: Any = "auto"
     holdout: float = 0.0
-    salt: str = ""
+    holdout_salt: str = ""
     early_stop: bool = True
     k: int = 20
-    tags: ThinkTags | None = None
+    think_tags: ThinkTags | None = None
     segmentation: Segmentation | None = None
     opened: bool = False
-    temperature_mode: str = "raw"
+    temperature_mode: TemperatureMode = "raw"
     name: str | None = None
     ask: dict[str, Any] | None = None
     return_logprobs: bool = False
@@ -115,12 +124,11 @@ class EarlyStopLLM(Delegate):
         unknown = sorted(set(settings) - set(type(self).model_fields))
         if unknown:
             raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
+        check_options(settings)
         super().__init__(llm, policy=Policy.of(policy), **settings)
         self._check()
 
     def _check(self) -> None:
-        if self.mode not in MODES:
-            raise SettingsError(f"mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
         if self.max_steps < 1:
             raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
         if not (self.policy is None or isinstance(self.policy, Policy)):
@@ -224,7 +232,7 @@ class EarlyStopLLM(Delegate):
             client=client,
             name=self.name,
             k=(self.policy.k if self.policy else None) or self.k,
-            tags=self.tags,
+            think_tags=self.think_tags,
             segmentation=self.segmentation,
             opened=self.opened,
             continuation=self.continuation,
@@ -286,7 +294,7 @@ class EarlyStopLLM(Delegate):
             warnings.warn(
                 f"holdout is {self.holdout}, but calls are drawn one by one, as their run has no name: {remedy}", stacklevel=2
             )
-        return is_holdout(str(run or active_span_id.get()), share=self.holdout, salt=self.salt)
+        return is_holdout(str(run or active_span_id.get()), share=self.holdout, salt=self.holdout_salt)
 
     @property
     def _learnt(self) -> Learnt:

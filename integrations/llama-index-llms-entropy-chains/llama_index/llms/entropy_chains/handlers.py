@@ -33,6 +33,7 @@ from llama_index_instrumentation.events.span import SpanDropEvent
 from pydantic import PrivateAttr
 
 from entropy_chains import Outcome, Policy, Segmentation, ThinkTags, stopping_enabled
+from entropy_chains.adapters import OnMismatch, check_options
 from entropy_chains.errors import SettingsError
 
 logger = logging.getLogger("entropy_chains")
@@ -79,7 +80,7 @@ class EntropyEventHandler(BaseEventHandler):
             far and **no answer**; calls that do not stream, have tools or want structured output run in full.
         on_mismatch: ``error`` (not judged) or ``warn``, where the policy is for something else.
         segmentation, k: without a policy.
-        tags, opened: as in :class:`entropy_chains.backends.openai.OpenAIBackend`.
+        think_tags, opened: as in :class:`entropy_chains.backends.openai.OpenAIBackend`.
         keep: rows kept for :meth:`summary`; the totals count all.
     """
 
@@ -94,20 +95,19 @@ class EntropyEventHandler(BaseEventHandler):
         policy: Policy | str | Path | None = None,
         *,
         stop: bool = False,
-        on_mismatch: str = "error",
+        on_mismatch: OnMismatch = "error",
         segmentation: Segmentation | None = None,
         k: int = 20,
-        tags: ThinkTags | None = None,
+        think_tags: ThinkTags | None = None,
         opened: bool = False,
         keep: int = 1000,
     ):
         super().__init__()
         policy = Policy.of(policy)
-        if on_mismatch not in ("error", "warn"):
-            raise SettingsError(f"on_mismatch is {on_mismatch!r}; it must be 'error' or 'warn'")
+        check_options({"on_mismatch": on_mismatch})
         if stop and policy is None:
             raise SettingsError("stop is True, but there is no policy that says when; give one, or leave stop")
-        self._terms = Terms(policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, tags or ThinkTags(), opened)
+        self._terms = Terms(policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, think_tags or ThinkTags(), opened)
         self._rows = deque(maxlen=keep)
 
     @classmethod

@@ -26,7 +26,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from entropy_chains import Policy, Segmentation
-from entropy_chains.adapters import Shown, astream, in_thread, tags_of
+from entropy_chains.adapters import OnMismatch, Shown, astream, in_thread, tags_of
 from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
 from entropy_chains.errors import SettingsError
 
@@ -69,7 +69,7 @@ class TransformersLLM(LLM):
     seed: int | None = None
     stop: list[str] = Field(default_factory=list)
     early_stop: bool = True
-    on_mismatch: str = "error"
+    on_mismatch: OnMismatch = "error"
     context_window: int | None = None
     _before: Any = PrivateAttr(default=None)  # of a copy made by attach(): the model that it took the place of
 

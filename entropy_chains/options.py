@@ -1,0 +1,62 @@
+"""Every closed set of words that a setting may be, once: editors and type checkers catch a typo, and messages name the words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from entropy_chains.errors import SettingsError, short
+
+Mode = Literal["thinking", "refine"]
+"""One stream whose thinking is closed, or the paper's loop of several calls."""
+
+Boundary = Literal["line", "blank_line", "call"]
+"""Where a step ends: with a line, with a paragraph, or with a model call."""
+
+Method = Literal["certified", "mean", "information", "bayes", "scale-invariant"]
+"""How a threshold is found: with a guarantee, or as the paper's plain rules do it (arXiv 2510.08146)."""
+
+OnMismatch = Literal["error", "warn"]
+"""What a policy for something else is."""
+
+WithoutLogprobs = Literal["error", "full", "agreement"]
+"""What happens where there are no logprobs: an error, a full run, or stopping where two answers agree."""
+
+Continuation = Literal["auto", "control", "prefill", "completion", "turn"]
+"""How the answer is got after a stop."""
+
+TemperatureMode = Literal["raw", "scaled"]
+"""Whether logprobs are those before temperature, or after."""
+
+Estimator = Literal["renormalised", "full"]
+"""Entropy of the likeliest tokens as if they were all, or of the whole vocabulary."""
+
+Scope = Literal["call", "agent"]
+"""What a policy may end: one call's thinking, or an agent's loop."""
+
+CutRuns = Literal["lost", "wrong"]
+"""What calibration takes a run for that was cut off: a stop on it loses an answer, or its wrong end is what users get, too."""
+
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "mode": get_args(Mode),
+    "boundary": get_args(Boundary),
+    "method": get_args(Method),
+    "on_mismatch": get_args(OnMismatch),
+    "without_logprobs": get_args(WithoutLogprobs),
+    "continuation": get_args(Continuation),
+    "temperature_mode": get_args(TemperatureMode),
+    "estimator": get_args(Estimator),
+    "scope": get_args(Scope),
+    "cut_runs": get_args(CutRuns),
+}
+"""The words of each setting, by its name."""
+
+
+def check_options(settings: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a setting of these names that is none of its words; all other settings are left alone."""
+    for name, value in settings.items():
+        several = name == "continuation" and isinstance(value, list | tuple)
+        for word in (value or [None]) if several else [value]:
+            if name in OPTIONS and word not in OPTIONS[name]:
+                raise SettingsError(f"{name} is {short(value)}; it must be one of {', '.join(OPTIONS[name])}")
