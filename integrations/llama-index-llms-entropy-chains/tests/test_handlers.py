@@ -409,7 +409,7 @@ def test_an_llm_that_is_no_api_is_measured_as_what_it_is(listen):
     ("use", "remedy"),
     [
         (lambda: EntropyEventHandler(stop=True), "give one"),
-        (lambda: EntropyEventHandler(POLICY, on_mismatch="ignore"), "'error' or 'warn'"),
+        (lambda: EntropyEventHandler(POLICY, on_mismatch="ignore"), "one of error, warn"),
         (lambda: EntropyEventHandler(POLICY).prepare(MockLLM()), "stop=True"),
         (lambda: EntropyEventHandler(POLICY, stop=True).prepare(MockLLM()), "OpenAILike"),
     ],
