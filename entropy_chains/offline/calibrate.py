@@ -112,6 +112,7 @@ def calibrate(
         temperature_mode=table.temperature_mode or "raw",
         segmentation=Segmentation.from_dict(table.segmentation or ({"boundary": "call"} if refining else {})),
         template=table.template,
+        grade=table.grade,
         mass_floor=basis.floor,
         method=method,
         active=found.reason in STOPPING,
