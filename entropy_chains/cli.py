@@ -99,12 +99,16 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 @click.option("--boundary", type=click.Choice(["line", "blank_line"]), help="Where a step ends; the model's own by default.")
 @click.option("--min-tokens", type=int, help="Shortest step; shorter ones are joined.")
 @click.option("--system", help="A system prompt for every question.")
+@click.option(
+    "--grade", default="auto", show_default=True, metavar="GRADE",
+    help="How answers are compared with gold: auto, exact, number, choice, math, regex:PATTERN or python:MODULE:FUNCTION.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with an existing file; nothing recorded is repeated.")
 @as_json
 def record(
     data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
     limit: int | None, resume: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: str,
-    steps: int | None, temperature: float | None, max_tokens: int, seed: int, as_json: bool,
+    steps: int | None, temperature: float | None, max_tokens: int, seed: int, grade: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
     from dataclasses import replace
@@ -113,6 +117,7 @@ def record(
     from entropy_chains.backends import Sampling
     from entropy_chains.cli_record import write_traces
     from entropy_chains.files import holds_data
+    from entropy_chains.grading import check_gold, named_grader, told_of_gold
     from entropy_chains.recording import read_questions
     from entropy_chains.recording import record as run
     from entropy_chains.refine import PER_CALL
@@ -130,7 +135,9 @@ def record(
     ):
         if value is not None and value < 1:
             raise SettingsError(f"{name} is {value}; it must be at least 1")
+    grader = named_grader(grade)
     questions = read_questions(data, limit)
+    check_gold(questions, grade)
     if holds_data(out) and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
@@ -144,16 +151,20 @@ def record(
     details = backend.details(sampling, segmentation)
     cut = PER_CALL.to_dict() if mode == "refine" else details["segmentation"]
     limit = steps if mode == "thinking" else None
-    check_same_recording(out, {**details, "mode": mode, "model": backend.model, "segmentation": cut, "max_steps": limit})
+    check_same_recording(
+        out, {**details, "mode": mode, "model": backend.model, "segmentation": cut, "max_steps": limit, "grade": grade}
+    )
     asking = partial(
         run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
-        system=system,
+        system=system, grade=grade, grader=grader,
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, as_json)
     show(
         result,
         as_json,
-        "{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result),
+        "\n".join(
+            ["{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result), *told_of_gold(result)]
+        ),
     )
     if lacking:
         click.echo(lacking, err=True)
@@ -193,12 +204,16 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Fit a policy and write it."""
+    from entropy_chains.grading import nothing_right
     from entropy_chains.offline.calibrate import calibrate as run
+    from entropy_chains.offline.traces import iter_traces
     from entropy_chains.show.terminal import policy_table
 
     policy = run(traces, **settings)
     policy.save(out)
     show(policy.to_dict(), as_json, lambda: policy_table(policy, out))
+    if policy.calibration.get("accuracy_full") == 0:
+        click.echo("\n".join(nothing_right(iter_traces(traces))), err=True)
 
 
 @main.command()
@@ -316,10 +331,10 @@ def check_same_recording(out: Path, running: dict[str, Any]) -> None:
     from entropy_chains.offline.traces import recorded
 
     first = next(recorded(out), None)
-    compared = ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template", "max_steps")
+    compared = ("model", "mode", "estimator", "k", "temperature_mode", "segmentation", "template", "max_steps", "grade")
     for name in compared if first else ():
-        if getattr(first, name) != running[name]:
-            was, now = getattr(first, name), running[name]
+        was, now = getattr(first, name) or ("auto" if name == "grade" else None), running[name]
+        if was != now:
             raise SettingsError(f"{out} was recorded with {name} {was!r}, this run has {now!r}; name another --out")
 
 

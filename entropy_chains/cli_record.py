@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from entropy_chains import grading
 from entropy_chains.errors import reason
 from entropy_chains.offline.traces import Trace, TraceWriter
 from entropy_chains.progress import interrupts, progress
@@ -26,6 +27,7 @@ def write_traces(
     """
     failed: dict[str, str] = {}
     given_up = cut = 0
+    tally = grading.Tally()
     with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
         before = set(writer.ids)
         skipped = sum(q["id"] in before for q in questions)
@@ -42,11 +44,13 @@ def write_traces(
                 for trace in traces:
                     writer.write(trace)
                     cut += trace.is_cut
+                    tally.add(trace)
                     advance(1)
         except RecordError as error:
             given_up = error.given_up
         recorded = len(writer.ids) - len(before)
     result = {"recorded": recorded, "skipped": skipped, "cut": cut, "traces": len(before) + recorded, "out": str(out)}
+    result |= tally.to_dict()
     lacking = len(questions) - skipped - recorded
     if not lacking:
         return result, None

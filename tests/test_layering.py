@@ -17,7 +17,7 @@ LAYERS = (
     {"files", "validation"},
     {"core"},
     {"backends", "offline", "savings"},
-    {"refine", "subclasses", "workers"},
+    {"grading", "refine", "subclasses", "workers"},
     {"recording", "doctor", "show"},
     {"demo"},
     {"progress", "cli_files"},

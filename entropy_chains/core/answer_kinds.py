@@ -23,8 +23,8 @@ MOST_DIGITS = 400
 
 _EXACT = Context(prec=1000, traps=[InvalidOperation])  # the default context rounds whole numbers to 28 digits
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
-_SPACED = re.compile(r"(?<=\d) (?=\d{3}(?:\D|$))")
-_IN_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?(?!\d)")
+_IN_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(?:[ '’]\d{3})+(?:\.\d+)?")
+_EUROPEAN = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}|(?:\.\d{3})+,\d+)")
 
 # --- LaTeX and markup that say nothing
 
@@ -43,7 +43,7 @@ _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("__", 
 _LATEX_SIGN = re.compile(r"[\\${]")
 _CALLED = re.compile(r"(?<=[^\d)\]}!])!+$")  # 5! is a number, too
 _AROUND, _STOPS = " \t\n\r*`\"'“”‘’«»", ".,;:。"
-_MINUS = str.maketrans({"−": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
+_SIGNS = str.maketrans({"½": " 1/2", "¼": " 1/4", "¾": " 3/4", "−": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
 
 
 def unwrapped(text: str) -> str:
@@ -63,7 +63,7 @@ def unwrapped(text: str) -> str:
 
 def latex_plain(text: str) -> str:
     """LaTeX without spacing commands and with one name for each thing, so that equal formulas look more alike."""
-    text = text.translate(_MINUS)
+    text = text.translate(_SIGNS)
     if not _LATEX_SIGN.search(text):
         return text
     text = _INLINE.sub(lambda m: m[1] or m[2], text)
@@ -87,6 +87,7 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _GLUED = re.compile(r"(?<=\d)(?=(?:km|cm|mm|kg|mg|ml|mL|m|g|s|h|L|lbs?|ft|in|mph|min|GB|MB|kB|°)(?![\w/]))")
+_SPELLED = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 (it is a sentence)
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _PERCENT = re.compile(r"(?:%|percent\b|per cent\b|percentage points?\b)")
 _UNIT = re.compile(r"(?:[°'\"]|[A-Za-zµΩ°€£$¥][\w°/·*^{}²³.\-]*)(?:\s+[A-Za-z(°][\w()/'^{}²³-]*){0,5}", re.IGNORECASE)
@@ -278,7 +279,11 @@ def read_kind(text: str) -> Answer | None:
         return Answer("text", " ".join(text.casefold().split()), raw=text) if text.strip() else None
     bare = unwrapped(latex_plain(unwrapped(text)))
     if _IN_GROUPS.fullmatch(bare):
-        bare = _SPACED.sub("", bare)
+        bare = re.sub(r"[ '’]", "", bare)
+    elif _EUROPEAN.fullmatch(bare):
+        bare = bare.replace(".", "").replace(",", ".")
+    elif bare.casefold() in _SPELLED:
+        return Answer("number", str(_SPELLED.index(bare.casefold())), raw=text)
     if not bare:
         return Answer("text", text.strip(), raw=text) if text.strip() else None
     if found := read_number(bare):
@@ -297,6 +302,14 @@ _DIGITS = re.compile(r"(?<![\w^_])(?:[-+](?=[\d.$]))?[$€£¥₹]?-?\.?\d[\d,.]
 
 def numbers_in(sentence: str) -> list[Answer] | None:
     """Every number of a sentence with its unit; None where one of them cannot be read on its own: 5-6, 2x, 3:1."""
+    found = _numbers_in(sentence)
+    return _numbers_in(_PRICE.sub(r"\1.\2", sentence)) if found is None else found
+
+
+_PRICE = re.compile(r"(?<![\d.,])(\d+),(\d{1,2})(?=\s*[$€£]|\s+[^\W\d_])")
+
+
+def _numbers_in(sentence: str) -> list[Answer] | None:
     plain = re.sub(r"\*\*|__|\\\(|\\\)", " ", latex_plain(sentence)).replace("$ ", " ")
     found, end = [], 0
     for digits in _DIGITS.finditer(plain):

@@ -18,13 +18,13 @@ _BOX = re.compile(r"\\+(?:boxed|fbox)\s*\{")
 _BETWEEN_BOXES = re.compile(r"(?:\\text\s*\{[^{}]*\}|\\q?quad|\\[,; ]|\band\b|[\s,;$.()\[\]\\&])*")
 _CUE = re.compile(
     r"""(?:
-        \#\#\#\#\s
+        \#\#\#\#\s|<answer>|^\W*(?:result|solution|output)\s*:
         |(?:\b(?:answer|antwort|respuesta|réponse|risposta|resposta|svar|antwoord)\b|ответ|答案|答え|回答|정답)
          (?:\s*\([^()]{0,30}\))?["'*]{0,3}\s*
          (?:(?:to|for)\s[^.:\n]{1,80}?)?
          (?:\s*[:：=]+|\s+(?:is|was|are|(?:would|will|should|must)\ be|equals|ist|es|est|è|é|er|är)\b|[은는は是]|(?=\s*[A-Z]\b))
     )\s*[:：]?(?:\s*(?:thus|therefore|then|simply|clearly|indeed|option)\b)?""",
-    re.IGNORECASE | re.VERBOSE,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 _BOLD = re.compile(r"\*\*([^*\n]+?)\*\*|__([^_\n]+?)__")
 _TAKEN_BACK = re.compile(
@@ -80,7 +80,8 @@ def cued(text: str) -> str | None:
     plain = text.replace("**", "").replace("__", "")
     cues = list(_CUE.finditer(plain))
     for cue in reversed(cues):
-        span = _first_sentence(plain[cue.end() :])
+        span = _first_sentence(plain[cue.end() :]).partition("</answer>")[0]
+        span = span.rstrip("\"' }") if text.lstrip().startswith("{") else span  # an object of JSON
         if span.strip(" .:*"):
             return span
     return None
@@ -105,6 +106,15 @@ def _first_sentence(text: str) -> str:
 def last_sentence(text: str) -> str:
     """The last sentence of a text, that has one."""
     return next((s for s in reversed(_SENTENCE_END.split(text.strip())) if re.search(r"\w", s)), text.strip())
+
+
+_EXPLAINED = re.compile(r"\s*(\S.{0,60}?)\s*\n\s*\W*(?:explanation|because|reason|this|the|here)\w*\b", re.IGNORECASE)
+
+
+def explained(text: str) -> str | None:
+    """The first line of a reply that goes on with an explanation."""
+    found = _EXPLAINED.match(text)
+    return found[1] if found else None
 
 
 def bold(text: str) -> str | None:
@@ -159,7 +169,9 @@ _CHOSEN = re.compile(
     re.VERBOSE,
 )
 _MATH = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
-_TOLD = re.compile(r".*\b(?:is|was|are|were|be|equals|called|named|at)\b[\s:]+(?:the\s+)?(.+)$", re.IGNORECASE | re.DOTALL)
+_TOLD = re.compile(
+    r".*(?:\b(?:is|was|are|were|be|equals|called|named|at)|\bit['’]s)\b[\s:]+(?:the\s+)?(.+)$", re.IGNORECASE | re.DOTALL
+)
 
 
 def told(sentence: str) -> str | None:

@@ -99,9 +99,9 @@ def comparer(grade: str = AUTO, grader: Grader | None = None) -> Comparer:
         return Comparer(grade, _stripped, partial(_asked, grader), lambda answer, gold: _stripped(answer))
     if kind == "regex":
         form = partial(_matched, re.compile(rest))
-        return Comparer(grade, form, partial(_equal_forms, form), lambda answer, gold: form(answer))
+        return Comparer(grade, form, partial(_matches, form), lambda answer, gold: form(answer))
     if kind == "exact":
-        return Comparer(grade, _stripped, partial(_equal_forms, _stripped), lambda answer, gold: _stripped(answer))
+        return Comparer(grade, _stripped, _equal_texts, lambda answer, gold: _stripped(answer))
     if kind in ("number", "choice"):
         return Comparer(grade, partial(_form_of_kind, kind), partial(_same_kind, kind), _shown)
     if kind == "math":
@@ -157,6 +157,8 @@ def _read(text: str) -> Answer | None:
     for whole in (_short(text), _short(_ASIDE.sub(r"\1", text)) if len(text) < 100 else None):
         if whole is not None and whole.kind != "text":
             return whole
+    if (first := _short(spans.explained(text) or "")) is not None and first.kind in ("choice", "yes/no"):
+        return first
     bold, last = spans.bold(part), spans.last_sentence(part)
     if bold is not None and not spans.unsure(last) and (found_bold := read_kind(bold)) is not None and len(bold) < 80:
         return found_bold
@@ -250,7 +252,7 @@ def _equal_numbers(a: Answer, b: Answer) -> bool:
 
 def _decimal_comma(answer: Answer) -> str | None:
     """A number's value, or that of ``2,74``, which is a list only where the other side is none."""
-    if answer.kind == "math" and re.fullmatch(r"-?\d+,\d+", answer.value):
+    if answer.kind == "math" and re.fullmatch(r"-?\d+,\d+", answer.raw):
         return number_form(answer.value.replace(",", "."))
     return answer.value
 
@@ -282,9 +284,15 @@ def _stripped(text: str | None) -> str | None:
     return (text.strip() or None) if text is not None else None
 
 
-def _equal_forms(form: Callable[[str | None], str | None], a: str | None, b: str | None) -> bool:
+def _equal_texts(a: str | None, b: str | None) -> bool:
+    left = _stripped(a)
+    return left is not None and left == _stripped(b)
+
+
+def _matches(form: Callable[[str | None], str | None], a: str | None, b: str | None) -> bool:
+    """Whether the match in an answer is that in the gold answer, or where that has none, as usual, the gold answer."""
     left = form(a)
-    return left is not None and left == form(b)
+    return left is not None and left == (form(b) or normalise(b))
 
 
 def _matched(pattern: re.Pattern[str], text: str | None) -> str | None:

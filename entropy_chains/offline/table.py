@@ -299,16 +299,16 @@ class _Builder:
 
     def _equal(self, said: list[str | None], forms: list[str | None], other: str | None, form: str | None) -> list[bool]:
         """Whether each answer equals another one. Of whole numbers, as most are, the forms say it."""
-        if form is None:
+        if other is None:
             return [False] * len(said)
-        if self._grader is None and form.isdecimal() and all(f is None or f.isdecimal() for f in forms):
+        if form is not None and self._grader is None and form.isdecimal() and all(f is None or f.isdecimal() for f in forms):
             return [f == form for f in forms]
         return [f is not None and (f == form or self._same(a, other)) for a, f in zip(said, forms, strict=True)]
 
     def _judge(self, steps: list[dict[str, Any]], gold: str | None, file: str | None, line: int | None) -> None:
         said = [s["answer"] for s in steps]
         normal = [self._normalise(a) for a in said]
-        same_as_last = self._equal(said, normal, said[-1], None if self._cut[-1] else normal[-1])
+        same_as_last = self._equal(said, normal, None if self._cut[-1] else said[-1], normal[-1])
         labels = "gold"
         if gold is not None:
             equal = self._equal(said, normal, gold, self._normalise(gold))
