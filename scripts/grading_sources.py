@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PACKAGES = {"math_verify": "math-verify==0.9.0", "lm_eval": "lm-eval==0.4.13"}
+PACKAGES = {"math_verify": "math-verify==0.9.0", "lm_eval": "lm-eval==0.4.13", "inspect_evals": "inspect-evals==0.28.0"}
 """File name's start of each source package, and what pip calls it."""
 LEFT_OUT = "gpqa"
 """A data set whose texts must not be used."""
@@ -32,9 +32,11 @@ class Row(NamedTuple):
     source: str
 
     @property
-    def unseen(self) -> bool:
-        """Whether it belongs to the half that nobody looks at before the reader is done."""
-        return hashlib.sha256(self.answer.encode()).digest()[0] % 2 == 1
+    def part(self) -> str:
+        """The half of the first sources it belongs to, by a hash of the answer; ``third`` for what was added last."""
+        if self.source.startswith("inspect"):
+            return "third"
+        return "second" if hashlib.sha256(self.answer.encode()).digest()[0] % 2 else "first"
 
 
 def rows(folder: Path) -> list[Row]:
@@ -58,14 +60,19 @@ def _rows_of(package: str, name: str, content: bytes) -> Iterator[Row]:
         yield from _tables(ast.parse(content), "math-verify tests")
     elif name in ("tests/test_minerva_math.py", "tests/test_kormedmcqa.py"):
         yield from _tables(ast.parse(content), "lm-eval tests")
+    elif package == "inspect_evals" and re.fullmatch(r"tests/\w+/\w+\.py", name):
+        yield from _tables(ast.parse(content), "inspect-evals tests")
     elif name.startswith("lm_eval/tasks/") and name.endswith(".yaml") and b"samples:" in content and b"target:" in content:
         yield from _worked(content, name.split("/")[2])
+
+
+_VERDICTS = {"C": True, "I": False, "CORRECT": True, "INCORRECT": False, True: True, False: False}
 
 
 def _tables(tree: ast.Module, source: str) -> Iterator[Row]:
     """Rows of ``parametrize`` lists, and of ``assert is_equiv(a, b)`` with plain texts."""
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         body = "".join(ast.dump(line) for line in function.body)
         if any(f"keyword(arg='{option}'" in body for option in OPTIONS):
@@ -74,7 +81,7 @@ def _tables(tree: ast.Module, source: str) -> Iterator[Row]:
             if isinstance(statement, ast.Assert):
                 yield from _asserted(statement.test, source)
         for mark in function.decorator_list:
-            if isinstance(mark, ast.Call) and "parametrize" in ast.dump(mark.func):
+            if isinstance(mark, ast.Call) and "parametrize" in ast.dump(mark.func) and len(mark.args) > 1:
                 yield from _listed(mark, body, source)
 
 
@@ -88,19 +95,29 @@ def _asserted(test: ast.expr, source: str) -> Iterator[Row]:
 
 
 def _listed(mark: ast.Call, body: str, source: str) -> Iterator[Row]:
-    names = [name.strip() for name in str(_literal(mark.args[0])).split(",")]
+    listed = _literal(mark.args[0])
+    names = list(listed) if isinstance(listed, tuple) else [name.strip() for name in str(listed).split(",")]
     cases = mark.args[1].elts if isinstance(mark.args[1], ast.List | ast.Tuple) else []
     for case in cases:
-        values = [_literal(v) for v in (case.elts if isinstance(case, ast.Tuple) else getattr(case, "args", []))]
+        values = [_literal(v) for v in _values(case)]
         row = dict(zip(names, values, strict=False))
         if {"gold", "pred"} <= set(row):
             equal = bool(row.get("expected", row.get("result", 1)))
             yield Row(row["pred"], row["gold"], equal, source)
         elif {"x1", "x2"} <= set(row) and row["x1"] and row["x2"]:
             yield Row(row["x1"], row["x2"], "Not()" not in body, source)
+        elif {"completion", "target", "expected"} <= set(row):
+            told = _values(case)[names.index("expected")]
+            right = row["expected"] if row["expected"] is not None else getattr(told, "id", None)
+            if isinstance(row["completion"], str) and isinstance(row["target"], str) and right in _VERDICTS:
+                yield Row(row["completion"], row["target"], _VERDICTS[right], source)
         elif names == ["output", "expected"] and row["expected"]:
             yield Row(row["output"], row["expected"], True, source)
             yield from (Row(row["output"], other, False, source) for other in "ABCDE" if other != row["expected"])
+
+
+def _values(case: ast.expr) -> list[ast.expr]:
+    return case.elts if isinstance(case, ast.Tuple) else case.args if isinstance(case, ast.Call) else []
 
 
 def _literal(node: ast.expr) -> Any:

@@ -67,7 +67,7 @@ def latex_plain(text: str) -> str:
     if not _LATEX_SIGN.search(text):
         return text
     text = _INLINE.sub(lambda m: m[1] or m[2], text)
-    text = re.sub(r"(?<=\d)(?:\\[!,]|\{,\}(?:\\!)?|,\\!)\s*(?=\d{3}(?!\d))", "", text)  # 12{,}345, 12,\!345 and 12\,345
+    text = re.sub(r"(?<=\d)(?:\\[!,]|\s*\{\s*,\s*\}(?:\\!)?|,\\!)\s*(?=\d{3}(?!\d))", "", text)  # 12{,}345, 12,\!345 and 12\,345
     text = _DEGREES.sub("°", _SPACING.sub(" ", _WORDS.sub(r" \1 ", text)))
     text = _COMMAND.sub(lambda m: _SAME[m[1]] if len(_SAME.get(m[1], "ab")) == 1 else "\\" + _SAME.get(m[1], m[1]), text)
     text = text.replace(r"\%", "%").replace(r"\$", "$").replace(r"\#", "#")
@@ -89,7 +89,7 @@ _NUMBER = re.compile(
 _GLUED = re.compile(r"(?<=\d)(?=(?:km|cm|mm|kg|mg|ml|mL|m|g|s|h|L|lbs?|ft|in|mph|min|GB|MB|kB|°)(?![\w/]))")
 _SPELLED = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 (it is a sentence)
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_PERCENT = re.compile(r"(?:%|percent\b|per cent\b|percentage points?\b)")
+_PERCENT = re.compile(r"(?:%|percent\b|per cent\b|percentage(?: points?)?\b|pct\b)")
 _UNIT = re.compile(r"(?:[°'\"]|[A-Za-zµΩ°€£$¥][\w°/·*^{}²³.\-]*)(?:\s+[A-Za-z(°][\w()/'^{}²³-]*){0,5}", re.IGNORECASE)
 _NO_UNIT = frozenset(
     {
@@ -319,7 +319,7 @@ def _numbers_in(sentence: str) -> list[Answer] | None:
         before = plain[: digits.start()].rstrip()[-1:]
         if not number or number.end() < len(plain[: digits.end()].rstrip(".,")) or before in tuple("-–/*×+^:<>≤≥"):
             return None
-        rest = re.match(r"\s*(?:%|percent\b|[^\W\d_]+)?", plain[number.end() :])
+        rest = re.match(r"\s*(?:%|[^\W\d_]+)?", plain[number.end() :])
         if (answer := read_number(number[0].strip() + (rest[0] if rest else ""))) is None:
             answer = read_number(number[0].strip())
             word = (rest[0] if rest else "").strip().casefold()

@@ -31,6 +31,7 @@ _LONG_NUMBER = re.compile(rf"\d{{{MOST_DIGITS}}}")
 _POWER = re.compile(r"(?:\^|\*\*)\s*\{?\s*[-+(]?\s*(\d*)")
 _TOWER = re.compile(r"(?:\^|\*\*)[{(\s]*\d+[)}\s]*(?:\^|\*\*)|![)}\s]*[!^]")
 _REPEATING = re.compile(r"!|\\(?:sum|prod|binom)(?![a-zA-Z])")
+_BOUND = re.compile(r"\\(?:sum|prod)\s*_\{[^{}]*\}\s*\^")
 _LARGE = re.compile(r"\d{4}|\d[)}\s]*(?:\^|\*\*)")
 _NEVER = re.compile(r"\\(?:int|iint|oint|lim|dots|ldots|cdots)(?![a-zA-Z])|factorial|gamma\(", re.IGNORECASE)
 
@@ -57,7 +58,7 @@ def within_limits(formula: str) -> bool:
         and not _LONG_NUMBER.search(formula)
         and not _TOWER.search(formula)
         and not _NEVER.search(formula)
-        and not (_REPEATING.search(formula) and _LARGE.search(formula))
+        and not (_REPEATING.search(formula) and _LARGE.search(_BOUND.sub(" ", formula)))
         and formula.count("(") + formula.count("{") + formula.count("[") <= 100
     )
 

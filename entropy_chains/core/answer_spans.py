@@ -15,14 +15,15 @@ LONGEST = 5_000
 _SPECIAL_TOKEN = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>")
 _CLOSING = re.compile(r"(?:\s*\b(?:I hope (?:it|this)|Let me know|Hope this)\b[^.!?]*[.!?])+\s*$", re.IGNORECASE)
 _BOX = re.compile(r"\\+(?:boxed|fbox)\s*\{")
-_BETWEEN_BOXES = re.compile(r"(?:\\text\s*\{[^{}]*\}|\\q?quad|\\[,; ]|\band\b|[\s,;$.()\[\]\\&])*")
+_BETWEEN_BOXES = re.compile(r"(?:[a-z]_\{?\w\}?\s*=|\\text\s*\{[^{}]*\}|\\q?quad|\\[,; ]|\band\b|[\s,;$.()\[\]\\&])*")
 _CUE = re.compile(
     r"""(?:
         \#\#\#\#\s|<answer>|^\W*(?:result|solution|output)\s*:
         |(?:\b(?:answer|antwort|respuesta|réponse|risposta|resposta|svar|antwoord)\b|ответ|答案|答え|回答|정답)
          (?:\s*\([^()]{0,30}\))?["'*]{0,3}\s*
          (?:(?:to|for)\s[^.:\n]{1,80}?)?
-         (?:\s*[:：=]+|\s+(?:is|was|are|(?:would|will|should|must)\ be|equals|ist|es|est|è|é|er|är)\b|[은는は是]|(?=\s*[A-Z]\b))
+         (?:\s*[:：=]+|\s+(?:is|was|are|(?:would|will|should|must)\ be|equals|ist|es|est|è|é|er|är)\b|[은는は是]
+           |(?=\s*[A-Z]\b)|(?=\s*(?:\$|\\[(\[])))
     )\s*[:：]?(?:\s*(?:thus|therefore|then|simply|clearly|indeed|option)\b)?""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
@@ -62,8 +63,8 @@ def boxes(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
-def boxed(text: str) -> str | None:
-    """What stands in the last box; of boxes that only an "and" or a comma parts, all of them; None without a box."""
+def boxed(text: str) -> tuple[str, int] | None:
+    """What stands in the last box, of boxes that only an "and" or a comma parts in all of them, and where it ends."""
     found = [b for b in boxes(text) if b[2].strip()]
     if not found:
         return None
@@ -72,14 +73,13 @@ def boxed(text: str) -> str | None:
         if not _BETWEEN_BOXES.fullmatch(text[end:begin]) or "\n\n" in text[end:begin]:
             break
         parts, begin = [inner, *parts], start
-    return parts[0] if len({p.strip() for p in parts}) == 1 else ", ".join(parts)
+    return (parts[0] if len({p.strip() for p in parts}) == 1 else ", ".join(parts)), found[-1][1]
 
 
-def cued(text: str) -> str | None:
-    """What follows the last "answer is", "Answer:" or "####", to the end of its sentence; None without one."""
-    plain = text.replace("**", "").replace("__", "")
-    cues = list(_CUE.finditer(plain))
-    for cue in reversed(cues):
+def cued(text: str, after: int = 0) -> str | None:
+    """What follows the last "answer is", "Answer:" or "####" after a place, to the end of its sentence; None without one."""
+    plain = text[after:].replace("**", "").replace("__", "")
+    for cue in reversed(list(_CUE.finditer(plain))):
         span = _first_sentence(plain[cue.end() :]).partition("</answer>")[0]
         span = span.rstrip("\"' }") if text.lstrip().startswith("{") else span  # an object of JSON
         if span.strip(" .:*"):
@@ -115,6 +115,16 @@ def explained(text: str) -> str | None:
     """The first line of a reply that goes on with an explanation."""
     found = _EXPLAINED.match(text)
     return found[1] if found else None
+
+
+_CONCLUSION = re.compile(r".*\b(?:therefore|thus|hence|consequently|so)\b,?\s", re.IGNORECASE | re.DOTALL)
+
+
+def conclusion(text: str) -> str:
+    """The last sentence, from its last "therefore" or "so" on."""
+    sentence = last_sentence(text)
+    found = _CONCLUSION.match(sentence)
+    return sentence[found.end() :] if found and found.end() < len(sentence) else sentence
 
 
 def bold(text: str) -> str | None:

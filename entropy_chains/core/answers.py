@@ -35,7 +35,8 @@ def extract(text: str | None) -> str | None:
     if text is None or not text.strip():
         return None
     part = spans.end_of(text)
-    found = spans.boxed(part) or (None if spans.taken_back(part) else spans.cued(part))
+    box = spans.boxed(part)
+    found = box[0] if box else None if spans.taken_back(part) else spans.cued(part)
     return (found or text).strip() or None
 
 
@@ -145,15 +146,15 @@ def _read(text: str) -> Answer | None:
     if not text.strip():
         return None
     part = spans.end_of(text)
-    if (inside := spans.boxed(part)) is not None:
-        return read_kind(inside)
+    if (box := spans.boxed(part)) is not None:
+        later = _of_cue(spans.cued(part, box[1]) or "")
+        return later if later is not None and later.kind == "number" else read_kind(box[0])
     words = Answer("text", " ".join(text.casefold().split()), raw=text)
     span = spans.cued(part)
     if span is not None:
         if spans.taken_back(part) or spans.hedged(span):
             return words
-        found = [kind for clause in spans.clauses(span) if (kind := _short(clause))]
-        return next((kind for kind in found if kind.kind != "text"), found[0] if found else words)
+        return _of_cue(span) or words
     for whole in (_short(text), _short(_ASIDE.sub(r"\1", text)) if len(text) < 100 else None):
         if whole is not None and whole.kind != "text":
             return whole
@@ -163,6 +164,12 @@ def _read(text: str) -> Answer | None:
     if bold is not None and not spans.unsure(last) and (found_bold := read_kind(bold)) is not None and len(bold) < 80:
         return found_bold
     return _result(last) or read_kind(text)
+
+
+def _of_cue(span: str) -> Answer | None:
+    """The answer at the beginning of what follows "the answer is"."""
+    found = [kind for clause in spans.clauses(span) if (kind := _short(clause))]
+    return next((kind for kind in found if kind.kind != "text"), found[0] if found else None)
 
 
 def _short(text: str) -> Answer | None:
@@ -184,7 +191,7 @@ def _guided(text: str, like: Answer) -> Answer | None:
     part = spans.end_of(text)
     if spans.taken_back(part):
         return None
-    scope = spans.cued(part) or spans.last_sentence(part)
+    scope = spans.cued(part) or spans.conclusion(part)
     if spans.unsure(scope):
         return None
     if like.kind == "number":
@@ -196,8 +203,8 @@ def _guided(text: str, like: Answer) -> Answer | None:
         words = re.findall(r"\b(?:yes|no|true|false)\b(?=\s*(?:[.,;:!*]|$))", scope, re.IGNORECASE)
         return _only([word.casefold() for word in words], "yes/no")
     formulas = spans.formulas(scope) if like.kind == "math" else []
-    if formulas:
-        return read_kind(formulas[0]) if len(formulas) == 1 else None
+    if len(formulas) == 1:
+        return read_kind(formulas[0])
     told = read_kind(spans.told(scope) or "")
     return told if told is not None and told.kind == like.kind else None
 
