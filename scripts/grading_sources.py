@@ -1,4 +1,4 @@
-"""Answer texts with gold from the source packages of math-verify and lm-evaluation-harness, read where they stand.
+"""Answer texts with gold from the source packages of three projects that grade answers, read where they stand.
 
 Nothing of them is kept in the project. Rows come from tables of (answer, gold, equal?) in their tests, and from worked answers
 that lm-evaluation-harness shows to models; there the gold answer is what its own filter reads, and wrong gold answers are taken
@@ -111,7 +111,7 @@ def _listed(mark: ast.Call, body: str, source: str) -> Iterator[Row]:
             right = row["expected"] if row["expected"] is not None else getattr(told, "id", None)
             if isinstance(row["completion"], str) and isinstance(row["target"], str) and right in _VERDICTS:
                 yield Row(row["completion"], row["target"], _VERDICTS[right], source)
-        elif names == ["output", "expected"] and row["expected"]:
+        elif names == ["output", "expected"] and row["expected"] and source.startswith("lm-eval"):
             yield Row(row["output"], row["expected"], True, source)
             yield from (Row(row["output"], other, False, source) for other in "ABCDE" if other != row["expected"])
 
