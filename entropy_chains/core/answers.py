@@ -42,13 +42,11 @@ def extract(text: str | None) -> str | None:
 
 def normalise(text: str | None) -> str | None:
     """A form in which equal answers are mostly equal: the number, the letter, yes or no, or the words in small letters."""
-    if text is None:
-        return None
-    if text.isdecimal() and text.isascii() and len(text) <= MOST_DIGITS:
+    if text is not None and text.isdecimal() and text.isascii() and len(text) <= MOST_DIGITS:
         return text.lstrip("0") or "0"  # what the rest makes of it; most recorded answers are such numbers
-    if _DIGITS.fullmatch(text):
+    if text is not None and _DIGITS.fullmatch(text):
         return number_form(text)
-    found = _read(text)
+    found = None if text is None else _read(text)
     return None if found is None else found.text
 
 

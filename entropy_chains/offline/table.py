@@ -297,21 +297,22 @@ class _Builder:
         compared = answers.comparer(grade, self._grader or answers.never)
         self._normalise, self._same = lru_cache(MEMO)(compared.normalise), lru_cache(MEMO)(compared.same)
 
-    def _equal(self, said: list[str | None], forms: list[str | None], other: str | None, form: str | None) -> list[bool]:
-        """Whether each answer equals another one. Of whole numbers, as most are, the forms say it."""
-        if other is None:
-            return [False] * len(said)
-        if form is not None and self._grader is None and form.isdecimal() and all(f is None or f.isdecimal() for f in forms):
-            return [f == form for f in forms]
-        return [f is not None and (f == form or self._same(a, other)) for a, f in zip(said, forms, strict=True)]
-
     def _judge(self, steps: list[dict[str, Any]], gold: str | None, file: str | None, line: int | None) -> None:
         said = [s["answer"] for s in steps]
         normal = [self._normalise(a) for a in said]
-        same_as_last = self._equal(said, normal, None if self._cut[-1] else said[-1], normal[-1])
+        # Of whole numbers, as most are, the forms say whether they are equal.
+        whole = self._grader is None and "".join(filter(None, normal)).isdecimal()
+
+        def equal_to(other: str | None, form: str | None) -> list[bool]:
+            if whole and form is not None and form.isdecimal():
+                return [f == form for f in normal]
+            pairs = zip(said, normal, strict=True)
+            return [f is not None and other is not None and (f == form or self._same(a, other)) for a, f in pairs]
+
+        same_as_last = equal_to(said[-1], normal[-1]) if not self._cut[-1] else [False] * len(said)
         labels = "gold"
         if gold is not None:
-            equal = self._equal(said, normal, gold, self._normalise(gold))
+            equal = equal_to(gold, self._normalise(gold))
             correct = [e if (c := s.get("correct")) is None else c for s, e in zip(steps, equal, strict=True)]
         elif steps[0].get("correct") is not None:  # then all steps have it: validated
             correct = [s["correct"] for s in steps]
@@ -324,9 +325,13 @@ class _Builder:
         self._labels = labels
         self._columns["correct"].extend(correct)
         self._columns["same_as_last"].extend(same_as_last)
-        pairs = zip(pairwise(said), pairwise(normal), strict=True)
-        same_as_previous = [b is not None and a is not None and (a == b or self._same(*texts)) for texts, (a, b) in pairs]
-        self._columns["same_as_previous"].extend([False, *same_as_previous])
+        previous = [a is not None and a == b for a, b in pairwise(normal)]
+        if not whole:
+            texts = pairwise(said)
+            previous = [
+                p or (a is not None and b is not None and self._same(a, b)) for p, (a, b) in zip(previous, texts, strict=True)
+            ]
+        self._columns["same_as_previous"].extend([False, *previous])
 
     def _add_signals(self, steps: list[dict[str, Any]], rows: int) -> None:
         recorded = [s.get("signals") or {} for s in steps]
