@@ -101,13 +101,17 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 @click.option("--boundary", type=click.Choice(["line", "blank_line"]), help="Where a step ends; the model's own by default.")
 @click.option("--min-tokens", type=int, help="Shortest step; shorter ones are joined.")
 @click.option("--system", help="A system prompt for every question.")
+@click.option(
+    "--grade", default="auto", show_default=True, metavar="GRADE",
+    help="How answers are compared with gold: auto, exact, number, choice, math, regex:PATTERN or python:MODULE:FUNCTION.",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with an existing file; nothing recorded is repeated.")
 @click.option("--redo-cut", is_flag=True, help="With --resume: runs that were cut off are asked again, and replaced.")
 @as_json
 def record(
     data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
     limit: int | None, resume: bool, redo_cut: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: Mode,
-    steps: int | None, temperature: float | None, max_tokens: int, seed: int, as_json: bool,
+    steps: int | None, temperature: float | None, max_tokens: int, seed: int, grade: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
     from dataclasses import replace
@@ -116,6 +120,7 @@ def record(
     from entropy_chains.backends import Sampling
     from entropy_chains.cli_record import check_same_recording, write_traces
     from entropy_chains.files import holds_data
+    from entropy_chains.grading import check_gold, named_grader, told_of_gold
     from entropy_chains.recording import read_questions
     from entropy_chains.recording import record as run
     from entropy_chains.refine import PER_CALL
@@ -135,7 +140,9 @@ def record(
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     if redo_cut and not resume:
         raise SettingsError("--redo-cut records runs of an existing file again; add --resume")
+    grader = named_grader(grade)
     questions = read_questions(data, limit)
+    check_gold(questions, grade)
     if holds_data(out) and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
@@ -150,16 +157,18 @@ def record(
     cut = PER_CALL.to_dict() if mode == "refine" else details["segmentation"]
     limit = steps if mode == "thinking" else None
     settings = {"mode": mode, "model": backend.model, "segmentation": cut, "max_steps": limit, "max_tokens": max_tokens}
-    check_same_recording(out, {**details, **settings, "system": system}, redo_cut=redo_cut)
+    check_same_recording(out, {**details, **settings, "system": system, "grade": grade}, redo_cut=redo_cut)
     asking = partial(
         run, backend, questions, mode=mode, steps=steps, sampling=sampling, segmentation=segmentation, batch=concurrency,
-        system=system,
+        system=system, grade=grade, grader=grader,
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, quiet=as_json, redo_cut=redo_cut)
     show(
         result,
         as_json,
-        "{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result),
+        "\n".join(
+            ["{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result), *told_of_gold(result)]
+        ),
     )
     if lacking:
         click.echo(lacking, err=True)
@@ -199,12 +208,16 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Fit a policy and write it."""
+    from entropy_chains.grading import nothing_right
     from entropy_chains.offline.calibrate import calibrate as run
+    from entropy_chains.offline.traces import iter_traces
     from entropy_chains.show.terminal import policy_table
 
     policy = run(traces, **settings)
     policy.save(out)
     show(policy.to_dict(), as_json, lambda: policy_table(policy, out))
+    if policy.calibration.get("accuracy_full") == 0:
+        click.echo("\n".join(nothing_right(iter_traces(traces))), err=True)
 
 
 @main.command()

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from entropy_chains import grading
+from entropy_chains.core.answers import AUTO
 from entropy_chains.errors import SettingsError, reason
 from entropy_chains.offline.traces import Trace, TraceWriter, recorded
 from entropy_chains.progress import interrupts, progress
@@ -39,6 +41,7 @@ def write_traces(
     """
     failed: dict[str, str] = {}
     given_up = cut = count = 0
+    tally = grading.Tally()
     with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
         before = set(writer.ids) - (writer.cut if redo_cut else set())
         skipped = sum(q["id"] in before for q in questions)
@@ -56,11 +59,13 @@ def write_traces(
                     writer.write(trace)
                     count += 1
                     cut += trace.is_cut
+                    tally.add(trace)
                     advance(1)
         except RecordError as error:
             given_up = error.given_up
         total = len(writer.ids)
     result = {"recorded": count, "skipped": skipped, "cut": cut, "traces": total, "out": str(out)}
+    result |= tally.to_dict()
     lacking = len(questions) - skipped - count
     if not lacking:
         return result, None
@@ -82,6 +87,7 @@ COMPARED = (
     "system",
     "max_tokens",
     "max_steps",
+    "grade",
 )
 """Trace fields that all runs of one recording share."""
 
@@ -93,6 +99,7 @@ def check_same_recording(out: Path, running: Mapping[str, Any], *, redo_cut: boo
     """
     first = next(recorded(out), None)
     was = {**first.extra, **{f.name: getattr(first, f.name) for f in fields(first)}} if first else {}
+    was["grade"] = was.get("grade") or AUTO  # older files do not say
     for name in COMPARED if first else ():
         before, now = was.get(name), running.get(name)
         if name == "max_tokens" and redo_cut and before is not None and now is not None and now >= before:

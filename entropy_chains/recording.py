@@ -15,7 +15,9 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from entropy_chains import grading
 from entropy_chains.backends import Backend, Generation, Message, Probe, Sampling
+from entropy_chains.core import answers
 from entropy_chains.core.finish_reasons import finish_of, is_cut
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
@@ -84,7 +86,7 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str,
 
     Raises:
         InputError: the file is missing or empty, or a line is not an object with ``id`` and ``question``, holds a value that no
-            trace may hold, or repeats an id; or some questions have a gold answer and others none.
+            trace may hold, or repeats an id.
     """
     try:
         content = Path(path).read_bytes()
@@ -102,17 +104,13 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str,
 
 
 def _together(placed: Sequence[tuple[str, dict[str, Any]]], limit: int | None = None) -> list[dict[str, Any]]:
-    """Questions that can be recorded in one file. Raises InputError for an id that stands twice, and for one without gold."""
+    """Questions that can be recorded in one file. Raises InputError for an id that stands twice."""
     ids = set()
     for place, question in placed:
         if question["id"] in ids:
             raise InputError(f"{place}: id {question['id']!r} stands twice; ids must be unique")
         ids.add(question["id"])
-    placed = placed[:limit]
-    lacking = [place for place, question in placed if question.get("gold") is None]
-    if 0 < len(lacking) < len(placed):
-        raise InputError(f"{lacking[0]}: has no gold answer, and others have; give one to all of them, or to none")
-    return [question for _, question in placed]
+    return [question for _, question in placed[:limit]]
 
 
 def _question(line: str, place: str) -> dict[str, Any]:
@@ -152,6 +150,8 @@ def record(
     segmentation: Segmentation | None = None,
     batch: int = 64,
     system: str | None = None,
+    grade: str = answers.AUTO,
+    grader: answers.Grader | None = None,
     details: Mapping[str, Any] | None = None,
     done: Container[str] = (),
     on_failure: Callable[[Question, Exception], None] | None = None,
@@ -176,6 +176,8 @@ def record(
         segmentation: how the stream is cut; the model's own by default.
         batch: questions run together; of a server never more than its ``concurrency``.
         system: a system prompt for every question.
+        grade: how answers are compared with gold, see :func:`entropy_chains.core.answers.comparer`.
+        grader: the function of a grade ``python:NAME``; what it raises fails the question.
         details: further trace fields, or other values than the backend's own details (k, estimator, temperature, template, …).
         done: ids that are recorded already. They are not asked; they keep their places, which the seeds go by.
         on_failure: called with each question that fails, and with what.
@@ -192,6 +194,7 @@ def record(
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     places = [f"question {n}" for n in range(1, len(questions) + 1)]
     questions = _together([(place, _checked(dict(q), place)) for place, q in zip(places, questions, strict=True)])
+    grading.check_gold(questions, grade)
     cancelled = cancelled or threading.Event()
     threads = min(batch, backend.concurrency or 0)
     left = [(place, q) for place, q in enumerate(questions) if q["id"] not in done]
@@ -201,11 +204,12 @@ def record(
     def stopped() -> bool:
         return cancelled.is_set() or hopeless.is_set()
 
-    work = _Recorder(backend.worker(over), mode, steps, sampling, segmentation, system, details or {}).record
+    work = _Recorder(
+        backend.worker(over), mode, steps, sampling, segmentation, system, details or {}, answers.comparer(grade, grader)
+    ).record
     finished = in_threads(work, parts, threads, stopped, over) if threads else in_turn(work, parts, stopped)
     failed: dict[int, Exception] = {}
-    finishes, broken = Counter[str](), list[str]()
-    alike = 0
+    finishes, broken, alike = Counter[str](), list[str](), 0
     with closing(finished):
         for (place, question), found in chain.from_iterable(zip(part, made, strict=True) for part, made in finished):
             if isinstance(found, Trace):
@@ -249,6 +253,7 @@ class _Recorder:
     segmentation: Segmentation | None
     system: str | None
     details: Mapping[str, Any]
+    compared: answers.Comparer
 
     def record(self, part: Part) -> list[Trace | Exception]:
         """The trace of each question, or what it fails with. A batch that fails as a whole is halved until one question is left."""
@@ -272,7 +277,7 @@ class _Recorder:
         def trace(question: Question, run: Generation, broke: Exception | None) -> Trace:
             probes = list(islice(tried, len(run.steps[: self.steps])))
             steps = thinking_steps(run, [_found(probe, or_none=broke is not None) for probe in probes])
-            return _trace(question, steps, fields | _ending(run, self.sampling, broke))
+            return _trace(question, grading.graded(question, steps, self.compared), fields | _ending(run, self.sampling, broke))
 
         return self._traces(part, made, trace)
 
@@ -283,7 +288,8 @@ class _Recorder:
 
         def trace(question: Question, run: RefineRun, broke: Exception | None) -> Trace:
             lacking = [Step(answer=None, entropy=None, tokens=0, seconds=0.0, probe_tokens=0)] if broke else []
-            return _trace(question, _loop_steps(run) + lacking, fields | _ending(run.calls[-1], drawn, broke))
+            steps = grading.graded(question, _loop_steps(run) + lacking, self.compared)
+            return _trace(question, steps, fields | _ending(run.calls[-1], drawn, broke))
 
         return self._traces(part, made, trace)
 
@@ -317,7 +323,13 @@ class _Recorder:
 
     def _fields(self, part: Part, segmentation: Segmentation | None) -> dict[str, Any]:
         """What the traces of a part have in common."""
-        fields = {"mode": self.mode, "model": self.backend.model, "seed": self._drawn(part).seed, "batch": len(part)}
+        fields = {
+            "mode": self.mode,
+            "model": self.backend.model,
+            "grade": self.compared.grade,
+            "seed": self._drawn(part).seed,
+            "batch": len(part),
+        }
         limit = {} if self.mode == "refine" else {"max_steps": self.steps}  # there it is the schedule: every step is recorded
         prompt = {"system": self.system} if self.system else {}
         return fields | limit | prompt | self.backend.details(self.sampling, segmentation) | dict(self.details)

@@ -17,7 +17,7 @@ LAYERS = (
     {"files", "options", "validation"},
     {"core"},
     {"backends", "offline", "savings"},
-    {"refine", "subclasses", "workers"},
+    {"grading", "refine", "subclasses", "workers"},
     {"recording", "doctor", "show"},
     {"adapters", "demo"},
     {"progress", "cli_files"},

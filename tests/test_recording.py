@@ -78,8 +78,6 @@ def test_questions_are_read(tmp_path):
         ([{"id": "a", "question": "x"}, {"id": "b", "question": "x", "group": 5}], "line 2: 'group' is 5"),
         (['{"id": "a", "m": ' + "[" * 200_000 + "]" * 200_000 + "}"], "line 1: not JSON"),
         ([{"id": "a", "question": "x"}, {"id": "a", "question": "y"}], "line 2: id 'a' stands twice"),
-        ([{"id": "a", "question": "x", "gold": "1"}, {"id": "b", "question": "y"}], "line 2: has no gold answer, and others have"),
-        ([{"id": "a", "question": "x"}, {"id": "b", "question": "y", "gold": "1"}], "line 1: has no gold answer, and others have"),
         ([], "holds no questions"),
         (["", "  "], "holds no questions"),
     ],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_chains.core.entropy import EntropyBounds, token_entropy
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.policy import Policy
+from entropy_chains.core.policy import MISSING_GRADER, Policy
 from entropy_chains.core.rules import Reading
 from entropy_chains.core.signals import MassFloor, StepRecord, Tally
 from entropy_chains.core.steps import Phase, Scanner, Segmentation
@@ -94,6 +94,8 @@ class _Course:
         self._rule = policy.stop_rule if policy and policy.active else None
         may_stop = stop and not holdout and self._rule is not None
         self.off = None if may_stop else "stopping is switched off"  # why nothing is stopped in this run, if so
+        if policy is not None and policy.lacks_grader:
+            self.off = self.off or f"answers are compared by {policy.grade}: {MISSING_GRADER}"
         self._holdout = holdout
         self._previous: str | None = None
         self._asked: StepRecord | None = None  # waits for its answer
@@ -126,7 +128,7 @@ class _Course:
     def _judge(self, record: StepRecord, answer: str | None) -> Decision:
         if self._rule is None or self._policy is None:
             return Decision.GO_ON
-        reading = self._rule.reading(record, self._policy.mass_floor, answer, self._previous)
+        reading = self._rule.reading(record, self._policy.mass_floor, answer, self._previous, self._policy.same)
         self._previous = answer
         if not self._rule.stops(reading):
             return Decision.GO_ON

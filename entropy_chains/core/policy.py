@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
+from entropy_chains.core import answers
 from entropy_chains.core.rules import RULES, AgreementRule, Rule, threshold_at
 from entropy_chains.core.signals import MEAN, MassFloor, Signal
 from entropy_chains.core.steps import Segmentation
@@ -54,6 +55,7 @@ LARGEST_FILE = 2**26
 """Bytes that a policy file may have at most; what is longer is none."""
 TOLD = 10
 """Temperatures that a message names at most."""
+MISSING_GRADER = "give the function with policy.with_grader(function); it is never imported by its name"
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
 
 
@@ -73,7 +75,9 @@ class Policy:
         min_steps: first step at which a stop is allowed, from 1; for ``fixed-step`` the step to stop at.
         active: False: never stops; ``reason`` says why.
         calibration: figures of the calibration runs, among them the certificate.
+        grade: how rules compare answers (:func:`entropy_chains.core.answers.comparer`); None: ``auto``.
         extra: unknown fields of the file, kept.
+        grader: the function of a grade ``python:NAME``, see :meth:`with_grader`; no part of the file.
     """
 
     model: str
@@ -96,7 +100,9 @@ class Policy:
     active: bool = True
     reason: str = "uncertified"
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    grade: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    grader: answers.Grader | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what could not be stopped by, replayed or reported: nothing is found out when a run is to be stopped."""
@@ -111,6 +117,16 @@ class Policy:
         return RULES[self.rule](self.thresholds, self.min_steps, self.signal)
 
     @property
+    def same(self) -> answers.Same:
+        """How its rule compares two answers."""
+        return answers.comparer(self.grade or answers.AUTO, self.grader or answers.never).same
+
+    @property
+    def lacks_grader(self) -> bool:
+        """Whether its rule compares answers by a function that was not given: then no two answers are known to be equal."""
+        return RULES[self.rule].compares_answers and self.grader is None and (self.grade or "").startswith("python:")
+
+    @property
     def reads_probes(self) -> bool:
         """Whether its rule reads a signal of the answer asked for after every step."""
         return self.stop_rule.reads_probes
@@ -119,6 +135,8 @@ class Policy:
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of everything that decides; equal policies have equal ones."""
         deciding = {k: v for k, v in self.to_dict().items() if k not in ("calibration", "aliases", *self.extra)}
+        if self.grade == answers.AUTO:
+            del deciding["grade"]  # what is compared where nothing is said, too
         for name in ("thresholds", "temperature"):  # 1 and 1.0 are the same number
             deciding[name] = [None if v is None else float(v) for v in deciding[name]]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
@@ -139,6 +157,10 @@ class Policy:
     def for_model(self, *names: str) -> Policy:
         """The same policy under further names of the same checkpoint: a path, a served name, a GGUF."""
         return replace(self, aliases=(*self.aliases, *(n for n in names if n != self.model and n not in self.aliases)))
+
+    def with_grader(self, grader: answers.Grader) -> Policy:
+        """The same policy with the function of its grade ``python:NAME``: whether two answers (texts) are equal."""
+        return replace(self, grader=grader)
 
     def by_agreement(self) -> Policy:
         """What it becomes without logprobs, if allowed: stop where two answers in a row agree; no certificate covers that."""
@@ -167,6 +189,11 @@ class Policy:
         """What :meth:`check` warns of, for whoever tells it otherwise: Python keeps the texts of its warnings for good."""
         check_options({"on_mismatch": on_mismatch})
         told = []
+        if self.lacks_grader:
+            missing = PolicyMismatch("grade", self.grade, None, MISSING_GRADER + '; on_mismatch="warn" runs in full')
+            if on_mismatch == "error":
+                raise missing
+            told.append(str(missing))
         for name, found in running.items():
             expected = getattr(self, name)
             if (
@@ -198,6 +225,8 @@ class Policy:
         written: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.name == "grader" or (f.name == "grade" and value is None):
+                continue
             if f.name == "extra":
                 written |= dict(value)
             elif isinstance(value, tuple):
@@ -375,6 +404,8 @@ FIELDS: dict[str, Check] = {
     "active": Check(lambda v: isinstance(v, bool), "true or false"),
     "reason": _NAME,
     "calibration": Check(lambda v: isinstance(v, Mapping), "an object", fields=CALIBRATION),
+    "grade": answers.GRADE,
+    "grader": Check(callable, "a function of two texts", nullable=True),
     "extra": Check(lambda v: isinstance(v, Mapping), "an object"),
 }
 """Every field of a policy: what it must be. The one place to look for what a policy file may hold."""

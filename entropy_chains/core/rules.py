@@ -33,6 +33,7 @@ class Reading:
         answer: the answer if reasoning stopped here; None unless it was asked for and given.
         previous: the same after the step before.
         others: the further signals that the rule reads, by name, as ``value``.
+        same: how two answers are compared.
     """
 
     step: int
@@ -40,11 +41,12 @@ class Reading:
     answer: str | None = None
     previous: str | None = None
     others: Mapping[str, float] = field(default_factory=dict)
+    same: answers.Same = answers.same
 
     @property
     def agrees(self) -> bool:
         """The answer equals that after the step before; a missing one equals nothing."""
-        return answers.same(self.previous, self.answer)
+        return self.same(self.previous, self.answer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +147,14 @@ class Rule:
         """It needs the answer after every step, which costs a probe in thinking mode."""
         return self.compares_answers or self.reads_probes
 
-    def reading(self, record: StepRecord, floor: MassFloor, answer: str | None, previous: str | None) -> Reading:
+    def reading(
+        self,
+        record: StepRecord,
+        floor: MassFloor,
+        answer: str | None,
+        previous: str | None,
+        same: answers.Same = answers.same,
+    ) -> Reading:
         """What it may read after a step with this record and this answer; of no answer nobody is sure."""
 
         def value(name: str) -> float:
@@ -154,7 +163,7 @@ class Rule:
             return MISSING if found is None else found
 
         others = {name: value(name) for name in self.also_reads}
-        return Reading(record.step, value(self.signal), answer, previous, others)
+        return Reading(record.step, value(self.signal), answer, previous, others, same)
 
     def threshold(self, step: int) -> float | None:
         """The threshold after ``step`` (from 1); None = never stop there, or it reads none."""

@@ -116,6 +116,7 @@ def calibrate(
         temperature_mode=table.temperature_mode or "raw",
         segmentation=Segmentation.from_dict(table.segmentation or by_call),
         template=table.template,
+        grade=table.grade,
         mass_floor=basis.floor,
         method=method,
         active=found.reason in STOPPING,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from entropy_chains.core import answers
+from entropy_chains.core.answers import Grader
 from entropy_chains.core.finish_reasons import run_is_cut
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import MEAN, Signal
@@ -32,7 +33,7 @@ Array = np.ndarray[Any, Any]
 MEMO = 16384
 """Distinct answers whose normal form is remembered while a table is built."""
 
-ONE_PER_FILE = ("model", "estimator", "k", "mode", "signal", "temperature_mode", "segmentation", "template")
+ONE_PER_FILE = ("model", "estimator", "k", "mode", "signal", "temperature_mode", "segmentation", "template", "grade")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +53,7 @@ class Table:
         signals: further statistics by name, float64 [rows], NaN = missing.
         labels: ``gold`` (judged or compared with the gold answer) or ``agreement`` (with the run's own last answer).
         signal: the name of what ``entropy`` holds; model, estimator, k, mode, temperature_mode, segmentation, template: as in
-            the traces, None where they do not say.
+            the traces, None where they do not say; grade: how their answers are compared, None: ``auto``.
         temperatures: all that occur, ascending; vocab_size: the largest that occurs; max_tokens, max_steps: the smallest limits
             that occur, None where no trace has one.
     """
@@ -81,23 +82,24 @@ class Table:
     temperature_mode: str | None
     segmentation: Mapping[str, Any] | None
     template: str | None
+    grade: str | None
     temperatures: tuple[float, ...]
     vocab_size: int | None
     max_tokens: int | None
     max_steps: int | None
 
     @classmethod
-    def from_traces(cls, traces: Iterable[Trace | Mapping[str, Any]]) -> Table:
-        """Columns of traces, taken one at a time."""
-        builder = _Builder()
+    def from_traces(cls, traces: Iterable[Trace | Mapping[str, Any]], *, grader: Grader | None = None) -> Table:
+        """Columns of traces, taken one at a time; ``grader``: the function of traces with a grade ``python:NAME``."""
+        builder = _Builder(grader)
         for trace in traces:
             builder.add(trace.to_dict() if isinstance(trace, Trace) else trace)
         return builder.table()
 
     @classmethod
-    def read(cls, *paths: PathLike) -> Table:
-        """Columns of trace files, read a line at a time."""
-        builder = _Builder()
+    def read(cls, *paths: PathLike, grader: Grader | None = None) -> Table:
+        """Columns of trace files, read a line at a time; ``grader`` as in :meth:`from_traces`."""
+        builder = _Builder(grader)
         for file, line, data in chain.from_iterable(map(records, paths)):
             builder.add(data, file, line)
         return builder.table()
@@ -206,11 +208,16 @@ class Table:
             **columns,
         )
 
+    def _grade_against(self, policy: Policy) -> str | None:
+        """What is compared with a policy's grade: where its rule compares answers, they must do it alike."""
+        alike = (self.grade or answers.AUTO) == (policy.grade or answers.AUTO)
+        return policy.grade if alike or not policy.stop_rule.compares_answers else self.grade or answers.AUTO
+
     def check(self, policy: Policy, on_mismatch: str = "error") -> None:
         """Compare a policy with what the traces say they are; what they do not say is not compared."""
         segmentation = None if self.segmentation is None else Segmentation.from_dict(self.segmentation)
         stated = {n: getattr(self, n) for n in ("model", "estimator", "mode", "temperature_mode", "template")}
-        stated |= {"segmentation": segmentation, "k": self.k}
+        stated |= {"segmentation": segmentation, "k": self.k, "grade": self._grade_against(policy)}
         # A stated estimator makes an absent k the full vocabulary's.
         stated = {n: v for n, v in stated.items() if v is not None or (n == "k" and self.estimator is not None)}
         policy.check(on_mismatch=on_mismatch, **stated)
@@ -236,7 +243,8 @@ _COLUMNS = {
 class _Builder:
     """Takes records one at a time into flat arrays; keeps no object of any step."""
 
-    def __init__(self) -> None:
+    def __init__(self, grader: Grader | None = None) -> None:
+        self._grader = grader
         self._columns: dict[str, array[Any]] = {name: array(code) for name, code in _COLUMNS.items()}
         self._signals: dict[str, array[float]] = {}
         self._probed: set[str] = set()  # of these, the names of those read off an answer
@@ -248,7 +256,6 @@ class _Builder:
         self._temperatures: set[float] = set()
         self._vocab_size: int | None = None
         self._limits: dict[str, Any] = dict.fromkeys(("max_tokens", "max_steps"))
-        self._normalise = lru_cache(MEMO)(answers.normalise)
 
     def add(self, data: Any, file: str | None = None, line: int | None = None) -> None:
         validate(data, file, line)
@@ -278,20 +285,37 @@ class _Builder:
         self._add_signals(steps, rows)
 
     def _check_header(self, header: dict[str, Any], file: str | None, line: int | None) -> None:
+        if self._header is None:
+            self._compare_by(header["grade"] or answers.AUTO)
         first = self._header = self._header or header
         for name, value in header.items():
-            if value != first[name]:
+            if value != first[name] and not (name == "grade" and {value, first[name]} == {None, answers.AUTO}):
                 message = f"{name} is {value!r}, but the traces before have {first[name]!r}; use files of one {name} together"
                 raise TraceError(message, file=file, line=line, field=name)
 
+    def _compare_by(self, grade: str) -> None:
+        if grade.startswith("python:") and self._grader is None:
+            text = f"the traces were graded by {grade}, whose function was not given: no two answers count as equal"
+            warnings.warn(f"{text}; give it with Table.read(path, grader=…)", stacklevel=6)
+        compared = answers.comparer(grade, self._grader or answers.never)
+        self._normalise, self._same = lru_cache(MEMO)(compared.normalise), lru_cache(MEMO)(compared.same)
+
     def _judge(self, steps: list[dict[str, Any]], gold: str | None, file: str | None, line: int | None) -> None:
-        normal = [self._normalise(s["answer"]) for s in steps]
-        last = None if self._cut[-1] else normal[-1]
-        same_as_last = [n is not None and n == last for n in normal]
+        said = [s["answer"] for s in steps]
+        normal = [self._normalise(a) for a in said]
+        # Of whole numbers, as most are, the forms say whether they are equal.
+        whole = self._grader is None and "".join(filter(None, normal)).isdecimal()
+
+        def equal_to(other: str | None, form: str | None) -> list[bool]:
+            if whole and form is not None and form.isdecimal():
+                return [f == form for f in normal]
+            pairs = zip(said, normal, strict=True)
+            return [f is not None and other is not None and (f == form or self._same(a, other)) for a, f in pairs]
+
+        same_as_last = equal_to(said[-1], normal[-1]) if not self._cut[-1] else [False] * len(said)
         labels = "gold"
         if gold is not None:
-            right = self._normalise(gold)
-            equal = [n is not None and n == right for n in normal]
+            equal = equal_to(gold, self._normalise(gold))
             correct = [e if (c := s.get("correct")) is None else c for s, e in zip(steps, equal, strict=True)]
         elif steps[0].get("correct") is not None:  # then all steps have it: validated
             correct = [s["correct"] for s in steps]
@@ -304,7 +328,13 @@ class _Builder:
         self._labels = labels
         self._columns["correct"].extend(correct)
         self._columns["same_as_last"].extend(same_as_last)
-        self._columns["same_as_previous"].extend([False, *(a is not None and a == b for a, b in pairwise(normal))])
+        previous = [a is not None and a == b for a, b in pairwise(normal)]
+        if not whole:
+            texts = pairwise(said)
+            previous = [
+                p or (a is not None and b is not None and self._same(a, b)) for p, (a, b) in zip(previous, texts, strict=True)
+            ]
+        self._columns["same_as_previous"].extend([False, *previous])
 
     def _add_signals(self, steps: list[dict[str, Any]], rows: int) -> None:
         recorded = [s.get("signals") or {} for s in steps]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from entropy_chains.core.answers import GRADE
 from entropy_chains.core.finish_reasons import FINISHES, run_is_cut
 from entropy_chains.core.signals import MEAN
 from entropy_chains.core.steps import Segmentation
@@ -40,6 +41,7 @@ class Step:
 
     Attributes:
         answer: what the user would get if reasoning stopped after this step; None if there was none.
+        read: what grading read in it.
         entropy: the trace's signal over the step's tokens, bits, lower = surer; None where logprobs are missing.
         tokens: tokens computed in this step.
         correct: the answer is right, where that was judged; wins over the trace's gold answer.
@@ -55,6 +57,7 @@ class Step:
     entropy: float | None
     tokens: int
     correct: bool | None = None
+    read: str | None = None
     seconds: float | None = None
     probe_tokens: int | None = None
     mass: float | None = None
@@ -70,7 +73,7 @@ class Step:
         return written | ({"signals": dict(self.signals)} if self.signals else {}) | self.extra
 
 
-STEP_ORDER = ("answer", "correct", "entropy", "tokens", "seconds", "mass", "probe_tokens", "lower", "upper", "text")
+STEP_ORDER = ("answer", "read", "correct", "entropy", "tokens", "seconds", "mass", "probe_tokens", "lower", "upper", "text")
 
 
 @dataclass(slots=True)
@@ -80,7 +83,8 @@ class Trace:
     Attributes:
         id: names the run; ``group``: shared by runs of the same question (default: the question, else the id).
         steps: at least one; the last is the full run.
-        gold: the right answer, compared with :func:`entropy_chains.core.answers.same`.
+        gold: the right answer; grade: how it is compared with the steps' answers, and they with each other
+            (:func:`entropy_chains.core.answers.comparer`; None: ``auto``).
         mode: ``thinking`` or ``refine``; estimator: ``renormalised`` or ``full``; k: None = full vocabulary.
         signal: the name of what ``entropy`` holds.
         finish: how it ended, one of :data:`FINISHES`; finish_raw: the server's own word; max_tokens: the limit it ran under.
@@ -93,6 +97,7 @@ class Trace:
     group: str | None = None
     question: str | None = None
     gold: str | None = None
+    grade: str | None = None
     model: str | None = None
     mode: str | None = None
     signal: str = MEAN
@@ -168,6 +173,7 @@ STEP_FIELDS: dict[str, Check] = {
     "answer": Check(is_text, "a string, or null where there is none", nullable=True),
     "entropy": Check(is_amount, _AMOUNT + ", in bits, or null where it is missing", nullable=True),
     "tokens": Check(is_count, "a whole number of at least 0"),
+    "read": Check(is_text, "a string", nullable=True),
     "correct": Check(lambda v: v is True or v is False, "true or false", nullable=True),
     "seconds": Check(is_amount, _AMOUNT, nullable=True),
     "probe_tokens": Check(is_count, "a whole number of at least 0", nullable=True),
@@ -184,6 +190,7 @@ TRACE_FIELDS: dict[str, Check] = {
         ("group", "question", "gold", "model", "signal", "temperature_mode", "template", "finish_raw"),
         Check(is_text, "a string", nullable=True),
     ),
+    "grade": GRADE,
     "finish": Check(
         lambda v: v in FINISHES, " or ".join(FINISHES) + "; the server's own word belongs in finish_raw", nullable=True
     ),
@@ -221,7 +228,7 @@ def _is_plain(step: Any) -> bool:
         elif kind is int:
             plain = 0 <= value <= _MOST.get(key, -1)
         elif kind is str:
-            plain = key in ("answer", "text")
+            plain = key in ("answer", "text", "read")
         elif kind is dict:
             plain = key == "signals" and _numbers(value)
         else:

@@ -49,7 +49,8 @@ def policy_table(policy: Policy, out: Path) -> Group:
         ("first step", str(policy.min_steps)),
         (
             "calibrated on",
-            f"{calibration.get('groups')} questions, {wording.percent(calibration.get('accuracy_full'))} right in full",
+            f"{calibration.get('groups')} questions, {wording.percent(calibration.get('accuracy_full'))} right in full"
+            + (f" (graded {policy.grade})" if policy.grade else ""),
         ),
         ("AUROC", f"{_two(calibration.get('auroc'))} ({wording.interval(calibration.get('auroc_interval'), _two)})"),
         ("written to", str(out)),

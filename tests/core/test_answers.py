@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.core.answers import extract, normalise, same
+from entropy_chains.core.answers import comparer, extract, normalise, same
+from entropy_chains.errors import SettingsError
+
+FORMS = [json.loads(line) for line in Path(__file__).with_name("answers.jsonl").read_text(encoding="utf-8").splitlines()]
+"""Answers as people write them, the gold answer, and whether they are equal."""
 
 
 @pytest.mark.parametrize(
@@ -77,3 +85,78 @@ def test_enormous_numbers_are_harmless(text):
     """Neither an error nor gigabytes of digits."""
     assert same(text, text)
     assert len(normalise(text)) <= 6000
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form['answer'][:40]!r} for {form['gold']}")
+def test_answers_as_people_write_them(form):
+    """What is equal is seen to be equal; what could mean something else is not taken for it."""
+    assert same(form["answer"], form["gold"]) is form["equal"]
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form["equal"]], ids=lambda form: f"{form['answer'][:40]!r}")
+def test_what_equals_the_same_answer_agrees(form):
+    """The order does not matter to words, numbers and letters."""
+    assert same(form["gold"], form["answer"])
+
+
+@pytest.mark.parametrize(
+    ("grade", "a", "b", "equal"),
+    [
+        ("exact", " 7 ", "7", True),
+        ("exact", "7.0", "7", False),
+        ("exact", "The answer is 7", "7", False),
+        ("number", "The answer is 7.", "7", True),
+        ("number", "seven dogs", "seven dogs", False),
+        ("choice", "(B) Paris", "B", True),
+        ("choice", "Paris", "Paris", False),
+        ("regex:<a>(.*?)</a>", "<a>6</a> no <a>7</a>", "<a>7.0</a>", True),
+        ("regex:<a>(.*?)</a>", "7", "7", False),
+        ("regex:\\d+", "first 6, then 7", "7", True),
+        ("auto", "first 6, then 7", "7", False),
+    ],
+)
+def test_each_grade(grade, a, b, equal):
+    """One comparer a grade; a number's knows numbers only, a letter's letters only."""
+    compared = comparer(grade)
+    assert compared.same(a, b) is equal
+    assert not compared.same(None, b)
+    assert not compared.same(a, None)
+
+
+def test_a_grader_of_the_user():
+    """It is asked with the answer first; a missing answer equals nothing without asking."""
+    asked = []
+    compared = comparer("python:mine", lambda answer, gold: asked.append((answer, gold)) is None and answer[0] == gold[0])
+    assert compared.same("yellow", "yes")
+    assert not compared.same("no", "yes")
+    assert not compared.same(None, "yes")
+    assert asked == [("yellow", "yes"), ("no", "yes")]
+
+
+@pytest.mark.parametrize("grade", ["", "numbers", "regex", "regex:", "regex:(", "python:", "python", None, 7, "AUTO"])
+def test_a_grade_that_is_none_is_refused(grade):
+    """The message names what there is."""
+    with pytest.raises(SettingsError, match="grade is"):
+        comparer(grade)
+
+
+def test_a_grader_that_is_only_named_is_not_imported():
+    """The name alone is an error that says what to give."""
+    with pytest.raises(SettingsError, match="give its function"):
+        comparer("python:json:loads")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ", "$", "{", r"\boxed{", "answer is ", "1,", "(A) ", "** ", "I hope this ", "= ", "is the ", "- ", r"\frac", "5/",
+        "a. ", "1 ", "1", "1.", "x^2+", "-", "((", "and ", "\n", "option B ", "%",
+    ],
+)  # fmt: skip
+def test_long_and_odd_texts_cost_little(text):
+    """Neither seconds nor an error, whatever a model repeats for ever."""
+    text *= 20_000
+    began = time.process_time()
+    for gold in ("7", "B", "yes", "Paris", r"\sqrt{2}", "50%"):
+        assert same(text, gold) in (True, False)
+    assert time.process_time() - began < 3

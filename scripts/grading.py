@@ -1,0 +1,77 @@
+"""How often answers are graded wrong, on answer texts that nobody of this project wrote: ``python scripts/grading.py``.
+
+Reads the source packages of math-verify, lm-evaluation-harness and inspect-evals, fetched once with pip into a cache folder
+(``--sources``), and compares every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the
+rows that are graded wrong. ``--write-docs`` puts the table of all parts into ``docs/grading.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from grading_sources import PACKAGES, Row, rows
+
+from entropy_chains.core import answer_maths
+from entropy_chains.core.answers import same
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "entropy-chains" / "grading"
+PAGE = ROOT / "docs" / "grading.md"
+TABLE = re.compile(r"(?<=<!-- grading -->\n).*?(?=<!-- /grading -->)", re.DOTALL)
+
+
+def fetch(folder: Path) -> None:
+    """Download the source packages that are not there."""
+    for start, name in PACKAGES.items():
+        if not list(folder.glob(f"{start}-*.tar.gz")):
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", str(folder), name]
+            subprocess.run(command, check=True)  # noqa: S603 (two names that stand above)
+
+
+def table(found: list[Row]) -> str:
+    """Rows, wrong rows and rates, by part and kind of source."""
+    counts: Counter[tuple[str, str, bool, bool]] = Counter()
+    for row in found:
+        kind = re.sub(r"lm-eval \w+, worked", "lm-eval worked", row.source)
+        for name in (kind, "all"):
+            counts[row.part, name, row.equal, same(row.answer, row.gold)] += 1
+    lines = ["| part | source | equal to gold | missed | different | taken for equal |", "|---|---|---:|---:|---:|---:|"]
+    for part in sorted({row.part for row in found}):
+        for name in sorted({key[1] for key in counts if key[0] == part}, key=lambda n: (n == "all", n)):
+            told = []
+            for equal in (True, False):
+                wrong, right = counts[part, name, equal, not equal], counts[part, name, equal, equal]
+                told += [f"{wrong + right}", f"{wrong} ({wrong / max(1, wrong + right):.1%})"]
+            lines.append(f"| {part} | {name} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and print or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=Path, default=CACHE)
+    parser.add_argument("--part", choices=["first", "second", "third"])
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--write-docs", action="store_true")
+    args = parser.parse_args()
+    args.sources.mkdir(parents=True, exist_ok=True)
+    fetch(args.sources)
+    found = [row for row in rows(args.sources) if args.part in (None, row.part)]
+    if args.show:
+        for row in found:
+            if same(row.answer, row.gold) is not row.equal:
+                print(f"{'missed' if row.equal else 'TAKEN FOR EQUAL'} {row.source}: {row.answer!r} | {row.gold!r}")
+    made = table(found)
+    print(made if answer_maths.installed() else "math-verify is not installed\n" + made)
+    if args.write_docs:
+        PAGE.write_text(TABLE.sub(lambda _: made, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
