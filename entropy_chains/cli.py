@@ -121,7 +121,7 @@ def record(
     from entropy_chains.cli_record import check_same_recording, write_traces
     from entropy_chains.files import holds_data
     from entropy_chains.grading import check_gold, named_grader, told_of_gold
-    from entropy_chains.recording import read_questions
+    from entropy_chains.questions import read_questions
     from entropy_chains.recording import record as run
     from entropy_chains.refine import PER_CALL
 

@@ -16,7 +16,8 @@ from entropy_chains.core.answers import AUTO
 from entropy_chains.errors import SettingsError, reason
 from entropy_chains.offline.traces import Trace, TraceWriter, recorded
 from entropy_chains.progress import interrupts, progress
-from entropy_chains.recording import GIVEN_UP, Question, RecordError
+from entropy_chains.questions import Question
+from entropy_chains.recording import GIVEN_UP, RecordError
 
 
 def write_traces(

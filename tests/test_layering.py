@@ -17,7 +17,7 @@ LAYERS = (
     {"files", "options", "validation"},
     {"core"},
     {"backends", "offline", "savings"},
-    {"grading", "refine", "subclasses", "workers"},
+    {"grading", "questions", "refine", "subclasses", "workers"},
     {"recording", "doctor", "show"},
     {"adapters", "demo"},
     {"progress", "cli_files"},

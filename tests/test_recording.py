@@ -25,7 +25,8 @@ from entropy_chains.errors import BackendError, BatchError, InputError, NoLogpro
 from entropy_chains.offline.cut_runs import of_recording
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Trace, append_traces, read_traces
-from entropy_chains.recording import PATIENCE, RecordError, conversation, read_questions, record, thinking_steps
+from entropy_chains.questions import read_questions
+from entropy_chains.recording import PATIENCE, RecordError, conversation, record, thinking_steps
 
 LINES = Segmentation("line", 1)
 STEPS = [("one ", 1.0), ("\n", 1.0), ("two ", 0.5), ("\n", 0.5), ("three ", 0.0), ("\n", 0.0)]
