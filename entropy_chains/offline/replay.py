@@ -83,12 +83,13 @@ class ReplayResult:
 def decisions(table: Table, policy: Policy) -> Array:
     """The step after which the policy stops each run, 0 = it runs in full; int32 [runs].
 
-    The rule is the object that decides live, asked of all rows at once; the last recorded step is never an early stop.
+    The rule is the object that decides live, asked of all rows at once.
     """
     if not policy.active:
         return np.zeros(table.runs, np.int32)
     rule = policy.stop_rule
-    return first_stops(table, rule.stops_rows(readings(table, rule, policy.mass_floor)))
+    allowed = table.stops_allowed(rule.sees_answers(policy.mode, policy.scope))
+    return first_stops(table, allowed & rule.stops_rows(readings(table, rule, policy.mass_floor)))
 
 
 def replay(
