@@ -14,7 +14,7 @@ import entropy_chains
 ROOT = Path(entropy_chains.__file__).parent
 LAYERS = (
     {"errors", "lazy"},
-    {"files", "validation"},
+    {"files", "intervals", "validation"},
     {"core"},
     {"backends", "offline", "savings"},
     {"refine", "subclasses", "workers"},

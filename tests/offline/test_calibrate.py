@@ -468,8 +468,8 @@ def test_fewer_than_ten_right_full_answers_are_too_few(right, reason, method):
     """Counted in questions: nine are too few for any rule, in each of two runs, too; with ten something else decides."""
     runs = with_answers(right, 40, 60)
     twice = [Trace(f"{t.id}-{i}", t.steps, group=t.id, gold=RIGHT) for t in runs for i in range(2)]
-    for given in (runs, twice):
-        policy = calibrate(given, method=method, max_loss=0.08)
+    for recordings in (runs, twice):
+        policy = calibrate(recordings, method=method, max_loss=0.08)
         assert policy.calibration["questions_right"] == right
         assert (policy.reason == "too_few_examples") == (reason is not None)
 
