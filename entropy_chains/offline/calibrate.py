@@ -159,11 +159,15 @@ class _Basis:
         first = max(rule.earliest, self.min_steps)
         if (key := (rule.signal, first, last)) not in self._told:
             table = self.table
-            early = ~table.is_last & (table.step >= first) & (table.step <= (table.longest if last is None else last))
+            early = self.open(table, rule) & (table.step >= first) & (table.step <= (table.longest if last is None else last))
             wrong = questions_with(table, early & judged_rows(table) & (table.correct == 0))
             auroc, interval, _ = signal_aurocs(table, table.values(rule.signal), early, self.seed, RESAMPLES)
             self._told[key] = _Told(auroc, interval, wrong)
         return self._told[key]
+
+    def open(self, table: Table, rule: Rule) -> Array:
+        """Rows of (a part of) the table after which the rule may stop a run, bool [rows]."""
+        return table.stops_allowed(rule.sees_answers(table.mode or "thinking", self.scope))
 
     def candidate(self, rule: type[Rule], signal: str) -> Rule:
         """The rule without a threshold."""
@@ -281,7 +285,7 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
     verdict = verdict_of(basis.told(kept, last).interval)
     if verdict != "signal":
         return never._replace(reason=verdict)
-    told = _steps_with_signal(table, values, basis.seed) if basis.per_step else {1}
+    told = _steps_with_signal(table, kept, basis) if basis.per_step else {1}
     thresholds = tuple(PLAIN[method](s) if step in told else None for step, s in classes.items())
     if all(t is None for t in thresholds):
         return never._replace(reason="no_safe_threshold")
@@ -357,13 +361,13 @@ def _scales(table: Table, rule: Rule, basis: _Basis) -> Array:
         medians[step - 1] = np.median(values[rows])
     usable = (medians > 0) & (medians[0] > 0)
     scales = np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
-    told = _steps_with_signal(table, table.values(rule.signal), basis.seed)
+    told = _steps_with_signal(table, rule, basis)
     return np.where([step in told for step in range(1, len(scales) + 1)], scales, np.nan)
 
 
-def _steps_with_signal(table: Table, values: Array, seed: int) -> set[int]:
+def _steps_with_signal(table: Table, rule: Rule, basis: _Basis) -> set[int]:
     """Steps whose own AUROC is surely above one half: a threshold of its own for any other would stop without a reason."""
-    by_step = signal_aurocs(table, values, ~table.is_last, seed, RESAMPLES)[2]
+    by_step = signal_aurocs(table, table.values(rule.signal), basis.open(table, rule), basis.seed, RESAMPLES)[2]
     return {step for step, (_, interval) in by_step.items() if verdict_of(interval) == "signal"}
 
 

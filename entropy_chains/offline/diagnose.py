@@ -4,7 +4,8 @@ Direction: positive = wrong, and higher entropy = less certain, so an AUROC abov
 below is inverted. Pairs are compared within a step only: entropy falls from step to step whatever the accuracy does, and a
 pooled AUROC mistakes that for a signal. Intervals are 95 % percentile bootstrap over groups, for the steps of one run, and the
 runs of one question, are not independent (DeLong's formula would take them so). The AUROC that the verdict rests on is over steps
-after which a run could be stopped, so never over last ones: what the full run ends with is no early answer.
+after which a run could be stopped, so never over last ones: what the full run ends with is no early answer; in the refine loop, where
+it is seen, nor over those without an answer.
 """
 
 from __future__ import annotations
@@ -122,10 +123,10 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     judged = judged_rows(table)
     known = judged & ~np.isnan(values)
     wrong = table.correct == 0
-    early = ~table.is_last
+    early = table.stops_allowed(table.mode == "refine")
     estimate, interval, _ = signal_aurocs(table, values, early, seed, resamples)
     per_step = signal_aurocs(table, values, np.ones_like(early), seed, resamples)[2]
-    lost = stratify(values, table.lost, table.step, table.group[table.run], early & ~np.isnan(values))
+    lost = stratify(values, table.lost, table.step, table.group[table.run], ~table.is_last & ~np.isnan(values))
     pooled = stratify(values, wrong, np.zeros_like(table.step), table.group[table.run], known)
     steps = []
     for step, rows in rows_by_step(table.step, judged):
