@@ -14,7 +14,7 @@ import entropy_chains
 ROOT = Path(entropy_chains.__file__).parent
 LAYERS = (
     {"errors", "lazy"},
-    {"files", "options", "validation"},
+    {"files", "intervals", "options", "validation"},
     {"core"},
     {"backends", "offline", "savings"},
     {"grading", "questions", "refine", "subclasses", "workers"},

@@ -130,7 +130,8 @@ class _Course:
             return Decision.GO_ON
         reading = self._rule.reading(record, self._policy.mass_floor, answer, self._previous, self._policy.same)
         self._previous = answer
-        if not self._rule.stops(reading):
+        missing = answer is None and self._rule.sees_answers(self._policy.mode, self._policy.scope)
+        if missing or not self._rule.stops(reading):
             return Decision.GO_ON
         self.decided = reading
         if self.off:

@@ -352,6 +352,7 @@ CERTIFICATE: dict[str, Check] = {
     "losses": _COUNT,
     "upper_bound": _SHARE,
     "level": _SHARE,
+    "allowed": Check(list_of(lambda v: v == -1 or is_count(v)), "a list of whole numbers of at least -1, or null", nullable=True),
     "grid": _NAME._replace(nullable=True),
     "rules_tried": Check(list_of(is_name), _NAMES, nullable=True),
 }
@@ -375,6 +376,9 @@ CALIBRATION: dict[str, Check] = {
     ),
     "examples_needed": _FIGURE,
     **dict.fromkeys(("right", "wrong", "cut", "left_out", "max_tokens"), _COUNT),
+    **dict.fromkeys(("questions_right", "questions_wrong_early", "rules"), _COUNT),
+    **dict.fromkeys(("entropy_recorded", "answers_missing", "max_loss", "confidence"), _SHARE),
+    "verdict": _NAME._replace(nullable=True),
     "cut_runs": one_of(OPTIONS["cut_runs"])._replace(nullable=True),
     "certificate": Check(lambda v: isinstance(v, dict), "an object, or null", nullable=True, fields=CERTIFICATE),
 }

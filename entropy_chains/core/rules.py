@@ -147,6 +147,13 @@ class Rule:
         """It needs the answer after every step, which costs a probe in thinking mode."""
         return self.compares_answers or self.reads_probes
 
+    def sees_answers(self, mode: str, scope: str) -> bool:
+        """Whether the answer after a step costs nothing to see; where there is none, that is no place to stop.
+
+        The rule asks for it anyway, or a step is a whole call. An agent's step has no answer before its loop is ended.
+        """
+        return self.reads_answers or (mode == "refine" and scope == "call")
+
     def reading(
         self,
         record: StepRecord,

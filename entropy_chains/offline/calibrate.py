@@ -4,7 +4,8 @@
 answer wrong; its mean bounds the accuracy drop from above. Thresholds go from never stopping to the most lenient one, on a grid
 fixed before the data are seen; each is tested with the exact binomial p-value of "the risk is above max_loss" on one run a group;
 the walk ends at the first that fails, and the last that passed is kept. Then P(risk <= max_loss) >= confidence for questions drawn
-alike. With m candidates (rules and signals) each is walked at (1 - confidence)/m, and the one that saves most is kept.
+alike. The candidates (rules and signals) share 1 - confidence (:func:`entropy_chains.offline.certify.allowances`), and the one that
+saves most is kept. A signal that tells nothing takes the rules that read it out, and nothing else.
 
 **Plain** (arXiv 2510.08146): a formula on the right and wrong answers of step 1. Needs few examples and promises nothing.
 """
@@ -17,7 +18,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from entropy_chains.core.policy import QUANTILES, STOPPING, Policy
 from entropy_chains.core.rules import RULES, EntropyAgreementRule, EntropyRule, FixedStepRule, Rule, certifiable
@@ -26,6 +26,7 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
 from entropy_chains.offline.bootstrap import Interval, check_seed
 from entropy_chains.offline.certify import (
+    allowances,
     curve,
     examples_needed,
     last_passing,
@@ -33,13 +34,27 @@ from entropy_chains.offline.certify import (
     last_seen_step,
     one_run_a_group,
     readings,
+    tail,
     upper_bound,
 )
-from entropy_chains.offline.diagnose import Separation, judged_rows, rows_by_step, separation, signal_aurocs, verdict_of
+from entropy_chains.offline.diagnose import (
+    LEAST,
+    Separation,
+    judged_rows,
+    questions_with,
+    recorded_share,
+    rows_by_step,
+    separation,
+    signal_aurocs,
+    verdict_of,
+)
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.options import OPTIONS, CutRuns
 
 RESAMPLES = 1000
+
+SILENT = ("no_signal", "inverted_signal")
+"""Verdicts that take the rules on a signal out. Where examples are too few to tell, the certificate counts what is lost."""
 
 
 def calibrate(
@@ -97,7 +112,7 @@ def calibrate(
         table = table.with_cut_as_full()
     if signal != "auto":
         table.values(signal)  # refuses what cannot be read
-    basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed)
+    basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed, scope)
     found = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
     if cut == table.runs:  # no run came to its end: there is nothing that could be kept or lost
         found = found._replace(rule=replace(found.rule, thresholds=(None,)), reason="too_few_examples", certificate=None)
@@ -132,31 +147,60 @@ def calibrate(
 class _Basis:
     """What both methods need: the table, the settings, and each signal's AUROC, computed once."""
 
-    def __init__(self, table: Table, max_loss: float, confidence: float, per_step: bool, min_steps: int, seed: int) -> None:
-        self.table, self.max_loss, self.confidence, self.seed = table, max_loss, confidence, seed
+    def __init__(
+        self, table: Table, max_loss: float, confidence: float, per_step: bool, min_steps: int, seed: int, scope: str
+    ) -> None:
+        self.table, self.max_loss, self.confidence, self.seed, self.scope = table, max_loss, confidence, seed, scope
         self.delta = round(1.0 - confidence, 12)  # 0.1, not 0.09999999999999998
         self.per_step, self.min_steps, self.floor = per_step, min_steps, MassFloor()
-        self._aurocs: dict[str, tuple[float | None, Interval]] = {}
+        self.right = questions_with(table, table.full_right[table.run])
+        self._told: dict[tuple[str, int, int | None], _Told] = {}
 
-    def auroc(self, signal: str) -> tuple[float | None, Interval]:
-        if signal not in self._aurocs:
-            self._aurocs[signal] = signal_aurocs(self.table, self.table.values(signal), self.seed, RESAMPLES)[:2]
-        return self._aurocs[signal]
+    def told(self, rule: Rule, last: int | None) -> _Told:
+        """What the rule's signal tells at the steps after which the rule, at some setting, can stop: none after ``last``."""
+        first = max(rule.earliest, self.min_steps)
+        if (key := (rule.signal, first, last)) not in self._told:
+            table = self.table
+            early = self.open(table, rule) & (table.step >= first) & (table.step <= (table.longest if last is None else last))
+            wrong = questions_with(table, early & judged_rows(table) & (table.correct == 0))
+            auroc, interval, _ = signal_aurocs(table, table.values(rule.signal), early, self.seed, RESAMPLES)
+            self._told[key] = _Told(auroc, interval, wrong)
+        return self._told[key]
+
+    def open(self, table: Table, rule: Rule) -> Array:
+        """Rows of (a part of) the table after which the rule may stop a run, bool [rows]."""
+        return table.stops_allowed(rule.sees_answers(table.mode or "thinking", self.scope))
 
     def candidate(self, rule: type[Rule], signal: str) -> Rule:
         """The rule without a threshold."""
         return rule((None,), max(rule.earliest, self.min_steps), signal)
 
 
+class _Told(NamedTuple):
+    """A signal's AUROC with its interval; ``wrong``: questions with a wrong early answer."""
+
+    auroc: float | None
+    interval: Interval
+    wrong: int
+
+    @property
+    def verdict(self) -> str:
+        return verdict_of(self.interval, self.wrong)
+
+
 class _Found(NamedTuple):
+    """What came of it. ``needed``: questions with which all ``tried`` rules can be tried; ``last``: no stop after this step."""
+
     rule: Rule
     reason: str
     needed: int
+    tried: int = 1
+    last: int | None = None
     certificate: dict[str, Any] | None = None
 
 
 def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
-    """What is tried, fixed before any outcome is read, in the order in which it is given up where questions are few."""
+    """What is tried, fixed before any outcome is read, in the order in which losses are allowed to them."""
     table = basis.table
     main = table.signal if signal == "auto" else signal
     unasked = [s for s in SIGNALS.values() if signal == "auto" and s.tried and s.name != main and s.name in table.signals]
@@ -164,9 +208,11 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
     whole = [s.name for s in unasked if s.source == "step" and not np.isnan(table.signals[s.name][known]).any()]
     # Both ask for the answer after every step: its entropy tells more than whether it came twice, where that is recorded.
     probed = [s.name for s in unasked if s.source == "probe" and rule == "auto" and table.mode != "refine"]
-    listed: list[tuple[type[Rule], str]] = [(EntropyRule, s) for s in (main, *whole)]
-    listed.append((FixedStepRule, main))
-    listed += [(EntropyRule, s) for s in probed] if probed else [(EntropyAgreementRule, main)]
+    listed: list[tuple[type[Rule], str]] = [*((EntropyRule, s) for s in (main, *whole)), (FixedStepRule, main)]
+    if table.mode == "refine":  # there answers cost nothing
+        listed.insert(0, (EntropyAgreementRule, main))
+    else:
+        listed += [(EntropyRule, s) for s in probed] if probed else [(EntropyAgreementRule, main)]
     if rule != "auto":
         listed = [(r, s) for r, s in listed if r is RULES[rule]] or [(RULES[rule], main)]
     return [basis.candidate(r, s) for r, s in listed]
@@ -175,69 +221,77 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
 def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
     table = basis.table
     candidates = _candidates(basis, rule, signal)
-    n = (table.groups + 1) // 2 if basis.per_step else table.groups
-    while len(candidates) > 1 and stats.binom.cdf(0, n, basis.max_loss) > basis.delta / len(candidates):
-        candidates.pop()
-    level = basis.delta / len(candidates)
-    needed = examples_needed(basis.max_loss, level)
-    main = candidates[0].signal
-    never = _Found(candidates[0], "too_few_examples", needed)
-    if stats.binom.cdf(0, n, basis.max_loss) > level:
+    n, m = (table.groups + 1) // 2 if basis.per_step else table.groups, len(candidates)
+    allowed = allowances(n, basis.max_loss, basis.delta, m)
+    needed = examples_needed(basis.max_loss, basis.delta, m)
+    never = _Found(candidates[0], "too_few_examples", 2 * needed - 1 if basis.per_step else needed, m, last_recorded_step(table))
+    if basis.right < LEAST or max(allowed) < 0:
         return never
-    reading = [c for c in candidates if c.reads_signal]
-    silent = [c for c in reading if verdict_of(basis.auroc(c.signal)[1]) != "signal"]
-    if reading and silent == reading:
-        return never._replace(reason=verdict_of(basis.auroc(main)[1]))
+    best, most = never._replace(reason="no_safe_threshold"), 0.0
+    if basis.max_loss > largest_max_loss(table.accuracy_full):
+        return best
     learning, walking = _halves(table, basis.seed) if basis.per_step else (table, table)
     tested = one_run_a_group(walking, basis.seed)
-    last = last_seen_step(walking, tested, basis.max_loss, level)
-    best, most = never._replace(reason="no_safe_threshold"), 0.0
-    for c in candidates:
-        if c in silent:
+    verdicts = []
+    for c, losable in zip(candidates, allowed, strict=True):
+        if losable < 0:
             continue
+        last = last_seen_step(walking, tested, losable)
+        if c.reads_signal:
+            verdicts.append(basis.told(c, last).verdict)
+            if verdicts[-1] in SILENT:
+                continue
         scales = _scales(learning, c, basis) if basis.per_step and c.reads_signal else None
-        found = curve(walking, c, tested, floor=basis.floor, scales=scales, last_step=last)
-        at = last_passing(found.losses, found.n, basis.max_loss, level)
+        found = curve(walking, c, tested, floor=basis.floor, scales=scales, last_step=last, scope=basis.scope)
+        at = last_passing(found.losses, losable)
         if at is None or found.saved[at] <= most:
             continue
         most = float(found.saved[at])
-        setting, losses = float(found.settings[at]), int(found.losses[at])
+        kept = c.with_setting(float(found.settings[at]), (1.0,) if scales is None else tuple(scales.tolist()))
+        level, losses = tail(losable, n, basis.max_loss), int(found.losses[at])
         certificate = {
             "risk": "lost-correct" if table.labels == "gold" else "disagreement",
             "max_loss": basis.max_loss,
             "confidence": basis.confidence,
             "groups": n,
             "losses": losses,
-            "upper_bound": upper_bound(losses, n, level),
+            "upper_bound": min(upper_bound(losses, n, level), basis.max_loss),
             "level": level,
+            "allowed": allowed,
             "grid": GRID,
-            "rules_tried": [x.name if x.signal == main else f"{x.name} ({x.signal})" for x in candidates],
+            "rules_tried": [x.name if x.signal == candidates[0].signal else f"{x.name} ({x.signal})" for x in candidates],
         }
-        kept = c.with_setting(setting) if scales is None else c.with_setting(setting, tuple(scales.tolist()))
-        best = _Found(kept.until(last), "certified", needed, certificate)
+        best = best._replace(rule=kept.until(last), reason="certified", last=last, certificate=certificate)
+    if best.certificate is None and verdicts and all(v in SILENT for v in verdicts):
+        return best._replace(reason=verdicts[0])
     return best
+
+
+def largest_max_loss(accuracy_full: float | None) -> float:
+    """The largest promise that is worth something: half of the right answers; without gold answers, half of all."""
+    return 0.5 * (1.0 if accuracy_full is None else accuracy_full)
 
 
 def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
     table = basis.table
     kept = basis.candidate(EntropyRule if rule == "auto" else RULES[rule], table.signal if signal == "auto" else signal)
     values, wrong = table.values(kept.signal), table.correct == 0
-    needed = examples_needed(basis.max_loss, basis.delta)
-    never = _Found(kept, "too_few_examples", needed)
+    last = last_recorded_step(table)
+    never = _Found(kept, "too_few_examples", examples_needed(basis.max_loss, basis.delta), last=last)
     classes = dict.fromkeys(range(1, int(table.step.max()) + 1 if basis.per_step else 2), separation(values[:0], wrong[:0]))
     for step, rows in rows_by_step(table.step, judged_rows(table)):
         if step in classes:
             classes[step] = separation(values[rows], wrong[rows])
-    if classes[1].mu_correct is None:
+    if classes[1].mu_correct is None or basis.right < LEAST:
         return never
-    verdict = verdict_of(basis.auroc(kept.signal)[1])
+    verdict = verdict_of(basis.told(kept, last).interval)
     if verdict != "signal":
         return never._replace(reason=verdict)
-    told = _steps_with_signal(table, values, basis.seed) if basis.per_step else {1}
+    told = _steps_with_signal(table, kept, basis) if basis.per_step else {1}
     thresholds = tuple(PLAIN[method](s) if step in told else None for step, s in classes.items())
     if all(t is None for t in thresholds):
         return never._replace(reason="no_safe_threshold")
-    return never._replace(rule=replace(kept, thresholds=thresholds).until(last_recorded_step(table)), reason="uncertified")
+    return never._replace(rule=replace(kept, thresholds=thresholds).until(last), reason="uncertified")
 
 
 def entropy_mean(s: Separation) -> float | None:
@@ -309,13 +363,13 @@ def _scales(table: Table, rule: Rule, basis: _Basis) -> Array:
         medians[step - 1] = np.median(values[rows])
     usable = (medians > 0) & (medians[0] > 0)
     scales = np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
-    told = _steps_with_signal(table, table.values(rule.signal), basis.seed)
+    told = _steps_with_signal(table, rule, basis)
     return np.where([step in told for step in range(1, len(scales) + 1)], scales, np.nan)
 
 
-def _steps_with_signal(table: Table, values: Array, seed: int) -> set[int]:
+def _steps_with_signal(table: Table, rule: Rule, basis: _Basis) -> set[int]:
     """Steps whose own AUROC is surely above one half: a threshold of its own for any other would stop without a reason."""
-    by_step = signal_aurocs(table, values, seed, RESAMPLES)[2]
+    by_step = signal_aurocs(table, table.values(rule.signal), basis.open(table, rule), basis.seed, RESAMPLES)[2]
     return {step for step, (_, interval) in by_step.items() if verdict_of(interval) == "signal"}
 
 
@@ -323,7 +377,7 @@ def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
     table, values = basis.table, basis.table.values(found.rule.signal)
     first = judged_rows(table) & (table.step == 1)
     s = separation(values[first], table.correct[first] == 0)
-    auroc, interval = basis.auroc(found.rule.signal)
+    told = basis.told(found.rule, found.last)
     longest = int(table.step.max())
     quantiles: list[list[float] | None] = [None] * longest
     for step, rows in rows_by_step(table.step, ~np.isnan(values)):
@@ -341,10 +395,18 @@ def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
         "right": right if gold else None,
         "wrong": int((~table.cut).sum()) - right if gold else None,
         **{name: getattr(s, name) for name in ("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d")},
-        "auroc": auroc,
-        "auroc_interval": None if interval is None else list(interval),
+        "auroc": told.auroc,
+        "auroc_interval": None if told.interval is None else list(told.interval),
+        "verdict": told.verdict,
         "entropy_quantiles": quantiles,
         "remaining_tokens": np.maximum(saved / np.maximum(counts, 1), 0.0).tolist(),
+        "questions_right": basis.right,
+        "questions_wrong_early": told.wrong,
+        "entropy_recorded": recorded_share(table, values),
+        "answers_missing": float((~table.answered[early]).mean()) if early.any() else 0.0,
+        "max_loss": basis.max_loss,
+        "confidence": basis.confidence,
+        "rules": found.tried,
         "examples_needed": found.needed,
         "certificate": found.certificate,
     }

@@ -1,8 +1,10 @@
 """Settings of a stop rule walked from strict to lenient, with a guarantee (Learn then Test, fixed sequence).
 
 The loss of a question is *lost-correct*: the full run is right and the early answer wrong. Settings are tested in an order fixed
-before the data are seen, each with the exact binomial p-value of "the risk is above max_loss"; the walk ends at the first that
-fails and keeps the last that passed. P(risk <= max_loss) >= 1 - level then, whatever the number of settings.
+before the data are seen, each with the exact binomial p-value of "the risk is above max_loss": it passes where no more are lost
+than allowed. The walk ends at the first that fails and keeps the last that passed. The risk is then above max_loss with a chance
+of at most the p-value of the number allowed, whatever the number of settings; :func:`allowances` shares a chance of delta among
+several rules.
 
 Of a run that was cut off neither the full answer nor what a rule would have done after the cut is known. A stop on it counts as
 lost unless its answer is known to be right; and no rule stops after the last step that enough runs reach (:func:`last_seen_step`),
@@ -43,18 +45,17 @@ def last_recorded_step(table: Table) -> int | None:
     return None if table.max_steps is None else min(table.max_steps, table.longest)
 
 
-def last_seen_step(table: Table, tested: Array, max_loss: float, level: float) -> int | None:
+def last_seen_step(table: Table, tested: Array, allowed: int) -> int | None:
     """The last step at which a stop may be allowed; None, no limit, where all steps of all runs are recorded.
 
     Steps after a cut are not recorded, but a longer run has them, and could be stopped there. Each tested run that was cut off
-    before this step counts as lost, unless it was stopped. They may be half of the losses that the exact test allows, rounded up:
-    a number that is known before any outcome is read.
+    before this step counts as lost, unless it was stopped. They may be half of the losses ``allowed``, rounded up: a number that
+    is known before any outcome is read.
     """
     recorded = last_recorded_step(table)
     if not table.cut.any():
         return recorded
-    n = int(tested.sum())
-    unseen = ((last_passing(np.arange(n + 1), n, max_loss, level) or 0) + 1) // 2
+    unseen = (max(allowed, 0) + 1) // 2
     seen = np.sort((np.diff(table.offsets) - 1)[table.cut & tested])
     last = int(seen[unseen]) if unseen < len(seen) else table.longest
     return last if recorded is None else min(last, recorded)
@@ -76,6 +77,7 @@ def curve(
     floor: MassFloor | None = None,
     scales: Array | None = None,
     last_step: int | None = None,
+    scope: str = "call",
 ) -> Curve:
     """Losses and savings of a rule at all settings of its parameter at once.
 
@@ -90,10 +92,12 @@ def curve(
         floor: least mass; None: the default.
         scales: threshold at each step relative to the grid's, the last repeated, NaN = never stop there; None: 1.
         last_step: last step at which a stop is allowed; None: no limit. A run cut off earlier and not stopped counts as lost.
+        scope: of the policy, ``call`` or ``agent``.
     """
     last_step = table.longest if last_step is None else last_step
     read = readings(table, rule, floor or MassFloor())
-    allowed = ~table.is_last & (table.step <= last_step)  # the last recorded step is never an early stop
+    sees_answers = rule.sees_answers(table.mode or "thinking", scope)
+    allowed = table.stops_allowed(sees_answers) & (table.step <= last_step)
     stop_cost, full_cost = table.costs(rule.reads_answers)
     settings = rule.settings(last_step, table.k, table.vocab_size)
     size = len(settings)
@@ -124,16 +128,40 @@ def curve(
     return Curve(settings, losses, int(tested.sum()), saved)
 
 
-def last_passing(losses: Array, n: int, max_loss: float, level: float) -> int | None:
-    """The fixed-sequence walk: index of the last setting before the first whose p-value P(Bin(n, max_loss) <= losses) > level."""
-    failed = stats.binom.cdf(losses, n, max_loss) > level
+def last_passing(losses: Array, allowed: int) -> int | None:
+    """The fixed-sequence walk: index of the last setting before the first with more losses than allowed; None: the first fails."""
+    failed = losses > allowed
     index = int(np.argmax(failed)) if failed.any() else len(failed)
     return index - 1 if index else None
 
 
-def examples_needed(max_loss: float, level: float) -> int:
-    """Questions that certify ``max_loss`` at this level if none of them is lost."""
-    return math.ceil(math.log(level) / math.log1p(-max_loss))
+def tail(losses: int, n: int, max_loss: float) -> float:
+    """The p-value P(Bin(n, max_loss) <= losses); 0 for -1 losses."""
+    return float(stats.binom.cdf(losses, n, max_loss))
+
+
+def allowances(n: int, max_loss: float, delta: float, rules: int = 1) -> list[int]:
+    """How many of ``n`` questions each of several rules may lose; -1: the rule is not tried.
+
+    The test is coarse: a rule that may lose one question less than would exceed its share of delta leaves much of it unused. So
+    each rule gets the number that an equal share allows, and then, in their order and round by round, one more as long as the
+    tails P(Bin(n, max_loss) <= number) add up to at most delta. By the union bound all of them keep to max_loss with a chance of
+    at least 1 - delta. The numbers depend on the arguments alone, so they are fixed before any outcome is read.
+    """
+    equal = int(np.searchsorted(stats.binom.cdf(np.arange(n + 1), n, max_loss), delta / rules, side="right")) - 1
+    allowed, more = [equal] * rules, True
+    while more:
+        more = False
+        for i in range(rules):
+            raised = [*allowed[:i], allowed[i] + 1, *allowed[i + 1 :]]
+            if raised[i] <= n and sum(tail(k, n, max_loss) for k in raised) <= delta:
+                allowed, more = raised, True
+    return allowed
+
+
+def examples_needed(max_loss: float, delta: float, rules: int = 1) -> int:
+    """Questions with which :func:`allowances` lets each of so many rules be tried, if none of them is lost."""
+    return math.ceil(math.log(delta / rules) / math.log1p(-max_loss))
 
 
 def upper_bound(losses: int, n: int, level: float) -> float:

@@ -1,7 +1,7 @@
 """Every rule side by side: fitted on one part of the runs and judged on the other, on the same runs and at the same costs.
 
-Changes are fractions, negative = worse; savings are ratios of sums; intervals are 95 %, paired, bootstrap over groups, and take
-the fitted parameters as given.
+Changes are fractions, negative = worse; savings are ratios of sums; intervals are those of a replay, and take the fitted parameters
+as given.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class ComparedRule:
         lost_correct, gained_correct: judged lines turned from right to wrong, and the other way.
         lost_cut: lines of runs that were cut off, stopped with an answer that is not known to be right.
         lost_share: lines lost in either way over all lines; within_max_loss: it is at most the ``max_loss`` asked for.
-        lost_bound: exact upper bound (95 %) of the share of questions with a lost line: where hardly any is lost, the bootstrap
-            interval is too narrow, and with none it is a single point.
+        lost_bound: exact upper bound (95 %) of the share of questions with a lost line.
         oracle_fraction: tokens saved over what the oracle saves, None where that is nothing; above 1 only with other answers.
         pareto: no other rule saves as much and changes accuracy for the better; the oracle is left out.
     """
@@ -212,12 +211,15 @@ def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int |
 
 def _rule(contender: Contender, decided: Sequence[Decided], found: ReplayResult, judged: Table, max_loss: float) -> ComparedRule:
     bound = upper_bound(len(np.unique(judged.group[found.run_lost])), judged.groups, 0.05) if found.stopped_early else 0.0
+    change = found.accuracy_change_interval
+    if change is not None and not found.stopped_early and all(d.parameter is None for d in decided):
+        change = 0.0, 0.0  # what never stops changes nothing, for certain
     return ComparedRule(
         *contender[:3],
         reason=", ".join(dict.fromkeys(d.reason for d in decided)),
         parameters=tuple(d.parameter for d in decided),
         accuracy_change=found.accuracy_change,
-        accuracy_change_interval=found.accuracy_change_interval,
+        accuracy_change_interval=change,
         tokens_saved=found.tokens_saved,
         tokens_saved_interval=found.tokens_saved_interval,
         lost_correct=found.lost_correct,

@@ -3,13 +3,15 @@
 Direction: positive = wrong, and higher entropy = less certain, so an AUROC above 0.5 is a signal that stopping can use, one
 below is inverted. Pairs are compared within a step only: entropy falls from step to step whatever the accuracy does, and a
 pooled AUROC mistakes that for a signal. Intervals are 95 % percentile bootstrap over groups, for the steps of one run, and the
-runs of one question, are not independent (DeLong's formula would take them so).
+runs of one question, are not independent (DeLong's formula would take them so). The AUROC that the verdict rests on is over steps
+after which a run could be stopped, so never over last ones: what the full run ends with is no early answer; in the refine loop,
+where it is seen, nor over those without an answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -25,6 +27,15 @@ SENTENCES = {
     "inverted_signal": "Wrong answers have the lower entropy: stopping where entropy is low would stop on wrong answers.",
     "too_few_examples": "Too few right or too few wrong answers to tell: record more questions, or harder or easier ones.",
 }
+
+NOT_RECORDED = (
+    "No entropy is recorded: the server gave no logprobs, or they were not asked for. Rules that read entropy cannot stop here; "
+    "record again with logprobs (`entropy-chains doctor` tells whether the server gives them)."
+)
+"""What is said instead where the signal is missing after every step."""
+
+LEAST = 10
+"""Questions with a wrong early answer below which nothing is said of a signal; with a right full answer, nothing is fitted."""
 
 Aurocs = tuple[float | None, Interval, dict[int, tuple[float, Interval]]]  # over all steps: estimate, interval; the same by step
 
@@ -55,9 +66,12 @@ class Diagnosis:
         questions: trace lines; groups: distinct questions; labels: ``gold`` or ``agreement``.
         cut: lines of runs that were cut off; judged: the others.
         accuracy_full: share of right full runs among the judged; None with ``agreement`` labels, or where none is judged.
+        recorded: share of the steps before the last that have the signal.
         signal: the lower bound of ``auroc`` is above 0.5.
-        verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``.
-        auroc: chance that of a wrong and a right answer of the same step the wrong one has the higher entropy; ties count half.
+        verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``: fewer than :data:`LEAST` questions have a
+            wrong early answer, or right or wrong ones are lacking.
+        auroc: chance that of a wrong and a right early answer of the same step the wrong one has the higher entropy; ties count
+            half.
         auroc_pooled: the same over pairs of any steps, shown only because others report it.
         auroc_lost: positive = what a stop here loses: the full run is right, or was cut off, and this step wrong; last steps left
             out.
@@ -70,6 +84,7 @@ class Diagnosis:
     judged: int
     cut: int
     accuracy_full: float | None
+    recorded: float
     signal: bool
     verdict: str
     auroc: float | None
@@ -82,7 +97,7 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        return SENTENCES[self.verdict]
+        return sentence(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``diagnose --json``."""
@@ -108,9 +123,10 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     judged = judged_rows(table)
     known = judged & ~np.isnan(values)
     wrong = table.correct == 0
-    estimate, interval, per_step = signal_aurocs(table, values, seed, resamples)
-    early = ~table.is_last & ~np.isnan(values)
-    lost = stratify(values, table.lost, table.step, table.group[table.run], early)
+    early = table.stops_allowed(table.mode == "refine")
+    estimate, interval, _ = signal_aurocs(table, values, early, seed, resamples)
+    per_step = signal_aurocs(table, values, np.ones_like(early), seed, resamples)[2]
+    lost = stratify(values, table.lost, table.step, table.group[table.run], ~table.is_last & ~np.isnan(values))
     pooled = stratify(values, wrong, np.zeros_like(table.step), table.group[table.run], known)
     steps = []
     for step, rows in rows_by_step(table.step, judged):
@@ -125,8 +141,9 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
         judged=table.runs - cut,
         cut=cut,
         accuracy_full=table.accuracy_full,
+        recorded=recorded_share(table, values),
         signal=interval is not None and interval[0] > 0.5,
-        verdict=verdict_of(interval),
+        verdict=verdict_of(interval, questions_with(table, early & judged & wrong)),
         auroc=estimate,
         auroc_interval=interval,
         auroc_pooled=_auroc(pooled, table.groups),
@@ -136,18 +153,34 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     )
 
 
-def signal_aurocs(table: Table, values: Array, seed: int, resamples: int) -> Aurocs:
-    """Stratified AUROC of the values (positive = wrong) with its interval, and each step's with its own."""
-    known = judged_rows(table) & ~np.isnan(values)
+def sentence(found: Mapping[str, Any]) -> str:
+    """The verdict of a diagnosis in words; ``found``: as :meth:`Diagnosis.to_dict` gives it."""
+    return NOT_RECORDED if found.get("recorded") == 0 else SENTENCES[found["verdict"]]
+
+
+def signal_aurocs(table: Table, values: Array, rows: Array, seed: int, resamples: int) -> Aurocs:
+    """Stratified AUROC of the values (positive = wrong) over these of the judged rows, with its interval, and each step's."""
+    known = rows & judged_rows(table) & ~np.isnan(values)
     strata = stratify(values, table.correct == 0, table.step, table.group[table.run], known)
     return auroc_intervals(strata, table.groups, seed, resamples)
 
 
-def verdict_of(interval: Interval) -> str:
-    """What an AUROC's interval says."""
-    if interval is None:
+def verdict_of(interval: Interval, wrong: int = LEAST) -> str:
+    """What an AUROC's interval says; ``wrong``: of how many questions the wrong answers are."""
+    if interval is None or wrong < LEAST:
         return "too_few_examples"
     return "signal" if interval[0] > 0.5 else "inverted_signal" if interval[1] < 0.5 else "no_signal"
+
+
+def questions_with(table: Table, rows: Array) -> int:
+    """How many questions own one of the rows; ``rows``: bool [rows]."""
+    return len(np.unique(table.group[table.run[rows]]))
+
+
+def recorded_share(table: Table, values: Array) -> float:
+    """Share of the steps before the last whose value is not missing; 1 where there are none."""
+    early = ~table.is_last
+    return float((~np.isnan(values[early])).mean()) if early.any() else 1.0
 
 
 def judged_rows(table: Table) -> Array:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from entropy_chains.offline.certify import last_passing, one_run_a_group
+from entropy_chains.offline.certify import allowances, last_passing, one_run_a_group
 from entropy_chains.offline.diagnose import rows_by_step
 from entropy_chains.offline.table import Array, Table
 
@@ -287,7 +287,8 @@ def certified_parameter(rule: Baseline, table: Table, *, max_loss: float, level:
     setting that fails. A parameter that saves nothing on the fitting part is not kept.
     """
     tested = table.subset(one_run_a_group(table, seed))
-    if tested.cut.all() or last_passing(np.zeros(1, np.int64), tested.runs, max_loss, level) is None:
+    (allowed,) = allowances(tested.runs, max_loss, level)
+    if tested.cut.all() or allowed < 0:
         return None, "too_few_examples"
     values, settings = rule.values(tested), rule.settings()
     known = np.sort(values[~np.isnan(values)])
@@ -298,7 +299,7 @@ def certified_parameter(rule: Baseline, table: Table, *, max_loss: float, level:
         stops = first_stops(tested, rule.reached(values, parameter))
         losses[i] = tested.lost[stop_rows(tested, stops)].sum()
     losses = losses[same]
-    at = last_passing(losses, tested.runs, max_loss, level)
+    at = last_passing(losses, allowed)
     if at is None:
         return None, "no_safe_threshold"
     kept = float(settings[at])

@@ -1,18 +1,20 @@
 """What a policy would have done on recorded runs: the same decisions as live, the same costs, paired with the full runs.
 
-Changes are fractions of all runs, negative = worse; savings are ratios of sums; intervals are 95 %, paired, bootstrap over groups.
+Changes are fractions of all runs, negative = worse; savings are ratios of sums. Intervals are 95 %, paired, over groups: of savings
+by bootstrap, of the accuracy change as in :mod:`entropy_chains.intervals`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError
+from entropy_chains.intervals import paired_change
 from entropy_chains.offline.bootstrap import Interval, check_resampling, percentile_interval, resampled_weights, subsample
 from entropy_chains.offline.certify import readings
 from entropy_chains.offline.diagnose import listed
@@ -32,7 +34,8 @@ class ReplayResult:
         cut: lines of runs that were cut off, whose full answers nobody knows; judged: the others.
         accuracy_full, accuracy: share of right answers among the judged, in full and with the policy; None with ``agreement``
             labels, or where none is judged.
-        accuracy_change: accuracy - accuracy_full, with its interval; negative = worse.
+        accuracy_change: accuracy - accuracy_full, with its interval; negative = worse. The interval is never a single point, but
+            for a policy that is not active: that changes nothing, for certain.
         lost_correct, gained_correct: judged lines that the policy turned from right to wrong, and the other way.
         lost_cut: cut lines that the policy stopped with an answer that is not known to be right.
         tokens_full, tokens: computed in full, and with the policy, probes paid.
@@ -84,12 +87,13 @@ class ReplayResult:
 def decisions(table: Table, policy: Policy) -> Array:
     """The step after which the policy stops each run, 0 = it runs in full; int32 [runs].
 
-    The rule is the object that decides live, asked of all rows at once; the last recorded step is never an early stop.
+    The rule is the object that decides live, asked of all rows at once.
     """
     if not policy.active:
         return np.zeros(table.runs, np.int32)
     rule = policy.stop_rule
-    return first_stops(table, rule.stops_rows(readings(table, rule, policy.mass_floor)))
+    allowed = table.stops_allowed(rule.sees_answers(policy.mode, policy.scope))
+    return first_stops(table, allowed & rule.stops_rows(readings(table, rule, policy.mass_floor)))
 
 
 def replay(
@@ -112,7 +116,10 @@ def replay(
     table = as_table(traces)
     table.check(policy, on_mismatch)
     stops = decisions(table, policy)
-    return judge(table, stops, policy.active and policy.stop_rule.reads_answers, seed=seed, resamples=resamples)
+    found = judge(table, stops, policy.active and policy.stop_rule.reads_answers, seed=seed, resamples=resamples)
+    if policy.active or found.accuracy_change_interval is None:
+        return found
+    return replace(found, accuracy_change_interval=(0.0, 0.0))
 
 
 def judge(table: Table, stops: Array, every_probe: bool, *, seed: int = 0, resamples: int = RESAMPLES) -> ReplayResult:
@@ -161,8 +168,7 @@ def _compared(
     full_tokens = np.add.reduceat(table.tokens, table.offsets[:-1])
     full_right, known = table.full_right, ~table.cut
     change = np.where(known, right.astype(float) - full_right, 0.0)
-    sums = np.stack([change, known.astype(float), tokens.astype(float), full_tokens.astype(float)], axis=1)
-    change_interval, saved_interval = _intervals(table, sums, seed, resamples)
+    saved_interval = _saved_interval(table, tokens, full_tokens, seed, resamples)
     lost = ~right & np.where(known, full_right, stops > 0)
     gold, judged = table.labels == "gold" and bool(known.any()), int(known.sum())
     return ReplayResult(
@@ -173,7 +179,7 @@ def _compared(
         accuracy_full=table.accuracy_full,
         accuracy=float(right[known].mean()) if gold else None,
         accuracy_change=float(change[known].mean()) if gold else None,
-        accuracy_change_interval=change_interval if gold else None,
+        accuracy_change_interval=_change_interval(table, change) if gold else None,
         lost_correct=int((lost & known).sum()),
         gained_correct=int((right & ~full_right & known).sum()),
         lost_cut=int((lost & ~known).sum()),
@@ -197,21 +203,27 @@ def _saved(tokens: Array, full: Array) -> float:
     return 1.0 - float(tokens.sum()) / float(full.sum()) if full.sum() > 0 else 0.0
 
 
-def _intervals(table: Table, sums: Array, seed: int, resamples: int) -> tuple[Interval, Interval]:
-    """Of the accuracy change and the tokens saved; ``sums``: change, 1 if judged, tokens, full tokens of each run, [runs, 4].
+def _by_group(table: Table, *columns: Array) -> list[Array]:
+    """Sums of values of runs, [groups] each."""
+    return [np.bincount(table.group, column, minlength=table.groups) for column in columns]
 
-    None with a single group: nothing varies between resamples of it.
-    """
+
+def _change_interval(table: Table, change: Array) -> Interval:
+    """Of the mean change of the runs that were not cut off; ``change``: of each run, 0 where it was, [runs]."""
+    return paired_change(*_by_group(table, change, ~table.cut))
+
+
+def _saved_interval(table: Table, tokens: Array, full: Array, seed: int, resamples: int) -> Interval:
+    """Of the share of tokens saved; None with a single group: nothing varies between resamples of it."""
     if table.groups < 2:
-        return None, None
+        return None
     part, kept = subsample(table.group, table.groups, seed)
-    by_group = np.stack([np.bincount(table.group, column, minlength=table.groups) for column in sums.T], axis=1)
+    by_group = np.stack(_by_group(table, tokens, full), axis=1)
     total, mine = by_group.sum(0), by_group[np.argsort(part)[-kept:]]
     drawn = np.concatenate([w @ mine for w in resampled_weights(kept, resamples, seed, kept)])
-    centre, scale = mine.sum(0), math.sqrt(kept / table.groups)
+    centre = mine.sum(0)
+    if not total[1] or not centre[1]:
+        return None
     with np.errstate(invalid="ignore", divide="ignore"):
-        changes, saved = drawn[:, 0] / drawn[:, 1], 1.0 - drawn[:, 2] / drawn[:, 3]
-    change = percentile_interval(changes, total[0] / total[1], centre[0] / centre[1], scale) if centre[1] else None
-    if not total[3] or not centre[3]:
-        return change, None
-    return change, percentile_interval(saved, 1.0 - total[2] / total[3], 1.0 - centre[2] / centre[3], scale)
+        saved = 1.0 - drawn[:, 0] / drawn[:, 1]
+    return percentile_interval(saved, 1.0 - total[0] / total[1], 1.0 - centre[0] / centre[1], math.sqrt(kept / table.groups))

@@ -47,7 +47,7 @@ class Table:
         run, step: of each row; the run from 0, the step from 1, int32 [rows].
         entropy, mass, seconds: of each row, float64 [rows], NaN = missing.
         tokens, probe_tokens: of each row, int64 [rows]; a probe that is not recorded cost 0.
-        correct: the row's answer equals the label, int8 [rows].
+        correct: the row's answer equals the label, int8 [rows]; answered: it has an answer, bool [rows].
         same_as_previous, same_as_last: the row's answer equals that of the step before, of the full run, bool [rows]; of a run
             that was cut off none equals the full run's.
         signals: further statistics by name, float64 [rows], NaN = missing.
@@ -70,6 +70,7 @@ class Table:
     tokens: Array
     probe_tokens: Array
     correct: Array
+    answered: Array
     same_as_previous: Array
     same_as_last: Array
     signals: dict[str, Array]
@@ -125,6 +126,14 @@ class Table:
         is_last = np.zeros(len(self.run), bool)
         is_last[self.last] = True
         return is_last
+
+    def stops_allowed(self, sees_answers: bool) -> Array:
+        """Rows after which a run may be stopped, bool [rows].
+
+        The last recorded step is never an early stop; nor is one without an answer, where that is seen (:meth:`Rule.sees_answers`).
+        """
+        allowed: Array = ~self.is_last & (self.answered | (not sees_answers))
+        return allowed
 
     @property
     def longest(self) -> int:
@@ -235,6 +244,7 @@ _COLUMNS = {
     "tokens": "q",
     "probe_tokens": "q",
     "correct": "b",
+    "answered": "b",
     "same_as_previous": "b",
     "same_as_last": "b",
 }
@@ -301,6 +311,7 @@ class _Builder:
         self._normalise, self._same = lru_cache(MEMO)(compared.normalise), lru_cache(MEMO)(compared.same)
 
     def _judge(self, steps: list[dict[str, Any]], gold: str | None, file: str | None, line: int | None) -> None:
+        self._columns["answered"].extend([s["answer"] is not None for s in steps])
         said = [s["answer"] for s in steps]
         normal = [self._normalise(a) for a in said]
         # Of whole numbers, as most are, the forms say whether they are equal.
@@ -361,7 +372,7 @@ class _Builder:
         run = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         step = (np.arange(len(run)) - offsets[run] + 1).astype(np.int32)
         columns: dict[str, Any] = {name: np.array(self._columns.pop(name)) for name in _COLUMNS}
-        columns |= {name: columns[name].astype(bool) for name in ("same_as_previous", "same_as_last")}
+        columns |= {name: columns[name].astype(bool) for name in ("answered", "same_as_previous", "same_as_last")}
         return Table(
             offsets=offsets,
             group=np.array(self._group, np.int32),

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.errors import InputError
+from entropy_chains.intervals import difference
 from entropy_chains.savings.figures import Figure
 from entropy_chains.savings.runs import Run, by_root
 
@@ -48,7 +49,7 @@ def is_holdout(root_run: str, *, share: float, salt: str = "") -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HoldoutSaving:
-    """What the holdout says stopping saves. Intervals are 95 % bootstrap intervals over root runs; None below 10 a side.
+    """What the holdout says stopping saves. Intervals are 95 %, over root runs; None below 10 a side. Those of tokens by bootstrap.
 
     Attributes:
         runs_holdout, runs_stopping: root runs on each side.
@@ -123,8 +124,7 @@ def holdout_saving(runs: Iterable[Run], *, seed: int = 0) -> HoldoutSaving:
         made["accuracy_holdout"], made["accuracy_stopping"] = (float(side.mean()) for side in labels)
         made["accuracy_change"] = made["accuracy_stopping"] - made["accuracy_holdout"]
         if min(side.size for side in labels) >= LEAST_RUNS:
-            before, after = (_resampled(side[:, None], rng)[:, 0] for side in labels)
-            made["accuracy_change_interval"] = _interval(after - before)
+            made["accuracy_change_interval"] = difference(*labels)
     return HoldoutSaving(**made)
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline import cut_runs
-from entropy_chains.offline.diagnose import SENTENCES
+from entropy_chains.offline.diagnose import sentence
 from entropy_chains.show import wording
 
 
@@ -34,7 +34,7 @@ def diagnosis_table(found: Mapping[str, Any]) -> Group:
     for name, n, accuracy, auroc, bounds, d in rows:
         table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
     lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(found['auroc_lost'])}"
-    verdict = Text(f"{found['verdict']}: {SENTENCES[found['verdict']]}", style="bold")
+    verdict = Text(f"{found['verdict']}: {sentence(found)}", style="bold")
     return Group(verdict, table, Text(lost), *_told(cut_runs.of_figures(found)))
 
 

@@ -14,6 +14,7 @@ from entropy_chains.core.batch_monitor import BatchMonitor
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy
+from entropy_chains.core.rules import RULES
 from entropy_chains.core.signals import STEP_SIGNALS, TAIL, MassFloor, StepRecord
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
@@ -289,11 +290,25 @@ def test_the_refine_loop_reads_answers_for_nothing():
     assert monitor.finish().step == 2
 
 
+@pytest.mark.parametrize("rule", list(RULES))
+def test_a_missing_answer_is_no_place_to_stop_where_it_is_seen(rule):
+    """In the refine loop no rule stops after a call without an answer, however sure; an agent's step has none, and may be last."""
+    settings = {"mode": "refine", "segmentation": Segmentation("call", 1)}
+    answers = [None, None, "4", "4"]
+    monitor = Monitor(policy(0.5, rule, 1, **settings))
+    decisions = [monitor.take(StepRecord(1, 10, 0.1, 1.0), answer) for answer in answers]
+    expected = 4 if RULES[rule].compares_answers else 3
+    assert (decisions.index(Decision.STOP) + 1, monitor.finish().step) == (expected, expected)
+    if not RULES[rule].compares_answers:
+        agent = Monitor(policy(0.5, rule, 1, scope="agent", **settings))
+        assert agent.take(StepRecord(1, 10, 0.1, 1.0)) is Decision.STOP
+
+
 def test_a_record_measured_elsewhere():
     """``take`` numbers the steps itself and adds their tokens."""
     monitor = Monitor(policy(0.5, mode="refine", segmentation=Segmentation("call", 1)))
-    assert monitor.take(StepRecord(1, 10, 0.9, 1.0)) is Decision.GO_ON
-    assert monitor.take(StepRecord(1, 20, 0.4, 1.0)) is Decision.STOP
+    assert monitor.take(StepRecord(1, 10, 0.9, 1.0), "4") is Decision.GO_ON
+    assert monitor.take(StepRecord(1, 20, 0.4, 1.0), "4") is Decision.STOP
     assert (monitor.last.step, monitor.tokens) == (2, 30)
 
 

@@ -17,7 +17,7 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.calibrate import calibrate
-from entropy_chains.offline.certify import last_passing, last_seen_step
+from entropy_chains.offline.certify import allowances, last_seen_step
 from entropy_chains.offline.compare import compare
 from entropy_chains.offline.diagnose import diagnose
 from entropy_chains.offline.replay import judge, judge_live, replay
@@ -132,14 +132,14 @@ def recording(*lengths: int, cut: tuple[int, ...] = ()) -> list[Trace]:
 
 @pytest.mark.parametrize(
     ("max_loss", "level", "losses", "step"),
-    [(0.05, 0.1, None, 2), (0.5, 0.1, 0, 2), (0.7, 0.1, 1, 3), (0.7, 0.4, 2, 3), (0.9, 0.4, 3, 5)],
+    [(0.05, 0.1, -1, 2), (0.5, 0.1, 0, 2), (0.7, 0.1, 1, 3), (0.7, 0.4, 2, 3), (0.9, 0.4, 3, 5)],
 )
 def test_the_last_step_that_enough_runs_reach(max_loss, level, losses, step):
     """No limit without cut runs; else the first step that a cut run lacks ends it. Half of the allowed losses may lack it."""
-    assert last_passing(np.arange(5), 4, max_loss, level) == losses
+    assert allowances(4, max_loss, level) == [losses]
     everyone = np.ones(4, bool)
-    assert last_seen_step(as_table(recording(3, 1, 2, 5)), everyone, max_loss, level) is None
-    assert last_seen_step(as_table(recording(3, 1, 2, 5, cut=(0, 2))), everyone, max_loss, level) == step
+    assert last_seen_step(as_table(recording(3, 1, 2, 5)), everyone, losses) is None
+    assert last_seen_step(as_table(recording(3, 1, 2, 5, cut=(0, 2))), everyone, losses) == step
 
 
 def test_thresholds_end_with_the_last_step():

@@ -32,11 +32,14 @@ def population(rng, shift, questions=150, steps=3):
 
 
 def test_auroc_by_hand():
-    """Step 1: wrong {.3, .2} against right {.1, .2}: wins 1 + 1 + 1 + ½ of 4 = .875; step 2: wrong .1 against right .5: 0 of 1."""
+    """Step 1: wrong {.3, .2} against right {.1, .2}: wins 1 + 1 + 1 + ½ of 4 = .875; step 2: wrong .1 against right .5: 0 of 1.
+
+    Over all steps only those count after which a run goes on: wrong .3 against right .1.
+    """
     found = diagnose(traces([(True, 0.1), (True, 0.5)], [(False, 0.3), (False, 0.1)], [(True, 0.2)], [(False, 0.2)]))
     assert found.steps[0].auroc == pytest.approx(3.5 / 4)
     assert found.steps[1].auroc == 0.0
-    assert found.auroc == pytest.approx(3.5 / 5)
+    assert found.auroc == 1.0
     assert [s.n for s in found.steps] == [4, 2]
     assert [s.accuracy for s in found.steps] == [0.5, 0.5]
 
@@ -65,10 +68,10 @@ def small_runs(draw):
 @given(small_runs())
 @settings(max_examples=100, deadline=None)
 def test_auroc_equals_counting_pairs(runs):
-    """The sorted computation equals a loop over all pairs of a step, ties a half, missing entropies left out."""
+    """The sorted computation equals a loop over all pairs of an early step, ties a half, missing entropies left out."""
     wins = pairs = 0.0
     for step in range(4):
-        rows = [r[step] for r in runs if len(r) > step and r[step][1] is not None]
+        rows = [r[step] for r in runs if len(r) > step + 1 and r[step][1] is not None]
         for wrong in (h for c, h in rows if not c):
             for right in (h for c, h in rows if c):
                 wins += (wrong > right) + (wrong == right) / 2
@@ -107,6 +110,14 @@ def test_one_wrong_answer_has_no_spread():
     assert separation(np.array([1.0, 2.0, 9.0]), np.array([False, False, True])).cohens_d is None
 
 
+def test_missing_entropies_are_told_as_such():
+    """Where no step before the last has an entropy, the sentence says that, and not that more questions help."""
+    found = diagnose(traces(*[[(n % 2 == 0, None), (True, 0.1)] for n in range(40)]))
+    assert (found.recorded, found.verdict) == (0.0, "too_few_examples")
+    assert "No entropy is recorded" in found.sentence
+    assert "No entropy" not in diagnose(traces([(True, 0.1), (True, 0.1)])).sentence
+
+
 @pytest.mark.parametrize(("shift", "verdict"), [(1.0, "signal"), (0.0, "no_signal"), (-1.0, "inverted_signal")])
 def test_verdicts(shift, verdict):
     """Wrong answers higher, alike or lower: the verdict says which, and ``signal`` is the lower bound's being above a half."""
@@ -134,9 +145,9 @@ def test_agreement_labels_leave_the_last_step_out():
 
 
 def test_the_object_has_the_contract_s_keys():
-    """``to_dict`` has exactly the keys that the contract lists, and is JSON."""
+    """``to_dict`` has exactly the keys that the contract lists and ``recorded``, and is JSON."""
     found = diagnose(traces([(True, 0.1)], [(False, 0.3)])).to_dict()
-    keys = "questions groups labels judged cut accuracy_full signal verdict"
+    keys = "questions groups labels judged cut accuracy_full recorded signal verdict"
     keys += " auroc auroc_interval auroc_pooled auroc_lost cohens_d steps"
     assert set(found) == set(keys.split())
     assert set(found["steps"][0]) == {"step", "n", "accuracy", "auroc", "auroc_interval", "cohens_d"}

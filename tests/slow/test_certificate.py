@@ -3,7 +3,7 @@
 A scenario is a small probability model of a run. Steps are independent draws of cells (entropy, tokens, right or wrong), so the
 true risk of any policy is a finite sum. The certificate promises risk <= 5 % with 90 % confidence: over R repeats at most a tenth
 may violate, and R Bernoulli draws at .1 exceed the 99 % quantile of their count once in a hundred. A harness that cannot see a
-broken procedure proves nothing, so four public mistakes are planted in it, and each must violate more often than that.
+broken procedure proves nothing, so public mistakes are planted in it, and each must violate more often than that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from entropy_chains.core.answers import same
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import MISSING, EntropyRule, Reading, Rule
 from entropy_chains.offline.calibrate import calibrate
-from entropy_chains.offline.certify import curve, last_passing, one_run_a_group
+from entropy_chains.offline.certify import allowances, curve, last_passing, one_run_a_group
 from entropy_chains.offline.table import Table
 
 pytestmark = pytest.mark.slow
@@ -32,13 +32,18 @@ RIGHT, WRONG = "1", "0"
 
 
 class Cell(NamedTuple):
-    """One possible outcome of a step: its chance, entropy, tokens, whether the answer is right, and further signals."""
+    """One possible outcome of a step: its chance, entropy, tokens, whether it has the right answer, or any, and further signals."""
 
     chance: float
     entropy: float | None
     tokens: int
     right: bool
     signals: tuple[tuple[str, float], ...] = ()
+    answered: bool = True
+
+    @property
+    def answer(self) -> str | None:
+        return (RIGHT if self.right else WRONG) if self.answered else None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Scenario:
     questions: int = 158
     copies: tuple[int, ...] = (1,)
     probe: int = 0
+    mode: str = "thinking"
 
     def table(self, seed: int) -> Table:
         """Recorded runs drawn from the scenario."""
@@ -65,9 +71,14 @@ class Scenario:
         for cells, which in zip(self.steps, drawn, strict=True):
             cell = cells[which[question]]
             signals = dict(cell.signals) | ({} if cell.entropy is None else {"sum_entropy": cell.entropy * cell.tokens})
-            answer = RIGHT if cell.right else WRONG
             steps.append(
-                {"answer": answer, "entropy": cell.entropy, "tokens": cell.tokens, "signals": signals, "probe_tokens": self.probe}
+                {
+                    "answer": cell.answer,
+                    "entropy": cell.entropy,
+                    "tokens": cell.tokens,
+                    "signals": signals,
+                    "probe_tokens": self.probe,
+                }
             )
         steps.append(
             {"answer": RIGHT if right[question] else WRONG, "entropy": 0.1, "tokens": 100, "signals": {"sum_entropy": 10.0}}
@@ -79,6 +90,7 @@ class Scenario:
             "gold": RIGHT,
             "k": 20,
             "estimator": "renormalised",
+            "mode": self.mode,
             "steps": steps,
         }
 
@@ -88,13 +100,14 @@ class Scenario:
             return 0.0
         alive, lost = {None: 1.0}, 0.0
         for number, cells in enumerate(self.steps, 1):
-            passed = {RIGHT: 0.0, WRONG: 0.0}
+            passed = {RIGHT: 0.0, WRONG: 0.0, None: 0.0}
             for (previous, chance), cell in product(alive.items(), cells):
                 value = cell.entropy
                 if value is not None and policy.signal != "mean_entropy":
                     value = value * cell.tokens if policy.signal == "sum_entropy" else dict(cell.signals)[policy.signal]
-                answer = RIGHT if cell.right else WRONG
-                if policy.stop_rule.stops(Reading(number, MISSING if value is None else value, answer, previous)):
+                answer, rule = cell.answer, policy.stop_rule
+                seen = cell.answered or not rule.sees_answers(policy.mode, policy.scope)
+                if seen and rule.stops(Reading(number, MISSING if value is None else value, answer, previous)):
                     lost += chance * cell.chance * (not cell.right) * self.full
                 else:
                     passed[answer] += chance * cell.chance
@@ -114,6 +127,18 @@ def cells(values, chances, wrong, tokens=(100,), missing=0.0) -> tuple[Cell, ...
     return tuple(made)
 
 
+def unanswered(step: tuple[Cell, ...], share: float) -> tuple[Cell, ...]:
+    """The step with a share of its answers malformed, most of them where the model is surest."""
+    made = []
+    for cell in step:
+        lost = min(0.6, share * 0.4 / (cell.entropy or 1.0))
+        made += [
+            cell._replace(chance=cell.chance * (1 - lost)),
+            cell._replace(chance=cell.chance * lost, right=False, answered=False),
+        ]
+    return tuple(made)
+
+
 VALUES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 SIXTH = (1 / 6,) * 6
 STEEP = (0.01, 0.03, 0.09, 0.2, 0.5, 0.8)  # times .95/6 and summed: .0016, .0063, .021, .052, .13, .26
@@ -128,8 +153,38 @@ SCENARIOS = (
     ),
     Scenario("one question, up to four equal runs", (cells(VALUES, SIXTH, STEEP),) * 2, questions=120, copies=(1, 2, 4)),
     Scenario("missing entropies", (cells(VALUES, SIXTH, STEEP, missing=0.3),) * 4),
-    Scenario("answers that agree, free", (cells(VALUES, SIXTH, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)),) * 3, questions=200),
+    Scenario(
+        "answers that agree, free", (cells(VALUES, SIXTH, (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)),) * 3, questions=200, mode="refine"
+    ),
+    Scenario("answers that are missing", (unanswered(cells(VALUES, SIXTH, STEEP), 0.2),) * 3, questions=200, mode="refine"),
+    Scenario(
+        "an eighth of the full answers right", (cells(VALUES, SIXTH, (0.05, 0.1, 0.3, 0.6, 0.9, 0.99)),), full=0.125, questions=240
+    ),
+    Scenario("a fifth of the full answers right", (cells(VALUES, SIXTH, STEEP),) * 2, full=0.2, questions=200),
 )
+
+SILENT = cells((0.1, 0.4, 1.6), (0.3, 0.3, 0.4), (0.9, 0.9, 0.9))
+
+FEW = (
+    Scenario("one of sixty right", (SILENT,) * 2, full=0.02, questions=60),
+    Scenario("three in a hundred right", (SILENT,) * 2, full=0.03, questions=240),
+)
+"""Models of which hardly any full answer is right: any rule would pass the exact test, and lose most of them."""
+
+
+@pytest.mark.parametrize("scenario", FEW, ids=lambda s: s.name)
+def test_hardly_any_right_answer_is_no_ground_for_a_promise(scenario):
+    """No policy stops in more than a tenth of the repeats; the bare walk, planted, often loses more than half of the right answers."""
+    active, empty = 0, 0
+    for seed in range(REPEATS):
+        table = scenario.table(seed)
+        active += calibrate(table, seed=seed).active
+        found = walked(table, EntropyRule(), allowances(scenario.questions, EPSILON, DELTA)[0])
+        empty += found is not None and scenario.risk(found[0]) > scenario.full / 2
+    print(
+        f"\n{scenario.name}: {active}/{REPEATS} stop; by the bare walk {empty}/{REPEATS} lose more than half of the right answers"
+    )
+    assert active <= ALLOWED < empty
 
 
 def violations(scenario: Scenario, choose: Callable[[Table, int], Policy | None]) -> int:
@@ -185,17 +240,17 @@ def test_the_risk_crosses_the_line_inside_the_grid():
 # --- planted faults: each a mistake found in public code
 
 
-def walked(table: Table, candidate: Rule, level: float, tested=None, *, fault: str = "") -> tuple[Policy, float] | None:
-    """The walk by hand, so that it can be broken; with its saving."""
+def walked(table: Table, candidate: Rule, allowed: int, tested=None, *, fault: str = "") -> tuple[Policy, float] | None:
+    """The walk by hand with so many losses allowed, so that it can be broken; with its saving."""
     found = curve(table, candidate, one_run_a_group(table, 0) if tested is None else tested)
-    p = stats.binom.cdf(found.losses, found.n, EPSILON)
+    failed = found.losses > allowed
     if fault == "first failing":
-        at = int(np.argmax(p > level)) if (p > level).any() else len(p) - 1
+        at = int(np.argmax(failed)) if failed.any() else len(failed) - 1
     elif fault == "best of all thresholds":
-        passing = np.flatnonzero(p <= level)
+        passing = np.flatnonzero(~failed)
         at = passing[np.argmax(found.saved[passing])] if len(passing) else None
     else:
-        at = last_passing(found.losses, found.n, EPSILON, level)
+        at = last_passing(found.losses, allowed)
     if at is None:
         return None
     return Policy("m", (float(found.settings[at]),), rule=candidate.name, signal=candidate.signal, k=20), float(found.saved[at])
@@ -208,43 +263,74 @@ def compare_fault(scenario: Scenario, sound, broken) -> None:
     assert kept <= ALLOWED < failed
 
 
-def test_choosing_among_rules_at_full_delta_is_caught():
-    """Six signals, each risky by a hair: the best of six at the full level violates; at a sixth of it, it does not."""
-    names = [f"s{i}" for i in range(6)]
+def alone(scenario: Scenario, runs: int = 0) -> int:
+    """Losses allowed to a rule that is tried alone."""
+    return allowances(runs or scenario.questions, EPSILON, DELTA)[0]
+
+
+NAMES = tuple(f"s{i}" for i in range(6))
+
+
+def six_signals(questions: int, risk: float) -> Scenario:
+    """Six independent signals, each with this risk."""
     made = []
-    for right, chance, low in ((True, 0.75, 0.6), (False, 0.25, 0.056 / 0.25 / 0.95)):
+    for right, chance, low in ((True, 0.75, 0.6), (False, 0.25, risk / 0.25 / 0.95)):
         for bits in product((True, False), repeat=6):
             share = chance * float(np.prod([low if b else 1 - low for b in bits]))
-            made.append(Cell(share, 1.0, 100, right, tuple((n, 0.1 if b else 3.0) for n, b in zip(names, bits, strict=True))))
-    scenario = Scenario("six signals", (tuple(made),))
+            made.append(Cell(share, 1.0, 100, right, tuple((n, 0.1 if b else 3.0) for n, b in zip(NAMES, bits, strict=True))))
+    return Scenario(f"six signals, {questions} questions", (tuple(made),), questions=questions)
 
-    def best(table, level):
-        found = [w for n in names if (w := walked(table, EntropyRule(signal=n), level)) is not None]
-        return max(found, key=lambda w: w[1], default=None)
 
-    compare_fault(scenario, lambda t: best(t, DELTA / 6), lambda t: best(t, DELTA))
+def best(table: Table, allowed: list[int]) -> tuple[Policy, float] | None:
+    """What saves most of the six, each walked with the losses allowed to it."""
+    found = [
+        w for n, k in zip(NAMES, allowed, strict=True) if k >= 0 and (w := walked(table, EntropyRule(signal=n), k)) is not None
+    ]
+    return max(found, key=lambda w: w[1], default=None)
+
+
+def test_choosing_among_rules_at_full_delta_is_caught():
+    """The best of six, each at the full delta, violates; with the losses that one delta allows to all of them, it does not."""
+    scenario = six_signals(158, 0.056)
+    shared = allowances(scenario.questions, EPSILON, DELTA, 6)
+    compare_fault(scenario, lambda t: best(t, shared), lambda t: best(t, [alone(scenario)] * 6))
+
+
+@pytest.mark.parametrize("questions", [75, 99, 120])
+def test_one_loss_more_than_allowed_is_caught(questions):
+    """The allocation leaves nothing unused: the same six rules, each with one loss more, violate."""
+    scenario = six_signals(questions, 0.0505)
+    shared = allowances(questions, EPSILON, DELTA, 6)
+    compare_fault(scenario, lambda t: best(t, shared), lambda t: best(t, [k + 1 for k in shared]))
 
 
 def test_counting_copies_as_independent_is_caught():
     """Sixty questions with four equal runs each, tested as 240 independent ones, violate."""
     scenario = Scenario("copies", (cells((0.1, 1.6), (0.5, 0.5), (0.11, 0.5)),), questions=60, copies=(4,))
     candidate = EntropyRule()
-    compare_fault(scenario, lambda t: walked(t, candidate, DELTA), lambda t: walked(t, candidate, DELTA, np.ones(t.runs, bool)))
+    copies = alone(scenario, 240)
+    compare_fault(
+        scenario,
+        lambda t: walked(t, candidate, alone(scenario)),
+        lambda t: walked(t, candidate, copies, np.ones(t.runs, bool)),
+    )
 
 
 def test_returning_the_first_failing_threshold_is_caught():
     """Where the risk jumps from 2 to 9 %, the first threshold that fails is the bad one."""
     scenario = Scenario("first failing", (cells((0.1, 0.4, 1.6), (0.4, 0.3, 0.3), (0.04, 0.26, 0.8)),))
     candidate = EntropyRule()
-    compare_fault(scenario, lambda t: walked(t, candidate, DELTA), lambda t: walked(t, candidate, DELTA, fault="first failing"))
+    allowed = alone(scenario)
+    compare_fault(scenario, lambda t: walked(t, candidate, allowed), lambda t: walked(t, candidate, allowed, fault="first failing"))
 
 
 def test_the_best_over_all_thresholds_is_caught():
     """Each threshold stops everyone at another step, each too risky by a hair: one of eleven passes by luck, and is taken."""
     steps = tuple(cells((2.0 * 0.7**i,), (1.0,), (0.056 / 0.95,)) for i in range(11))
-    candidate = EntropyRule()
+    candidate, scenario = EntropyRule(), Scenario("best of all", steps)
+    allowed = alone(scenario)
     compare_fault(
-        Scenario("best of all", steps),
-        lambda t: walked(t, candidate, DELTA),
-        lambda t: walked(t, candidate, DELTA, fault="best of all thresholds"),
+        scenario,
+        lambda t: walked(t, candidate, allowed),
+        lambda t: walked(t, candidate, allowed, fault="best of all thresholds"),
     )
