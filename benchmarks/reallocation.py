@@ -23,7 +23,7 @@ from entropy_chains import Policy, calibrate, record, run_refine
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
-from entropy_chains.core.policy import BY_HAND
+from entropy_chains.core.policy_fields import BY_HAND
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 from entropy_chains.demo.questions import Question, draw_questions
 from entropy_chains.recording import conversation

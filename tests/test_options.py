@@ -7,7 +7,8 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from entropy_chains import OpenAIBackend, SettingsError, options
-from entropy_chains.core.policy import BY_HAND, FIELDS, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.policy_fields import BY_HAND, FIELDS
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
 from entropy_chains.options import OPTIONS, check_options

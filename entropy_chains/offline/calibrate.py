@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from entropy_chains.core.policy import QUANTILES, STOPPING, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.policy_fields import QUANTILES, STOPPING
 from entropy_chains.core.rules import RULES, EntropyAgreementRule, EntropyRule, FixedStepRule, Rule, certifiable
 from entropy_chains.core.signals import GRID, SIGNALS, MassFloor
 from entropy_chains.core.steps import Segmentation

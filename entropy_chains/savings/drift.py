@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.core.policy import QUANTILES, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.policy_fields import QUANTILES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains.core.policy import BY_HAND, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.policy_fields import BY_HAND
 from entropy_chains.core.signals import Signal
 from entropy_chains.errors import InputError, MissingExtraError
 from entropy_chains.files import PathLike, check_outputs, write_file

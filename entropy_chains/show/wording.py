@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from entropy_chains.core.policy import BY_HAND, Policy
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.policy_fields import BY_HAND
 from entropy_chains.core.signals import Signal
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import Diagnosis

@@ -15,19 +15,8 @@ from rich.console import Console
 
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.monitor import Monitor, Outcome
-from entropy_chains.core.policy import (
-    CALIBRATION,
-    CERTIFICATE,
-    FIELDS,
-    FORMAT,
-    MOST_BITS_A_TOKEN,
-    NOT_STOPPING,
-    PARTS,
-    RULES,
-    STOPPING,
-    MassFloor,
-    Policy,
-)
+from entropy_chains.core.policy import FORMAT, RULES, MassFloor, Policy
+from entropy_chains.core.policy_fields import CALIBRATION, CERTIFICATE, FIELDS, MOST_BITS_A_TOKEN, NOT_STOPPING, PARTS, STOPPING
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyError
