@@ -200,6 +200,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @click.option("--per-step/--no-per-step", default=False, show_default=True, help="One threshold per step.")
 @click.option("--min-steps", type=int, help="First step at which a stop is allowed.")
 @click.option("--examples", type=int, help="Calibrate on this many questions, drawn with --seed.")
+@click.option("--hold-out", "hold_out_share", type=float, help="Share of the questions kept back, to judge the policy on.")
 @click.option(
     "--cut-runs", default="lost", show_default=True, type=click.Choice(OPTIONS["cut_runs"]),
     help="Take runs that were cut off for lost where stopped, or, where users have the same limit, for wrong full runs.",
@@ -207,9 +208,9 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 @click.option("--seed", type=int, default=0, show_default=True)
 @as_json
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
-    """Fit a policy and write it."""
+    """Fit a policy, write it, and say what it saves, what it may lose and where it runs, or what to do next."""
     from entropy_chains.grading import nothing_right
-    from entropy_chains.offline.calibrate import calibrate as run
+    from entropy_chains.offline.holding_out import calibrate_and_judge as run
     from entropy_chains.offline.traces import iter_traces
     from entropy_chains.show.terminal import policy_table
 

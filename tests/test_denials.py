@@ -108,7 +108,6 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/benchmarks.md": {"logits | not run": no_gpu_figures, "logits | not run:": no_gpu_figures},
     "docs/calibration.md": {
-        "`no_signal` | right and wrong answers cannot be told apart by entropy": "tests/offline/test_calibrate.py::test_every_method_says_why_it_does_not_stop",
         "the vLLM plug-in | it cannot ask for an answer:": "tests/backends/engine/test_requests.py::test_a_policy_for_something_else_is_refused",
     },
     "docs/commands.md": {

@@ -39,6 +39,7 @@ _SHARE = Check(is_share, "between 0 and 1, or null", nullable=True)
 _COUNT = Check(is_count, "a whole number of at least 0, or null", nullable=True)
 _NAME = Check(is_name, "a text that is not empty and can be written as UTF-8")
 _NAMES = "a list of texts that are not empty and can be written as UTF-8"
+_BOUNDS = Check(list_of(is_number, length=2), "a list of two numbers, or null", nullable=True)
 
 CERTIFICATE: dict[str, Check] = {
     "risk": _NAME._replace(nullable=True),
@@ -54,6 +55,15 @@ CERTIFICATE: dict[str, Check] = {
 }
 """Fields of ``calibration.certificate``."""
 
+JUDGED: dict[str, Check] = {
+    "on": one_of(("calibration", "held_out")),
+    "tokens_saved": _FIGURE,
+    "accuracy_change": _FIGURE,
+    **dict.fromkeys(("tokens_saved_interval", "accuracy_change_interval"), _BOUNDS),
+    **dict.fromkeys(("groups", "lost_correct", "lost_cut"), _COUNT),
+}
+"""Fields of ``calibration.judged``: what the policy saved and lost, on held-out questions or on those of calibration."""
+
 CALIBRATION: dict[str, Check] = {
     "runs": _COUNT,
     "groups": _COUNT,
@@ -61,7 +71,7 @@ CALIBRATION: dict[str, Check] = {
     "accuracy_full": _SHARE,
     **dict.fromkeys(("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d"), _FIGURE),
     "auroc": _SHARE,
-    "auroc_interval": Check(list_of(is_number, length=2), "a list of two numbers, or null", nullable=True),
+    "auroc_interval": _BOUNDS,
     "entropy_quantiles": Check(
         list_of(or_null(list_of(is_number, length=len(QUANTILES)))),
         f"a list that holds for each step {len(QUANTILES)} numbers or null",
@@ -77,6 +87,7 @@ CALIBRATION: dict[str, Check] = {
     "verdict": _NAME._replace(nullable=True),
     "cut_runs": one_of(OPTIONS["cut_runs"])._replace(nullable=True),
     "certificate": Check(lambda v: isinstance(v, dict), "an object, or null", nullable=True, fields=CERTIFICATE),
+    "judged": Check(lambda v: isinstance(v, dict), "an object, or null", nullable=True, fields=JUDGED),
 }
 """Fields of ``calibration`` that are read somewhere; further ones are kept."""
 

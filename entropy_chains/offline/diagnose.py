@@ -4,8 +4,8 @@ Direction: positive = wrong, and higher entropy = less certain, so an AUROC abov
 below is inverted. Pairs are compared within a step only: entropy falls from step to step whatever the accuracy does, and a
 pooled AUROC mistakes that for a signal. Intervals are 95 % percentile bootstrap over groups, for the steps of one run, and the
 runs of one question, are not independent (DeLong's formula would take them so). The AUROC that the verdict rests on is over steps
-after which a run could be stopped, so never over last ones: what the full run ends with is no early answer; in the refine loop,
-where it is seen, nor over those without an answer.
+after which a run could be stopped: never over last ones, whose answers are no early ones, nor, in the refine loop, over those that
+are seen to have no answer.
 """
 
 from __future__ import annotations

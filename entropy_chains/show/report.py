@@ -27,7 +27,7 @@ from entropy_chains.offline.trace_lines import records
 from entropy_chains.offline.traces import Trace
 from entropy_chains.options import OnMismatch
 from entropy_chains.savings.figures import latency
-from entropy_chains.show import plots, wording
+from entropy_chains.show import advice, plots, wording
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -92,7 +92,7 @@ def build_report(
         subtitle=words.subtitle(table, found),
         lead=f"{words.lead(found, policy, oracle)} {cut_runs.of_figures(found or diagnosis.to_dict())}".strip(),
         cards=words.cards(found, diagnosis, oracle, table),
-        stopping=words.stopping(policy),
+        stopping=words.stopping(policy, "" if policy is None else f"{advice.evidence(policy)} {advice.next_step(policy)}".strip()),
         verdict=words.verdict(diagnosis, signal),
         plots=[
             {"title": name, "svg": _safe(svg), "caption": caption}

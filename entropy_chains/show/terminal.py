@@ -14,7 +14,7 @@ from rich.text import Text
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import sentence
-from entropy_chains.show import wording
+from entropy_chains.show import advice, wording
 
 
 def diagnosis_table(found: Mapping[str, Any]) -> Group:
@@ -53,13 +53,16 @@ def policy_table(policy: Policy, out: Path) -> Group:
             + (f" (graded {policy.grade})" if policy.grade else ""),
         ),
         ("AUROC", f"{_two(calibration.get('auroc'))} ({wording.interval(calibration.get('auroc_interval'), _two)})"),
+        ("saves", advice.saving(policy)),
+        ("accuracy change", advice.change(policy)),
+        ("may lose", advice.losable(policy)),
+        ("runs in", advice.places(policy) if policy.active else ""),
         ("written to", str(out)),
     ):
-        table.add_row(name, Text(value))
-    needed = calibration.get("examples_needed")
-    hint = f"A certificate at this level needs at least {needed} questions without a loss." if needed else ""
-    parts: list[Table | Text] = [table, Text(_capital(wording.state_sentence(policy)))]
-    return Group(*parts, Text(hint)) if hint else Group(*parts)
+        if value:
+            table.add_row(name, Text(value))
+    told = (advice.evidence(policy), advice.next_step(policy))
+    return Group(table, Text(_capital(wording.state_sentence(policy))), *(Text(line) for line in told if line))
 
 
 def replay_table(found: Mapping[str, Any], policy: Policy) -> Group:

@@ -245,20 +245,17 @@ class Words:
             ),
         ]
 
-    def stopping(self, policy: Policy | None) -> dict[str, str]:
-        """Whether stopping is active, and why."""
+    def stopping(self, policy: Policy | None, further: str = "") -> dict[str, str]:
+        """Whether stopping is active, and why; ``further``: what else is to be said of it."""
         if policy is None:
             text = "There is no policy for this page; “entropy-chains calibrate” makes one from recorded runs."
             return {"tone": "", "head": "Stopping is not set up.", "text": text}
+        text = f"{state_sentence(policy)} {further}".strip()
         if not policy.active:
-            text = state_sentence(policy)
-            needed = policy.calibration.get("examples_needed")
-            if policy.reason == "too_few_examples" and needed:
-                text += f" A certificate needs at least {needed} questions without a loss."
             return {"tone": "warn", "head": "Stopping is off:", "text": text}
         promised = policy.method == "certified" and policy.reason == "certified"
-        return {"tone": "good" if promised else "warn", "head": "Stopping is on:" if promised else "Stopping is on,",
-                "text": state_sentence(policy)}  # fmt: skip
+        head = "Stopping is on:" if promised else "Stopping is on,"
+        return {"tone": "good" if promised else "warn", "head": head, "text": text}
 
     def verdict(self, diagnosis: Diagnosis, signal: str) -> dict[str, str]:
         """Diagnosis in plain words."""

@@ -16,11 +16,21 @@ from rich.console import Console
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.monitor import Monitor, Outcome
 from entropy_chains.core.policy import FORMAT, RULES, MassFloor, Policy
-from entropy_chains.core.policy_fields import CALIBRATION, CERTIFICATE, FIELDS, MOST_BITS_A_TOKEN, NOT_STOPPING, PARTS, STOPPING
+from entropy_chains.core.policy_fields import (
+    CALIBRATION,
+    CERTIFICATE,
+    FIELDS,
+    JUDGED,
+    MOST_BITS_A_TOKEN,
+    NOT_STOPPING,
+    PARTS,
+    STOPPING,
+)
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyError
 from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.holding_out import calibrate_and_judge
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import conversation, record
@@ -246,8 +256,9 @@ def test_the_table_of_checks_knows_every_field():
     """A new field of the policy, or of its calibration, cannot be added without a check."""
     assert set(FIELDS) == set(Policy.__dataclass_fields__)
     assert set(PARTS.values()) == {Segmentation, MassFloor}
-    found = calibrate(traces_for(Policy("m", (0.2,))), method="mean").calibration
+    found = calibrate_and_judge(traces_for(Policy("m", (0.2,))), method="mean").calibration
     assert set(found) == set(CALIBRATION)
+    assert set(found["judged"]) == set(JUDGED)
     certificates = [row["policy"]["calibration"]["certificate"] for row in FROZEN]
     assert {name for c in certificates if c for name in c} <= set(CERTIFICATE)
 

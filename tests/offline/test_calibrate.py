@@ -18,7 +18,7 @@ from entropy_chains.core.rules import MISSING, RULES, EntropyRule, FixedStepRule
 from entropy_chains.core.signals import MassFloor, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
-from entropy_chains.offline import calibrate as calibration
+from entropy_chains.offline import formulas
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.certify import (
     allowances,
@@ -57,24 +57,24 @@ def population(questions=200, steps=4, *, shift=1.0, wrong=0.25, seed=0, full=0.
 def test_plain_thresholds_by_hand():
     """μ_c 1, σ_c .5, d 2: mean 1; information 1 + .5·ln 3 = 1.5493; scale-invariant 1·(1 + .5·ln 3) = 1.5493."""
     s = Separation(1.0, 0.5, 2.0, 0.5, 2.0, 10, 10)
-    assert calibration.entropy_mean(s) == 1.0
-    assert calibration.information(s) == pytest.approx(1 + 0.5 * math.log(3))
-    assert calibration.scale_invariant(s) == pytest.approx(1 + 0.5 * math.log(3))
+    assert formulas.entropy_mean(s) == 1.0
+    assert formulas.information(s) == pytest.approx(1 + 0.5 * math.log(3))
+    assert formulas.scale_invariant(s) == pytest.approx(1 + 0.5 * math.log(3))
     wide = Separation(1.0, 1.5, 2.0, 0.5, 2.0, 10, 10)
-    assert calibration.scale_invariant(wide) == 1.0  # the factor max(0, 1 - σ_c/μ_c) is 0
+    assert formulas.scale_invariant(wide) == 1.0  # the factor max(0, 1 - σ_c/μ_c) is 0
 
 
 def test_the_bayes_boundary_by_hand():
     """Equal spreads and priors: half-way, 1.5; three right to one wrong moves it by σ²·ln 3 / (μ_i - μ_c) = .2747 upwards."""
-    assert calibration.bayes(Separation(1.0, 0.5, 2.0, 0.5, 2.0, 10, 10)) == pytest.approx(1.5)
-    assert calibration.bayes(Separation(1.0, 0.5, 2.0, 0.5, 2.0, 30, 10)) == pytest.approx(1.5 + 0.25 * math.log(3))
+    assert formulas.bayes(Separation(1.0, 0.5, 2.0, 0.5, 2.0, 10, 10)) == pytest.approx(1.5)
+    assert formulas.bayes(Separation(1.0, 0.5, 2.0, 0.5, 2.0, 30, 10)) == pytest.approx(1.5 + 0.25 * math.log(3))
 
 
 @given(st.floats(0.1, 2), st.floats(0.05, 1), st.floats(0.05, 2), st.floats(0.05, 1), st.integers(2, 90), st.integers(2, 90))
 @settings(max_examples=200)
 def test_the_bayes_boundary_is_where_the_classes_are_equally_likely(mu, sigma, apart, rho, right, wrong):
     """At the boundary π_c·N(μ_c, σ_c) = π_i·N(μ_i, σ_i), and it lies between the means; else there is no sign change to find."""
-    tau = calibration.bayes(Separation(mu, sigma, mu + apart, rho, 1.0, right, wrong))
+    tau = formulas.bayes(Separation(mu, sigma, mu + apart, rho, 1.0, right, wrong))
 
     def lead(x):
         return math.log(right) + stats.norm.logpdf(x, mu, sigma) - math.log(wrong) - stats.norm.logpdf(x, mu + apart, rho)
@@ -98,7 +98,7 @@ def test_a_plain_method_reads_step_one_only():
 
 def test_inverted_and_missing_classes_have_no_bayes_boundary():
     """Where wrong answers lie lower there is no boundary to stop under."""
-    assert calibration.bayes(Separation(2.0, 0.5, 1.0, 0.5, -2.0, 10, 10)) is None
+    assert formulas.bayes(Separation(2.0, 0.5, 1.0, 0.5, -2.0, 10, 10)) is None
 
 
 # --- the walk

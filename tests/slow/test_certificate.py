@@ -174,7 +174,7 @@ FEW = (
 
 @pytest.mark.parametrize("scenario", FEW, ids=lambda s: s.name)
 def test_hardly_any_right_answer_is_no_ground_for_a_promise(scenario):
-    """No policy stops in more than a tenth of the repeats; the bare walk, planted, often loses over half of the right answers."""
+    """A policy stops in at most a tenth of the repeats; the bare walk, planted, often loses more than half of the right answers."""
     active, empty = 0, 0
     for seed in range(REPEATS):
         table = scenario.table(seed)
