@@ -210,7 +210,7 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
 def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Fit a policy, write it, and say what it saves, what it may lose and where it runs, or what to do next."""
     from entropy_chains.grading import nothing_right
-    from entropy_chains.offline.holding_out import calibrate_and_judge as run
+    from entropy_chains.offline.hold_out import calibrate_and_judge as run
     from entropy_chains.offline.traces import iter_traces
     from entropy_chains.show.terminal import policy_table
 

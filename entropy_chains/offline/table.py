@@ -11,8 +11,7 @@ import warnings
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,11 @@ from entropy_chains.core.signals import MEAN, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import PathLike
+from entropy_chains.offline.equality import Equality
 from entropy_chains.offline.trace_lines import records
 from entropy_chains.offline.traces import Trace, validate
 
 Array = np.ndarray[Any, Any]
-
-MEMO = 16384
-"""Distinct answers whose normal form is remembered while a table is built."""
 
 ONE_PER_FILE = ("model", "estimator", "k", "mode", "signal", "temperature_mode", "segmentation", "template", "grade")
 
@@ -296,37 +293,20 @@ class _Builder:
 
     def _check_header(self, header: dict[str, Any], file: str | None, line: int | None) -> None:
         if self._header is None:
-            self._compare_by(header["grade"] or answers.AUTO)
+            self._equal = Equality(header["grade"] or answers.AUTO, self._grader)
         first = self._header = self._header or header
         for name, value in header.items():
             if value != first[name] and not (name == "grade" and {value, first[name]} == {None, answers.AUTO}):
                 message = f"{name} is {value!r}, but the traces before have {first[name]!r}; use files of one {name} together"
                 raise TraceError(message, file=file, line=line, field=name)
 
-    def _compare_by(self, grade: str) -> None:
-        if grade.startswith("python:") and self._grader is None:
-            text = f"the traces were graded by {grade}, whose function was not given: no two answers count as equal"
-            warnings.warn(f"{text}; give it with Table.read(path, grader=…)", stacklevel=6)
-        compared = answers.comparer(grade, self._grader or answers.never)
-        self._normalise, self._same = lru_cache(MEMO)(compared.normalise), lru_cache(MEMO)(compared.same)
-
     def _judge(self, steps: list[dict[str, Any]], gold: str | None, file: str | None, line: int | None) -> None:
         self._columns["answered"].extend([s["answer"] is not None for s in steps])
-        said = [s["answer"] for s in steps]
-        normal = [self._normalise(a) for a in said]
-        # Of whole numbers, as most are, the forms say whether they are equal.
-        whole = self._grader is None and "".join(filter(None, normal)).isdecimal()
-
-        def equal_to(other: str | None, form: str | None) -> list[bool]:
-            if whole and form is not None and form.isdecimal():
-                return [f == form for f in normal]
-            pairs = zip(said, normal, strict=True)
-            return [f is not None and other is not None and (f == form or self._same(a, other)) for a, f in pairs]
-
-        same_as_last = equal_to(said[-1], normal[-1]) if not self._cut[-1] else [False] * len(said)
+        run = self._equal.answers(steps)
+        same_as_last = [False] * len(steps) if self._cut[-1] else self._equal.to(run, run.texts[-1])
         labels = "gold"
         if gold is not None:
-            equal = equal_to(gold, self._normalise(gold))
+            equal = self._equal.to(run, gold)
             correct = [e if (c := s.get("correct")) is None else c for s, e in zip(steps, equal, strict=True)]
         elif steps[0].get("correct") is not None:  # then all steps have it: validated
             correct = [s["correct"] for s in steps]
@@ -339,13 +319,7 @@ class _Builder:
         self._labels = labels
         self._columns["correct"].extend(correct)
         self._columns["same_as_last"].extend(same_as_last)
-        previous = [a is not None and a == b for a, b in pairwise(normal)]
-        if not whole:
-            texts = pairwise(said)
-            previous = [
-                p or (a is not None and b is not None and self._same(a, b)) for p, (a, b) in zip(previous, texts, strict=True)
-            ]
-        self._columns["same_as_previous"].extend([False, *previous])
+        self._columns["same_as_previous"].extend(self._equal.to_previous(run))
 
     def _add_signals(self, steps: list[dict[str, Any]], rows: int) -> None:
         recorded = [s.get("signals") or {} for s in steps]

@@ -30,7 +30,7 @@ from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyError
 from entropy_chains.offline.calibrate import calibrate
-from entropy_chains.offline.holding_out import calibrate_and_judge
+from entropy_chains.offline.hold_out import calibrate_and_judge
 from entropy_chains.offline.replay import replay
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.recording import conversation, record

@@ -9,7 +9,7 @@ import pytest
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.diagnose import NOT_RECORDED
-from entropy_chains.offline.holding_out import calibrate_and_judge
+from entropy_chains.offline.hold_out import calibrate_and_judge
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.show import advice
 
