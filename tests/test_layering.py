@@ -88,6 +88,12 @@ def test_imports_point_one_way(path):
     assert not {name for name in others if row(name) >= row(top)}
 
 
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_a_file_reads_at_a_sitting(path):
+    """At most 400 lines; a longer one holds two concerns."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
 def test_there_is_no_circle():
     """The modules can be put in an order in which each imports only earlier ones."""
     waiting = {dotted(path): own_imports(path) for path in FILES}

@@ -11,9 +11,8 @@ attempts in the training data are corrupted at a random place; the corrupted par
 never learns to err), the check after it fails, and the answer comes from an attempt that is right: the model learns to
 notice and to repair.
 
-Two phases: attempts without checks, then attempts with checks. A tenth of the rows wrap the question as real callers
-do: a system prompt, a question-answering prompt with context, earlier turns, the multi-step loop of
-:mod:`entropy_chains.refine`.
+Two phases: attempts without checks, then attempts with checks. A tenth of the rows wrap the question as real callers do: a system
+prompt, a question-answering prompt with context, earlier turns, the loop of :mod:`entropy_chains.refine`.
 """
 
 from __future__ import annotations
