@@ -2,8 +2,8 @@
 
 The user brings the client (``openai.OpenAI`` or ``openai.AsyncOpenAI``), which is never changed. A reply is streamed with
 logprobs; at the boundary where the policy stops, the stream is closed, so the server stops working, and the answer is asked for in
-the best way the server has (:mod:`.continuations`). What to send and what it means stands in :class:`.dialogue.Dialogue`, the loops
-around it in :mod:`.drive`; here is what opens a request, sync and async.
+the best way the server has (:mod:`.remote.continuations`). What to send and what it means stands in
+:class:`.remote.dialogue.Dialogue`, the loops around it in :mod:`.remote.drive`; here is what opens a request, sync and async.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rows of a batch, followed together: their figures come as arrays, and they decide as :class:`.Monitor` does."""
+"""The rows of a batch, followed together: their figures come as arrays, and they decide as a monitor does."""
 
 from __future__ import annotations
 

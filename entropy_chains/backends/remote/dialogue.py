@@ -127,6 +127,9 @@ class Dialogue(Exchange[Request]):
                 self._closing = True
                 now.fed += len(pieces) - n  # computed, and not read: the answer is asked for after the boundary
                 break
+        if self._trial is not None and now.answering:  # the thinking has ended in the same update: its own answer is under way
+            self._trial, follows = None, None
+            now.monitor.answer(None)
         return shown, follows
 
     def _decided(self, decision: Decision) -> Event | None:

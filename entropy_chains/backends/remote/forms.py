@@ -34,6 +34,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """Settings that give the reply's form, and the words (the value, or its ``type``) under which they give none."""
 
+SCHEMAS = ("format", "guided_json", "json_schema", "response_schema", "response_json_schema")
+"""Those of them that are a JSON schema themselves: an object switches them on, whatever it holds."""
+
 CHOICES = ("tool_choice", "function_call")
 """Settings that may force a tool call."""
 
@@ -79,7 +82,7 @@ def never_cut(settings: Mapping[str, Any]) -> str | None:
         if isinstance(count, int) and count > 1:
             return f"{name} is {count}: only one stream can be followed"
     for name, free in FORMATS.items():
-        if _is_on(_at(settings, name), free):
+        if _is_on(_at(settings, name), free, name):
             return f"the form of the reply is given ({name}): {STRUCTURED}"
     if any(_is_on(settings.get(name), UNFORCED) for name in CHOICES):
         return "a tool call is forced: it is never cut"
@@ -93,10 +96,12 @@ def _at(settings: Mapping[str, Any], name: str) -> Any:
     return (value.get(inner) if isinstance(value, Mapping) else None) if inner else value
 
 
-def _is_on(value: Any, free: tuple[str, ...]) -> bool:
+def _is_on(value: Any, free: tuple[str, ...], name: str = "") -> bool:
     """Whether a value switches its setting on: it says something, and no word of ``free``."""
     if not isinstance(value, Mapping):
         return bool(value) and str(value).lower() not in free
+    if name in SCHEMAS:  # an empty schema is any JSON
+        return True
     says_something = any(each is not None and each is not False for each in value.values())
     return says_something and not any(word in free for word in _words(value))
 

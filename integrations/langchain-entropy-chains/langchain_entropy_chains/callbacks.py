@@ -18,7 +18,7 @@ from uuid import UUID
 from langchain_core.messages import AIMessage, BaseMessage
 
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
-from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, forms
+from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, check_options, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from langchain_entropy_chains._config import ASKED, OFF
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
@@ -75,6 +75,7 @@ class EntropyCallbackHandler(RootRuns):
         keep: int = 10_000,
     ):
         super().__init__()
+        check_options({"temperature_mode": temperature_mode, "on_mismatch": on_mismatch})
         self._policy = Policy.of(policy)
         if self._policy is not None:
             _check(self._policy, stop)
