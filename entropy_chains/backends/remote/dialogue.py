@@ -154,13 +154,17 @@ class Dialogue(Exchange[Request]):
         else:
             now.cut, now.undone, now.why = None, True, NOT_CONTROLLED
 
-    def tried(self) -> list[Event]:
-        """The probe is over: judge its answer; where that stops the run, it is the run's answer."""
+    def tried(self, lost: BackendError | None = None) -> list[Event]:
+        """The probe is over: judge its answer; where that stops the run, it is the run's answer. After a lost one nothing stops."""
         trial, self._trial = self._trial, None
         if trial is None:
             return []
         now, policy = self._now, self._criterion.policy
         now.probes.append(trial.reply)
+        if lost is not None:
+            now.monitor.answer(None)
+            now.monitor.release(f"the answer after a step could not be had ({lost}): run in full")
+            return []
         found = trial.reply.probe(self._plan.tags, self._plan.k, policy.mass_floor if policy else None)
         if missing := self._criterion.missing_of(trial.reply, found):
             now.do_without(missing)

@@ -37,9 +37,13 @@ def drive(
                             case Show():
                                 yield event
                             case Try(probe):
-                                for _ in drive(probe, send):
-                                    pass
-                                events += exchange.tried()  # these follow in the same loop
+                                lost = None
+                                try:
+                                    for _ in drive(probe, send):
+                                        pass
+                                except BackendError as error:
+                                    lost = error
+                                events += exchange.tried(lost)  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and control(stream))
                             case Close():
@@ -67,9 +71,13 @@ async def adrive(
                             case Show():
                                 yield event
                             case Try(probe):
-                                async for _ in adrive(probe, send):
-                                    pass
-                                events += exchange.tried()  # these follow in the same loop
+                                lost = None
+                                try:
+                                    async for _ in adrive(probe, send):
+                                        pass
+                                except BackendError as error:
+                                    lost = error
+                                events += exchange.tried(lost)  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and await control(stream))
                             case Close():

@@ -85,8 +85,8 @@ class Exchange(Generic[R]):
         """An update of the running stream has come: what to show of it, then at most one thing to do."""
         raise NotImplementedError
 
-    def tried(self) -> list[Event]:
-        """The probe of a :class:`Try` is over: as for :meth:`feed`."""
+    def tried(self, lost: BackendError | None = None) -> list[Event]:
+        """The probe of a :class:`Try` is over, or was ``lost`` to an error: as for :meth:`feed`."""
         return []
 
     def controlled(self, done: bool) -> None:

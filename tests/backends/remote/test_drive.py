@@ -174,16 +174,43 @@ def test_where_nobody_can_tell_the_server_the_run_is_a_full_one():
     assert (dialogue.result().answer, dialogue.result().outcome.stopped) == ("4", False)
 
 
-@pytest.mark.parametrize("refused", [True, False])
-def test_a_probe_whose_logprobs_are_refused_does_not_end_the_run(refused):
-    """It is asked again without; with another error the run has failed."""
+def test_a_probe_whose_logprobs_are_refused_is_asked_again_without():
+    """The run goes on, and the probe's answer is read."""
     dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
-    error = NoLogprobsError("refused", "no") if refused else BackendError("500")
-    server = Server([[*SURE, piece("4", ANSWER)], [error], [piece("4", ANSWER, entropy=0.1)]])
-    if not refused:
-        with pytest.raises(BackendError, match="500"):
-            list(drive(dialogue, server.send))
-        return
+    server = Server([[*SURE, piece("4", ANSWER)], [NoLogprobsError("refused", "no")], [piece("4", ANSWER, entropy=0.1)]])
     shown = list(drive(dialogue, server.send))
     assert [(r.purpose, r.logprobs) for r in server.sent] == [("reason", True), ("probe", True), ("probe", False)]
     assert "".join(c.text for s in shown for c in s.chunks if c.phase is ANSWER) == "4"
+
+
+@pytest.mark.parametrize("asynchronously", [False, True])
+def test_a_lost_probe_costs_no_answer(asynchronously):
+    """A probe that ends in an error stops nothing: the run goes on in full, and its reason says why."""
+    dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
+    server = Server([[*SURE, *SURE, piece("4", ANSWER)], [BackendError("500")]])
+
+    async def run():
+        return [show async for show in adrive(dialogue, server.asend)]
+
+    shown = asyncio.run(run()) if asynchronously else list(drive(dialogue, server.send))
+    assert [r.purpose for r in server.sent] == ["reason", "probe"]
+    assert "".join(c.text for s in shown for c in s.chunks if c.phase is ANSWER) == "4"
+    outcome = dialogue.result().outcome
+    assert (outcome.stopped, "could not be had (500): run in full" in outcome.reason) == (False, True)
+
+
+def test_an_answer_under_way_is_not_closed_for_a_probe_s():
+    """One update holds a step's end and the answer's beginning: no probe is sent, and the answer comes once."""
+    dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
+    sent = []
+
+    def send(request):
+        sent.append(request.purpose)
+        yield Update((*SURE, piece("The ", ANSWER)), id="c1")
+        yield Update((piece("4", ANSWER),), id="c1")
+        yield Update(finish_reason="stop")
+
+    shown = list(drive(dialogue, send))
+    assert sent == ["reason"]
+    assert "".join(c.text for s in shown for c in s.chunks if c.phase is ANSWER) == "The 4"
+    assert dialogue.result().answer == "The 4"

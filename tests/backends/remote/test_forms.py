@@ -80,3 +80,11 @@ def test_later_places_win():
     assert reason(form, None, {"extra_body": {"response_format": None}}) is None
     assert reason({"extra_body": form}, {"extra_body": {}}) is None
     assert reason(form, {"extra_body": "no object"})
+
+
+@pytest.mark.parametrize("name", forms.SCHEMAS)
+def test_an_object_as_schema_gives_the_form(name):
+    """An empty one too: it means any JSON. None gives none."""
+    for schema in ({}, {"additionalProperties": False}):
+        assert forms.never_cut({name: schema})
+    assert forms.never_cut({name: None}) is None
