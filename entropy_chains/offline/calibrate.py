@@ -48,7 +48,7 @@ from entropy_chains.offline.diagnose import (
 )
 from entropy_chains.offline.formulas import PLAIN
 from entropy_chains.offline.table import Array, Table, Traces, as_table
-from entropy_chains.options import OPTIONS, CutRuns
+from entropy_chains.options import CutRuns, Method, Scope, check_options
 
 RESAMPLES = 1000
 
@@ -59,7 +59,7 @@ SILENT = ("no_signal", "inverted_signal")
 def calibrate(
     traces: Traces,
     *,
-    method: str = "certified",
+    method: Method = "certified",
     rule: str = "auto",
     signal: str = "auto",
     max_loss: float = 0.05,
@@ -68,7 +68,7 @@ def calibrate(
     min_steps: int | None = None,
     examples: int | None = None,
     seed: int = 0,
-    scope: str = "call",
+    scope: Scope = "call",
     cut_runs: CutRuns = "lost",
 ) -> Policy:
     """Fit a stop rule to recorded runs. A rule that must not stop comes back too, with ``active`` False and the reason.
@@ -367,7 +367,7 @@ def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
 
 
 def _check_arguments(
-    method: str,
+    method: Method,
     rule: str,
     max_loss: float,
     confidence: float,
@@ -377,14 +377,9 @@ def _check_arguments(
     seed: int,
     cut_runs: CutRuns,
 ) -> None:
-    known_values = (
-        ("method", method, OPTIONS["method"]),
-        ("rule", rule, ("auto", *certifiable())),
-        ("cut_runs", cut_runs, OPTIONS["cut_runs"]),
-    )
-    for name, given, known in known_values:
-        if given not in known:
-            raise InputError(f"{name} is {given!r}; it must be one of {', '.join(known)}")
+    check_options({"method": method, "cut_runs": cut_runs})
+    if rule not in (known := ("auto", *certifiable())):
+        raise InputError(f"rule is {rule!r}; it must be one of {', '.join(known)}")
     if method != "certified" and rule != "auto" and not RULES[rule].reads_signal:
         raise InputError(f"rule is {rule!r} and method {method!r}; the rule has no entropy threshold: use method 'certified'")
     for name, share in (("max_loss", max_loss), ("confidence", confidence)):

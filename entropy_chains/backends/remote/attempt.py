@@ -40,7 +40,7 @@ class Attempt:
         fed: tokens taken.
         cut: the thinking that the answer is asked for after, or None.
         again: after a stop the model thinks anew.
-        called: a tool call or a refusal is an answer without text.
+        called: a tool call or a refusal is an answer without text; said: the answer has text.
         overrun: the engine went on after it was to close the thinking.
         undone: the stop had no effect.
         why: replaces the outcome's reason.
@@ -66,13 +66,12 @@ class Attempt:
         self.cut: str | None = None
         self.why: str | None = None
         self.probed: str | None = None
-        self.again = self.called = self.overrun = self.undone = False
+        self.again = self.called = self.overrun = self.undone = self.said = False
         self._steps: list[GeneratedStep] = []
         self._thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
         self._shown: list[str] = []  # of the thinking
         self._answer: list[str] = []
         self._after = AnswerMarkup(plan.tags)  # of the answer's own request
-        self._said = False  # the answer has text
         self._reasoned = self._blind = 0  # reasoning tokens; those without logprobs
         self._sighted = False  # logprobs were seen, or given up
         self._due = ""  # closing text that the engine is still to put in
@@ -100,7 +99,7 @@ class Attempt:
         phase = monitor.phase
         late = self.cut is not None and phase is not Phase.ANSWER  # made before the server heard that it is to end the thinking
         self.overrun = self.overrun or (late and plan.engine is not None and not forced)
-        if piece.phase is Phase.THINKING and self._said and not monitor.done:
+        if piece.phase is Phase.THINKING and self.said and not monitor.done:
             monitor.release(INTERLEAVED)
         self._keep(piece, spans, began, late)
         if phase is Phase.THINKING and not self._sighted:
@@ -142,7 +141,7 @@ class Attempt:
     def _say(self, text: str) -> None:
         """Add to the answer."""
         self._answer.append(text)
-        self._said = self._said or bool(text.strip())
+        self.said = self.said or bool(text.strip())
 
     def _look(self, bounds: EntropyBounds | None) -> None:
         """Check early that there is something to stop by: a stop that silently never happens is the worst bug."""
@@ -182,7 +181,7 @@ class Attempt:
         for piece in pieces:
             self.fed += 1
             if piece.phase is Phase.THINKING:
-                self.again = self.again or (bool(piece.text.strip()) and not self._said)
+                self.again = self.again or (bool(piece.text.strip()) and not self.said)
             else:
                 text = self._after.take(piece.text)
                 self._say(text)

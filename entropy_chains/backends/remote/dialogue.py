@@ -127,7 +127,7 @@ class Dialogue(Exchange[Request]):
                 self._closing = True
                 now.fed += len(pieces) - n  # computed, and not read: the answer is asked for after the boundary
                 break
-        if self._trial is not None and now.answering:  # the thinking has ended in the same update: its own answer is under way
+        if self._trial is not None and (now.said or now.monitor.phase is Phase.ANSWER):  # the run's own answer is under way
             self._trial, follows = None, None
             now.monitor.answer(None)
         return shown, follows
@@ -137,7 +137,7 @@ class Dialogue(Exchange[Request]):
         if decision is Decision.PROBE:
             reads = self._criterion.policy is not None and self._criterion.policy.reads_probes
             request = replace(self._way("probe", self._now.raw), logprobs=reads)
-            self._trial = Trial(request, before=self._now.fed)
+            self._trial = Trial(request, before=self._now.fed, spare=True)
             return Try(self._trial)
         if self._plan.engine is not None:
             return None
@@ -154,16 +154,16 @@ class Dialogue(Exchange[Request]):
         else:
             now.cut, now.undone, now.why = None, True, NOT_CONTROLLED
 
-    def tried(self, lost: BackendError | None = None) -> list[Event]:
+    def tried(self) -> list[Event]:
         """The probe is over: judge its answer; where that stops the run, it is the run's answer. After a lost one nothing stops."""
         trial, self._trial = self._trial, None
         if trial is None:
             return []
         now, policy = self._now, self._criterion.policy
         now.probes.append(trial.reply)
-        if lost is not None:
+        if trial.lost is not None:
             now.monitor.answer(None)
-            now.monitor.release(f"the answer after a step could not be had ({lost}): run in full")
+            now.monitor.release(f"the answer after a step could not be had ({trial.lost}): run in full")
             return []
         found = trial.reply.probe(self._plan.tags, self._plan.k, policy.mass_floor if policy else None)
         if missing := self._criterion.missing_of(trial.reply, found):

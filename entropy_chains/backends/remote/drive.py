@@ -37,13 +37,9 @@ def drive(
                             case Show():
                                 yield event
                             case Try(probe):
-                                lost = None
-                                try:
-                                    for _ in drive(probe, send):
-                                        pass
-                                except BackendError as error:
-                                    lost = error
-                                events += exchange.tried(lost)  # these follow in the same loop
+                                for _ in drive(probe, send):
+                                    pass
+                                events += exchange.tried()  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and control(stream))
                             case Close():
@@ -71,13 +67,9 @@ async def adrive(
                             case Show():
                                 yield event
                             case Try(probe):
-                                lost = None
-                                try:
-                                    async for _ in adrive(probe, send):
-                                        pass
-                                except BackendError as error:
-                                    lost = error
-                                events += exchange.tried(lost)  # these follow in the same loop
+                                async for _ in adrive(probe, send):
+                                    pass
+                                events += exchange.tried()  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and await control(stream))
                             case Close():

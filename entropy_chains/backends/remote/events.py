@@ -85,8 +85,8 @@ class Exchange(Generic[R]):
         """An update of the running stream has come: what to show of it, then at most one thing to do."""
         raise NotImplementedError
 
-    def tried(self, lost: BackendError | None = None) -> list[Event]:
-        """The probe of a :class:`Try` is over, or was ``lost`` to an error: as for :meth:`feed`."""
+    def tried(self) -> list[Event]:
+        """The probe of a :class:`Try` is over: as for :meth:`feed`."""
         return []
 
     def controlled(self, done: bool) -> None:
@@ -96,6 +96,6 @@ class Exchange(Generic[R]):
         """The running stream has ended, or was closed: what is left to show, and what follows."""
         return [], Finish()
 
-    def failed(self, error: BackendError) -> Send[R]:
-        """The running stream broke, or could not be had: the request in its place; raises ``error`` where there is none."""
+    def failed(self, error: BackendError) -> Send[R] | Finish:
+        """The running stream broke, or could not be had: what follows; raises ``error`` where nothing can."""
         raise error

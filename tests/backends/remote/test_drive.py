@@ -214,3 +214,13 @@ def test_an_answer_under_way_is_not_closed_for_a_probe_s():
     assert sent == ["reason"]
     assert "".join(c.text for s in shown for c in s.chunks if c.phase is ANSWER) == "The 4"
     assert dialogue.result().answer == "The 4"
+
+
+def test_blanks_of_an_answer_s_field_are_no_answer_under_way():
+    """Some servers send a line end as answer before the thinking: probes are sent all the same."""
+    dialogue = Dialogue(ASKED, Plan(ThinkTags(), (Prefill(),)), policy=policy(0.5, signal="trial_entropy"))
+    server = Server([[piece("\n", ANSWER), *SURE, piece("4", ANSWER)], [piece("4", ANSWER, entropy=0.1)]])
+    shown = list(drive(dialogue, server.send))
+    assert [r.purpose for r in server.sent] == ["reason", "probe"]
+    assert "".join(c.text for s in shown for c in s.chunks if c.phase is ANSWER).strip() == "4"
+    assert dialogue.result().outcome.stopped

@@ -6,11 +6,12 @@ import pytest
 from dialogues import ANSWER, ASKED, FOUR, SURE, UNSURE, piece, policy, updates
 
 from entropy_chains.backends.remote.attempt import NOT_CLOSED
-from entropy_chains.backends.remote.continuations import Prefill, Turn
+from entropy_chains.backends.remote.continuations import Prefill, Request, Turn
 from entropy_chains.backends.remote.dialogue import AGAIN, Dialogue
 from entropy_chains.backends.remote.events import Close, Control, Finish, Send, Show, Try
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update
+from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.tokens import Token
 from entropy_chains.errors import BackendError, NoLogprobsError
@@ -116,15 +117,25 @@ def test_a_probe_is_driven_beside_the_stream(answers):
 
 
 def test_a_probe_without_logprobs_is_asked_again():
-    """Once, and by the same exchange; any other error is raised."""
+    """Once, and by the same exchange; any other error ends it and is kept, for the run goes on without it."""
     dialogue = begun(given=policy(0.5, signal="trial_entropy"))
     asked = told(dialogue, *SURE)[-1]
     assert asked.probe.start().request.logprobs
-    with pytest.raises(BackendError, match="500"):
-        asked.probe.failed(BackendError("500"))
     assert asked.probe.failed(NoLogprobsError("refused", "no")).request.logprobs is False
-    with pytest.raises(NoLogprobsError):
-        asked.probe.failed(NoLogprobsError("refused", "no"))
+    again = NoLogprobsError("refused", "no")
+    assert (asked.probe.failed(again), asked.probe.lost) == (Finish(), again)
+    assert dialogue.tried() == []
+    assert "could not be had (refused)" in dialogue.result().outcome.reason
+
+
+def test_a_probe_that_is_recorded_raises_its_error():
+    """There the probe is what was asked for: nothing goes on without it."""
+    asked = Trial(Request("probe", ASKED, 10))
+    for error in (BackendError("500"), NoLogprobsError("refused", "no")):
+        if isinstance(error, NoLogprobsError):
+            assert asked.failed(error).request.logprobs is False
+        with pytest.raises(type(error)):
+            asked.failed(error)
 
 
 @pytest.mark.parametrize("done", [True, False])
