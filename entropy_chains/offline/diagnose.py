@@ -320,9 +320,6 @@ def _restrict(stratum: Stratum, part: Array) -> Stratum:
     return stratum._replace(group=code[kept], positive=stratum.positive[kept], blocks=np.flatnonzero(np.diff(block, prepend=0)))
 
 
-# --- the bootstrap over groups, shared with replay
-
-
 def listed(value: Any) -> Any:
     """The same with lists for tuples, as JSON has it."""
     if isinstance(value, dict):
