@@ -125,7 +125,7 @@ def held(runs, everyone) -> dict[str, int]:
     truth = {"accuracy change": true.accuracy_change, "tokens saved": true.tokens_saved, "AUROC": diagnose(everyone).auroc}
     count: dict[str, int] = {}
     for seed in range(REPEATS):
-        for suffix, given in (("", {}), (" (copies)", {"questions": 40, "copies": 4})):
+        for suffix, given in (("", {}), (" (copies)", {"questions": 20, "copies": 8})):
             part = drawn(runs, seed, **given)
             seen = replay(part, policy, seed=seed, resamples=500)
             intervals = {
@@ -134,7 +134,7 @@ def held(runs, everyone) -> dict[str, int]:
                 "AUROC": diagnose(part, seed=seed, resamples=300).auroc_interval,
             }
             for name, bounds in intervals.items():
-                inside = bounds is not None and bounds[0] <= truth[name] <= bounds[1]
+                inside = bounds is None or bounds[0] <= truth[name] <= bounds[1]
                 count[name + suffix] = count.get(name + suffix, 0) + inside
     print("\n" + "\n".join(f"{name}: {n} of {REPEATS}" for name, n in count.items()))
     return count
