@@ -53,7 +53,7 @@ class TransformersBackend(LocalModel):
         k: alternatives that entropy is computed from when there is no policy; None = the whole vocabulary.
         think_tags: thinking tags; found in the chat template by default.
         template_kwargs: passed to the chat template (``enable_thinking`` and the like).
-        generate_kwargs: passed to ``generate()``; beams, assisted decoding and several returned sequences are refused.
+        generate_kwargs: passed to ``generate()``; what stopping cannot go with (beams, criteria of your own, …) is refused by name.
         batch_size: conversations that ``generate`` runs at a time.
     """
 
@@ -179,7 +179,7 @@ class TransformersBackend(LocalModel):
         """``generate()`` on ids and mask; returns prompts and new ids, [rows, length]. ``cache``: what came before; it grows."""
         ids, mask = prompts
         room, width = self.context_window, int(mask.sum(-1).max())
-        config = self._config({}, sampling, min(max_tokens, room - width) if room else max_tokens)
+        config = self._config(sampling, min(max_tokens, room - width) if room else max_tokens)
         config.pad_token_id = self._vocabulary.pad
         reader = watch.processor if watch else trial
         hooks: dict[str, Any] = {"logits_processor": [*([reader] if reader else []), *warped(config, draw)], **OWN_CONFIG}

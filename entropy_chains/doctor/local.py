@@ -14,7 +14,7 @@ from entropy_chains.refine import PER_CALL
 try:
     from transformers import AutoTokenizer, GenerationConfig
 
-    from entropy_chains.backends.local.model import PENALTIES
+    from entropy_chains.backends.local.generate_settings import PENALTIES
     from entropy_chains.backends.transformers import TransformersBackend
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error

@@ -24,13 +24,14 @@ def growing_cache(model: Any) -> Any | None:
     """A fresh cache for one ``generate()`` call, or None where the default must be used.
 
     Only for models on a CPU whose layers all attend to everything: sliding windows and recurrent layers have caches of their
-    own, and GPU allocators do not pay for the copies with page faults.
+    own, so have checkpoints that ask for one, and GPU allocators do not pay for the copies with page faults.
     """
     config = model.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     plain = kinds == {"full_attention"} and not getattr(config, "is_encoder_decoder", False)
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if DynamicLayer is None or not plain or sliding or model.get_input_embeddings().weight.device.type != "cpu":
+    asked = getattr(model.generation_config, "cache_implementation", None)
+    if DynamicLayer is None or not plain or sliding or asked or model.get_input_embeddings().weight.device.type != "cpu":
         return None
     return _growing() if hasattr(DynamicCache(), "layer_class_to_replicate") else None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from entropy_chains.backends import Message, Sampling
+from entropy_chains.backends.local.generate_settings import PENALTIES, check_names, check_one_stream
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
@@ -19,24 +20,11 @@ from entropy_chains.options import OnMismatch
 
 try:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from entropy_chains.backends.local.kv_cache import growing_cache
+    from entropy_chains.backends.local.loading import load
 except ImportError as error:
     raise MissingExtraError("transformers with torch", "transformers") from error
-
-REFUSED = {
-    "num_beams": 1,
-    "assistant_model": None,
-    "prompt_lookup_num_tokens": None,
-    "num_return_sequences": 1,
-    "dola_layers": None,
-    "penalty_alpha": None,
-}
-"""Settings of ``generate()`` under which a row is not one stream of tokens, and the only value each may have."""
-
-PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "guidance_scale": None}
-"""Settings that change the logits before the entropy is read, and their neutral values."""
 
 
 class LocalModel:
@@ -49,7 +37,7 @@ class LocalModel:
         k: alternatives that entropy is computed from when there is no policy; None = the whole vocabulary.
         think_tags: thinking tags; found in the chat template by default.
         template_kwargs: passed to the chat template (``enable_thinking`` and the like).
-        generate_kwargs: passed to ``generate()``; beams, assisted decoding and several returned sequences are refused.
+        generate_kwargs: passed to ``generate()``; what stopping cannot go with (beams, criteria of your own, …) is refused by name.
         batch_size: conversations that ``generate`` runs at a time.
     """
 
@@ -75,9 +63,11 @@ class LocalModel:
             raise SettingsError(f"batch_size is {batch_size}; it must be at least 1")
         self._model, self._k, self._batch_size = model, k, batch_size
         self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
-        self._vocabulary = Vocabulary(tokenizer, self._name, think_tags, model.generation_config.eos_token_id, template_kwargs)
         self._generate_kwargs = dict(generate_kwargs or {})
-        self._config({}, Sampling(), None)  # refuse what cannot work before anything runs
+        check_one_stream(self._generate_kwargs, model.generation_config)
+        self._vocabulary = Vocabulary(
+            tokenizer, self._name, think_tags, self._config(Sampling(), None).eos_token_id, template_kwargs
+        )
 
     @classmethod
     def from_pretrained(
@@ -87,18 +77,40 @@ class LocalModel:
         name: str | None = None,
         device: str | None = None,
         k: int | None = 20,
+        think_tags: ThinkTags | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 64,
         **model_kwargs: Any,
     ) -> Self:
-        """Load a checkpoint folder or hub id; ``model_kwargs`` go to ``from_pretrained`` (dtype, device_map, quantisation)."""
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
-            model = AutoModelForCausalLM.from_pretrained(str(path_or_id), **model_kwargs)
-        except (OSError, ValueError, TypeError, ImportError) as error:  # the last two from transformers 4, without a tokenizer
-            first = str(error).strip().splitlines()[0]
-            remedy = "give a folder with config.json, weights and tokenizer, or a hub id"
-            raise SettingsError(f"model {str(path_or_id)!r} cannot be loaded: {first} ({remedy})") from error
-        return cls(model.to(device) if device else model, tokenizer, name=name or str(path_or_id), k=k, batch_size=batch_size)
+        """Load a checkpoint folder or hub id.
+
+        Args:
+            path_or_id: the folder or id.
+            name: as for the class; by default ``path_or_id``.
+            device: where the model goes; by default where ``from_pretrained`` puts it.
+            k: as for the class, and so the next four.
+            think_tags: tags.
+            template_kwargs: of the chat template.
+            generate_kwargs: of ``generate()``.
+            batch_size: conversations at a time.
+            model_kwargs: for transformers' ``from_pretrained`` (``dtype``, ``device_map``, quantisation); what says where files are
+                (``revision``, ``subfolder``, ``gguf_file``, ``trust_remote_code``, ``token``, …) holds for the tokenizer as well.
+
+        Raises:
+            SettingsError: it cannot be loaded, or an argument cannot be followed.
+        """
+        model, tokenizer = load(path_or_id, device, model_kwargs)
+        return cls(
+            model,
+            tokenizer,
+            name=name or str(path_or_id),
+            k=k,
+            think_tags=think_tags,
+            template_kwargs=template_kwargs,
+            generate_kwargs=generate_kwargs,
+            batch_size=batch_size,
+        )
 
     @property
     def model(self) -> str:
@@ -135,7 +147,7 @@ class LocalModel:
 
     def temperature(self, sampling: Sampling) -> float:
         """The temperature a run will have; 0 = greedy."""
-        config = self._config({}, sampling, None)
+        config = self._config(sampling, None)
         return float(config.temperature or 1.0) if config.do_sample else 0.0
 
     def with_template(self, **settings: Any) -> Self:
@@ -165,7 +177,8 @@ class LocalModel:
     def _check(
         self, policy: Policy | None, sampling: Sampling, segmentation: Segmentation | None, on_mismatch: OnMismatch
     ) -> Segmentation:
-        """The steps to use; raises where the policy is for something else."""
+        """The steps to use; raises where a setting cannot work, or the policy is for something else."""
+        check_names(self._generate_kwargs)
         if policy is None:
             segmentation = segmentation or self.segmentation
         else:
@@ -180,7 +193,7 @@ class LocalModel:
                 **({"segmentation": segmentation} if segmentation else {}),
             )
             segmentation = policy.segmentation
-            config = self._config({}, sampling, None)
+            config = self._config(sampling, None)
             changed = [n for n, neutral in PENALTIES.items() if getattr(config, n, neutral) not in (neutral, None)]
             if policy.active and changed:
                 text = f"{', '.join(changed)} changes the logits that the policy's entropy was calibrated on; set it to neutral"
@@ -189,22 +202,16 @@ class LocalModel:
             _ = self.tags  # thinking mode needs them
         return segmentation
 
-    def _config(self, extra: Mapping[str, Any], sampling: Sampling, max_tokens: int | None) -> Any:
+    def _config(self, sampling: Sampling, max_tokens: int | None) -> Any:
         config = copy.deepcopy(self._model.generation_config)
-        settings = {**self._generate_kwargs, **extra}
+        settings = dict(self._generate_kwargs)
         for name in ("temperature", "top_p", "top_k"):
             if getattr(sampling, name) is not None:
                 settings[name] = getattr(sampling, name)
         if sampling.temperature is not None:
             settings["do_sample"] = sampling.temperature > 0
-        for name, allowed in REFUSED.items():
-            value = settings.get(name, getattr(config, name, allowed))
-            if value not in (allowed, None):
-                raise SettingsError(
-                    f"{name}={value!r} is not supported: early stopping needs one stream of tokens a row; remove it"
-                )
         if not settings.get("do_sample", config.do_sample):
-            settings |= dict.fromkeys(("temperature", "top_p", "top_k", "min_p", "typical_p"), None)  # or it warns
+            settings |= dict.fromkeys(("temperature", "top_p", "top_k", "top_h", "min_p", "typical_p"), None)  # or it warns
         config.update(**settings)
         config.max_new_tokens = max_tokens or sampling.max_tokens
         config.max_length = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -22,8 +23,10 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+TOP_H = getattr(transformers, "TopHLogitsWarper", None)  # since transformers 4.57
 WARPERS: tuple[tuple[str, Any, float | None], ...] = (
     ("temperature", TemperatureLogitsWarper, 1.0),
+    *((("top_h", TOP_H, None),) if TOP_H else ()),
     ("top_k", TopKLogitsWarper, 0),
     ("top_p", TopPLogitsWarper, 1.0),
     ("min_p", MinPLogitsWarper, None),

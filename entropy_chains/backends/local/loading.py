@@ -1,0 +1,59 @@
+"""A model and its tokenizer from a folder or a hub id: both of the same place and revision, and one error for what fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from entropy_chains.errors import SettingsError, reason
+
+TOKENIZER_TOO = (
+    "cache_dir",
+    "code_revision",
+    "force_download",
+    "gguf_file",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+"""Arguments of ``from_pretrained`` that say where files are and whether code in them may run: the tokenizer's files as well."""
+
+
+def load(path_or_id: str | Path, device: str | None, given: dict[str, Any]) -> tuple[Any, Any]:
+    """The model, on its device, and the tokenizer.
+
+    Args:
+        path_or_id: a checkpoint folder or a hub id.
+        device: where the model goes; None: where ``from_pretrained`` puts it.
+        given: arguments for ``from_pretrained``.
+
+    Raises:
+        SettingsError: whatever the libraries stumble over: files, arguments, a device, a package that is missing.
+    """
+    place = str(path_or_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **{name: given[name] for name in TOKENIZER_TOO if name in given})
+        model = AutoModelForCausalLM.from_pretrained(place, **given)
+        return (model.to(device) if device else model), tokenizer
+    except Exception as error:  # each library that is asked has errors of its own
+        settings = [
+            f"{name}={value!r}" for name, value in ({"device": device} | given).items() if value is not None and name != "token"
+        ]
+        asked = f" with {', '.join(settings)}" if settings else ""
+        remedy = (
+            "give a folder with config.json, weights and tokenizer, or a hub id, and arguments of transformers' from_pretrained"
+        )
+        raise SettingsError(f"model {place!r} cannot be loaded{asked}: {_first(error)} ({remedy})") from error
+
+
+def _first(error: Exception) -> str:
+    """What an error says in its first line; these libraries go on for pages."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0].strip() if isinstance(error, OSError | ValueError) else reason(type(error)(lines[0]))
