@@ -42,7 +42,9 @@ class Ollama:
 
             def _reply(self, body: dict[str, Any]) -> None:
                 for token in script(body).tokens:
-                    told = {"message": {"role": "assistant", "content": "", "thinking" if token.reasoning else "content": token.text}}
+                    told = {
+                        "message": {"role": "assistant", "content": "", "thinking" if token.reasoning else "content": token.text}
+                    }
                     listed = entry(token, body.get("top_logprobs") or 1) if body.get("logprobs") else None
                     self._send({**told, "logprobs": [listed]} if listed else told)
                     ollama.made[-1] += 1
