@@ -524,7 +524,6 @@ def test_structured_responses_of_an_agent_are_never_stopped():
     assert told[1]["structured_response"] == Product(value=238)
 
 
-
 def test_the_chat_template_renders_tools_and_results(backend):
     """What the template reads: text as a string, arguments as an object, the tool's result, the earlier reasoning."""
     template = "<think>{% for t in tools %}[{{ t.function.name }}]{% endfor %}{% for m in messages %}{{ m.role }}:{{ m.content }}"
