@@ -35,9 +35,18 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
+    from entropy_chains.core.families import TOOL_CALL, TOOL_MARKERS
     from entropy_chains.core.finish_reasons import finish_of
     from entropy_chains.core.steps import Phase
-    from entropy_chains.options import Continuation, Mode, OnMismatch, TemperatureMode, WithoutLogprobs, check_options
+    from entropy_chains.options import (
+        Continuation,
+        Mode,
+        OnMismatch,
+        TemperatureMode,
+        WithoutLogprobs,
+        check_options,
+        check_settings,
+    )
     from entropy_chains.refine import PER_CALL, RefineRun
     from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
@@ -50,6 +59,7 @@ _HOME = {
     "Characters": "backends.remote.logprob_entries",
     "ChatReader": "backends.remote.readers",
     "check_options": "options",
+    "check_settings": "options",
     "clean_answer": "backends.text.markup",
     "Close": "backends.remote.events",
     "CompletionReader": "backends.remote.readers",
@@ -91,6 +101,8 @@ _HOME = {
     "TemperatureMode": "options",
     "text_before": "backends.text.stream",
     "tokens_of": "backends.remote.logprob_entries",
+    "TOOL_CALL": "core.families",
+    "TOOL_MARKERS": "core.families",
     "Turn": "backends.remote.continuations",
     "unpickled": "subclasses",
     "Update": "backends.remote.readers",
@@ -113,6 +125,7 @@ __all__ = [
     "Characters",
     "ChatReader",
     "check_options",
+    "check_settings",
     "clean_answer",
     "Close",
     "CompletionReader",
@@ -156,6 +169,8 @@ __all__ = [
     "TemperatureMode",
     "text_before",
     "tokens_of",
+    "TOOL_CALL",
+    "TOOL_MARKERS",
     "Turn",
     "unpickled",
     "Update",

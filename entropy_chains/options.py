@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 from entropy_chains.errors import SettingsError, short
@@ -60,3 +60,17 @@ def check_options(settings: Mapping[str, Any]) -> None:
         for word in (value or [None]) if several else [value]:
             if name in OPTIONS and word not in OPTIONS[name]:
                 raise SettingsError(f"{name} is {short(value)}; it must be one of {', '.join(OPTIONS[name])}")
+
+
+def check_settings(owner: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise SettingsError for a setting that its owner does not have, and for one that is none of its words.
+
+    Args:
+        owner: what the settings are of, for the message.
+        settings: by name.
+        known: names of the settings that it has.
+    """
+    unknown = sorted(settings.keys() - set(known))
+    if unknown:
+        raise SettingsError(f"{owner} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    check_options(settings)

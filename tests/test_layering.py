@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from imports import Package, imports
 
 import entropy_chains
 
 ROOT = Path(entropy_chains.__file__).parent
+PACKAGE = Package("entropy_chains", ROOT)
 LAYERS = (
     {"errors", "lazy"},
     {"files", "intervals", "options", "validation"},
@@ -28,46 +29,8 @@ LAYERS = (
 OUTPUT = {"click", "jinja2", "matplotlib", "rich"}
 """What shows results: for the commands and for ``show``, ``doctor`` and ``demo`` only."""
 HEAVY = {"torch", "transformers", "numpy", "scipy", "openai", "langchain", "langchain_core", "llama_index", "rich", "click"}
-FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or not path.stem.startswith("__"))
-
-
-def dotted(path):
-    """A file's module, without the package's name."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports(path):
-    """Full names that a file imports at any level, those for type checking left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-def own_imports(path):
-    """The package's modules that a file imports."""
-    own = [name.partition(".")[2] for name in imports(path) if name.partition(".")[0] == "entropy_chains"]
-    found = {module(name) for name in own if name and not name.startswith("__")}
-    return found - {dotted(path)}
-
-
-def module(name):
-    """The module that ``a.b.c`` stands in: itself, or what comes before."""
-    while name and not (ROOT / name.replace(".", "/")).is_dir() and not (ROOT / f"{name.replace('.', '/')}.py").is_file():
-        name = name.rpartition(".")[0]
-    assert name, "the package's own names are taken from the module that they stand in"
-    return name
+FILES = PACKAGE.files
+dotted = PACKAGE.dotted
 
 
 def row(name):
@@ -84,7 +47,7 @@ def test_everything_has_a_row():
 def test_imports_point_one_way(path):
     """A file imports from rows above its own, and from its own folder."""
     top = dotted(path).partition(".")[0]
-    others = {name.partition(".")[0] for name in own_imports(path)} - {top}
+    others = {name.partition(".")[0] for name in PACKAGE.own_imports(path)} - {top}
     assert not {name for name in others if row(name) >= row(top)}
 
 
@@ -96,11 +59,7 @@ def test_a_file_reads_at_a_sitting(path):
 
 def test_there_is_no_circle():
     """The modules can be put in an order in which each imports only earlier ones."""
-    waiting = {dotted(path): own_imports(path) for path in FILES}
-    while waiting:
-        free = {name for name, needs in waiting.items() if not needs & set(waiting)}
-        assert free, f"these import each other: {sorted(waiting)}"
-        waiting = {name: needs for name, needs in waiting.items() if name not in free}
+    assert PACKAGE.circle() == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
@@ -111,15 +70,63 @@ def test_what_shows_results_stands_at_the_end(path):
     assert not taken or top in ("show", "doctor", "demo", "progress") or top.startswith("cli")
 
 
+IMPORTS = {
+    "from": "from entropy_chains.backends import scripted",
+    "import": "import entropy_chains.backends.scripted",
+    "import as": "import entropy_chains.backends.scripted as told",
+    "within a function": "def f():\n    from entropy_chains.backends.scripted import Script",
+    "used dotted": "import entropy_chains\nScript = entropy_chains.backends.scripted.Script",
+    "used dotted, renamed": "import entropy_chains as own\nScript = own.backends.scripted.Script",
+    "used dotted, of a folder": "from entropy_chains import backends\nScript = backends.scripted.Script",
+    "a text": 'import importlib\nimportlib.import_module("entropy_chains.backends.scripted")',
+    "a text, by itself": 'from importlib import import_module\nimport_module("entropy_chains.backends.scripted")',
+    "a text, the old way": '__import__("entropy_chains.backends.scripted")',
+    "else": "if TYPE_CHECKING:\n    import typing\nelse:\n    from entropy_chains.backends import scripted",
+    "elif": "if TYPE_CHECKING:\n    import typing\nelif True:\n    from entropy_chains.backends import scripted",
+    "not": "if not TYPE_CHECKING:\n    from entropy_chains.backends import scripted",
+}
+"""Every way in which a module may take another one."""
+FOR_TYPES = [
+    "if TYPE_CHECKING:\n    from entropy_chains.backends import scripted",
+    "if typing.TYPE_CHECKING:\n    from entropy_chains.backends import scripted",
+    "if not TYPE_CHECKING:\n    import typing\nelse:\n    from entropy_chains.backends import scripted",
+]
+
+
+def planted(folder, files):
+    """A package of these files."""
+    for name, source in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(source)
+    return Package("entropy_chains", folder)
+
+
 @pytest.mark.parametrize("name", ["core/planted.py", "offline/planted.py", "planted.py"])
-def test_an_import_the_wrong_way_is_seen(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("way", IMPORTS)
+def test_an_import_the_wrong_way_is_seen(name, way, tmp_path, monkeypatch):
     """A module that nobody has heard of fails, in a folder by what it imports, at the top because it has no row."""
-    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
-    for made in (tmp_path / "backends" / "scripted.py", tmp_path / name):
-        made.parent.mkdir(exist_ok=True)
-        made.write_text("from entropy_chains.backends import scripted\n" if made.stem == "planted" else "")
+    made = planted(tmp_path, {"backends/scripted.py": "", name: IMPORTS[way]})
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", made)
+    monkeypatch.setattr(sys.modules[__name__], "dotted", made.dotted)
     with pytest.raises((AssertionError, TypeError)):
         test_imports_point_one_way(tmp_path / name)
+
+
+@pytest.mark.parametrize("source", FOR_TYPES)
+def test_what_is_imported_for_types_is_none(source, tmp_path):
+    """It never runs."""
+    made = planted(tmp_path, {"backends/scripted.py": "", "core/planted.py": source})
+    assert made.own_imports(tmp_path / "core/planted.py") == set()
+
+
+@pytest.mark.parametrize("way", IMPORTS)
+def test_a_circle_is_seen(way, tmp_path):
+    """Of two modules, or of more: whatever way one of them takes the next."""
+    back = {"a.py": "from entropy_chains.b import f", "b.py": "from entropy_chains.backends.scripted import f"}
+    made = planted(
+        tmp_path, {**back, "backends/scripted.py": IMPORTS[way].replace("backends.scripted", "a").replace("backends", "a")}
+    )
+    assert made.circle() == ["a", "b", "backends.scripted"]
 
 
 def loaded_by(statement):

@@ -50,7 +50,7 @@ def test_backends_ask_it(setting):
 
 def test_policies_and_steps_ask_it():
     """The same words are those of a policy's file and of a segmentation."""
-    for name in ("mode", "scope", "estimator"):
+    for name in ("mode", "scope", "estimator", "temperature_mode"):
         assert all(FIELDS[name].good(word) for word in OPTIONS[name])
         assert not FIELDS[name].good("nothing")
     assert all(FIELDS["method"].good(word) for word in (*OPTIONS["method"], BY_HAND))

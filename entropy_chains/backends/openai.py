@@ -22,6 +22,7 @@ from entropy_chains.backends.remote.continuations import Request
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.drive import adrive, drive
 from entropy_chains.backends.remote.errors import failures
+from entropy_chains.backends.remote.events import Show
 from entropy_chains.backends.remote.introductions import awho, who
 from entropy_chains.backends.remote.model import ServedModel, ended, only_its_own, prompt_of, seeded
 from entropy_chains.backends.remote.readers import Update
@@ -93,8 +94,8 @@ class OpenAIBackend(ServedModel):
         def answer(n: int, over: threading.Event) -> Generation:
             held = bool(holdout is not None and holdout[n])
             dialogue = self._dialogue(conversations[n], policy, sampling, segmentation, stop, held, on_mismatch)
-            with closing(self._chunks(dialogue, seeded(sampling, n))) as chunks:
-                for _ in chunks:
+            with closing(self._events(dialogue, seeded(sampling, n))) as events:
+                for _ in events:
                     if over.is_set():
                         break
             return dialogue.result()
@@ -116,7 +117,9 @@ class OpenAIBackend(ServedModel):
         self.connect()
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
-        yield from self._chunks(dialogue, sampling)
+        with closing(self._events(dialogue, sampling)) as events:
+            for shown in events:
+                yield from shown.chunks
         yield Chunk("", Phase.ANSWER, final=dialogue.result())
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
@@ -162,11 +165,8 @@ class OpenAIBackend(ServedModel):
         with failures(self._client):
             self._server = who(self._client, self._served, plugin=bool(self._plugin))
 
-    def _chunks(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Chunk, None, None]:
-        send = partial(self._updates, sampling=sampling, k=dialogue.k)
-        with closing(drive(dialogue, send, self._control)) as events:
-            for shown in events:
-                yield from shown.chunks
+    def _events(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Show, None, None]:
+        return drive(dialogue, partial(self._updates, sampling=sampling, k=dialogue.k), self._control)
 
     def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""

@@ -69,8 +69,11 @@ def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
     return "sha256:" + hashlib.sha256(f"{chat_template}\0{close}".encode()).hexdigest()[:16]
 
 
+TOOL_CALL = "<tool_call>"
+"""Before a call that is one JSON object, as Qwen, Hermes and their relatives write it: what local models are read by."""
+
 TOOL_MARKERS = {
-    "<tool_call>": "</tool_call>",
+    TOOL_CALL: "</tool_call>",
     "<function_call>": "</function_call>",
     "<function=": "</function>",
     "<tools>": "</tools>",

@@ -107,7 +107,7 @@ FIELDS: dict[str, Check] = {
     "estimator": one_of(OPTIONS["estimator"]),
     "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
     "temperature": Check(list_of(is_amount, kind=(tuple,)), "a list of numbers of at least 0"),
-    "temperature_mode": _NAME,
+    "temperature_mode": one_of(OPTIONS["temperature_mode"]),
     "segmentation": Check(lambda v: isinstance(v, Segmentation), "an object of boundary and min_tokens"),
     "template": _NAME._replace(wanted="a text, or null where it is not known", nullable=True),
     "mass_floor": Check(lambda v: isinstance(v, MassFloor), "an object of position and step"),

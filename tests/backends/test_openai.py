@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 
 import openai
 import pytest
-from loopback import Loopback, Reply, Tok, is_answer_call, sums
+from loopback import Loopback, Reply, Tok, is_answer_call, said, sums
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
@@ -144,3 +146,53 @@ def test_a_recorded_answer_tells_its_confidence(answer, told, asynchronous):
         assert (server.calls[-1].body["logprobs"], server.calls[-1].body["top_logprobs"]) == (True, 20)
     assert (probe.answer, probe.tokens) == ("42", len(answer))
     assert probe.signals == pytest.approx(told)
+
+
+def refusing_prefill(script):
+    """A server that is taken for one that continues a turn, and refuses to."""
+
+    def answered(body):
+        if body.get("continue_final_message"):
+            return Reply(status=400, message="continue_final_message: extra inputs are not permitted")
+        return script(body)
+
+    return answered
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_recorded_answer_is_asked_for_in_the_next_way_too(asynchronous):
+    """As after a stop: where the first way is refused, nothing is lost."""
+    with Loopback(refusing_prefill(sums)) as server:
+        assert probes(server, 3, asynchronous).answer == "The answer is 42"
+        assert [bool(c.body.get("continue_final_message")) for c in server.calls[-3:]] == [False, True, False]
+
+
+BY_ANSWER = replace(POLICY, signal="trial_entropy", thresholds=(3.0,))
+
+
+@pytest.mark.parametrize("run", [sync, asynchronous])
+def test_a_probe_is_asked_for_in_the_next_way_too(run):
+    """The run is stopped by its answer; later requests do not begin with the way that was refused."""
+    with Loopback(refusing_prefill(lambda body: Reply(said("42", 0.5)) if is_answer_call(body) else sums(body))) as server:
+        made = run(server, replace(BY_ANSWER, min_steps=2, rule="entropy+agreement"))
+        assert (made.answer, made.outcome.stopped) == ("42", True)
+        assert [bool(c.body.get("continue_final_message")) for c in server.calls] == [False, True, False, False]
+
+
+def test_a_run_that_nobody_waits_for_ends_in_its_probe():
+    """A worker hears of it there as well: the probe's request is ended, and no other one is sent."""
+    cancelled = threading.Event()
+
+    def script(body):
+        if not is_answer_call(body):
+            return sums(body)
+        cancelled.set()
+        return Reply(said(" ".join(["so"] * 400)), pace=0.001)
+
+    with Loopback(script) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
+        OpenAIBackend(client, "scripted").worker(cancelled).generate([ASKED], policy=BY_ANSWER)
+        reasoned, probed = server.calls
+        server.settled()
+        assert reasoned.gone
+        assert probed.gone
+        assert probed.made < probed.planned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from dataclasses import replace
 
@@ -10,13 +11,16 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, EarlyStopped, EntropyCallbackHandler, instrument
+from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.entropy_chains import EarlyStopLLM, EntropyEventHandler
 from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, Loopback, Reply, is_answer_call, said, thinking
+from ollama_loopback import Ollama
 from pydantic import BaseModel
 
 from entropy_chains.backends.openai import OpenAIBackend
@@ -47,19 +51,29 @@ FORMS = [
     {"structural_tag": {"structures": [{}]}},
     {"grammar": "root ::= [0-9]+"},
     {"grammar": {"type": "regex", "value": "[0-9]+"}},
+    {"grammar_path": "digits.gbnf"},
+    {"grammar_string": "root ::= [0-9]+"},
+    {"regex_pattern": "[0-9]+"},
+    {"guided_decoding": {"regex": "[0-9]+"}},
     {"response_mime_type": "application/json"},
     {"response_schema": SCHEMA},
     {"response_json_schema": SCHEMA},
+    {"generation_config": {"response_schema": SCHEMA}},
     {"output_format": {"type": "json_schema", "schema": SCHEMA}},
     {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    {"output_config": {"text_format": {"type": "json_schema", "structure": SCHEMA}}},
+    {"additional_model_request_fields": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}},
     {"nvext": {"guided_json": SCHEMA}},
     {"tool_choice": "required"},
     {"tool_choice": "any"},
     {"tool_choice": "f"},
     {"tool_choice": {"type": "function", "function": {"name": "f"}}},
     {"function_call": {"name": "f"}},
+    {"function_calling_config": {"mode": "ANY"}},
+    {"tool_config": {"function_calling_config": {"mode": "ANY"}}},
     {"n": 2},
     {"best_of": 2},
+    {"candidate_count": 2},
 ]
 FREE = [
     {"response_format": {"type": "text"}},
@@ -67,6 +81,7 @@ FREE = [
     {"guided_json": None, "structured_outputs": {}, "grammar": "", "json_schema": None, "format": ""},
     {"tool_choice": "auto"},
     {"tool_choice": "none"},
+    {"tool_choice": {"auto": {}}, "structured_outputs": {"backend": "xgrammar"}, "generationConfig": {"candidateCount": 1}},
     {"function_call": "none"},
     {"n": 1},
     {"parallel_tool_calls": False},
@@ -206,7 +221,7 @@ def test_every_setting_of_the_list_is_walked():
     """A name that is added to the list is added here."""
     given = [(name, value) for form in FORMS for name, value in form.items()]
     walked = {name for name, _ in given} | {f"{name}.{n}" for name, value in given if isinstance(value, dict) for n in value}
-    assert {*forms.FORMATS, *forms.CHOICES, *forms.COUNTS} <= walked
+    assert {*forms.FORMATS, *forms.CHOICES, *forms.COUNTS, *forms.CONTAINERS} - {"extra_body"} <= walked
 
 
 def test_the_core_says_why(server):
@@ -220,6 +235,88 @@ def test_a_form_needs_no_logprobs(server):
     """What cannot be stopped does not fail where there is nothing to stop by."""
     server.script = lambda body: replace(short(body), tokens=[replace(t, entropy=None) for t in short(body).tokens])
     assert not core(server, {"response_format": {"type": "json_object"}}).stopped
+
+
+# --- a form in a field of the model's class, which LangChain tells no handler
+
+
+@pytest.fixture
+def ollama():
+    with Ollama(short) as server:
+        yield server
+
+
+def fields(server, **settings):
+    return ChatOllama(model="scripted", base_url=server.url, logprobs=True, top_logprobs=20, **settings)
+
+
+def set_later(server, **settings):
+    """What LangChain tells handlers of a model is made with its first call, and kept."""
+    model = fields(server)
+    model.invoke(ASKED)
+    for name, value in settings.items():
+        setattr(model, name, value)
+    return model
+
+
+def copied(server, **settings):
+    model = fields(server)
+    model.invoke(ASKED)
+    return model.model_copy(update=settings)
+
+
+def handled(model, **call):
+    """Whether the handler stops it."""
+    try:
+        model.invoke(ASKED, {"callbacks": [EntropyCallbackHandler(POLICY, stop=True)]}, **call)
+    except EarlyStopped:
+        return True
+    return False
+
+
+def handled_async(model):
+    try:
+        asyncio.run(model.ainvoke(ASKED, {"callbacks": [EntropyCallbackHandler(POLICY, stop=True)]}))
+    except EarlyStopped:
+        return True
+    return False
+
+
+def wrapped(model):
+    return model.invoke(ASKED).response_metadata["early_stop_stopped"]
+
+
+FIELD_WAYS = {
+    "callback": handled,
+    "callback, asyncio": handled_async,
+    "callback, in a chain": lambda model: handled(RunnableLambda(lambda asked: asked) | model),
+    "callback, of the model": lambda model: handled(model.model_copy(update={"callbacks": [EntropyCallbackHandler(POLICY)]})),
+    "callback, bound": lambda model: handled(model.bind(stop=["x"])),
+    "callback and wrapper": lambda model: handled(EarlyStopChatModel(model, POLICY)),
+    "wrapper": lambda model: wrapped(EarlyStopChatModel(model, POLICY)),
+    "in place": lambda model: wrapped(instrument(model, POLICY)),
+    "callback, in place": lambda model: handled(instrument(model, POLICY)),
+}
+
+
+@pytest.mark.parametrize("way", FIELD_WAYS)
+@pytest.mark.parametrize("made", [fields, set_later, copied])
+@pytest.mark.parametrize("form", ["json", SCHEMA], ids=str)
+def test_a_form_in_a_field_of_the_model_is_never_cut(ollama, way, made, form):
+    """However the model came to it, and whoever asks: the reply is whole."""
+    assert not FIELD_WAYS[way](made(ollama, format=form))
+    assert (ollama.bodies[-1]["format"], ollama.made[-1]) == (form, 41)
+
+
+@pytest.mark.parametrize("way", FIELD_WAYS)
+def test_a_model_without_such_a_form_is_stopped(ollama, way):
+    """By all who can, whatever else its class may hold."""
+    assert FIELD_WAYS[way](fields(ollama))
+
+
+def test_a_call_wins_over_the_fields(ollama):
+    """It may ask for free text."""
+    assert handled(fields(ollama, format="json"), format="")
 
 
 # --- structured output that no setting shows

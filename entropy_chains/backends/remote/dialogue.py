@@ -79,11 +79,12 @@ class Dialogue(Exchange[Request]):
         """The request for the answer after the thinking that was cut."""
         self._closing = False
         self._now.ask()
-        return Send(self._way("answer", self._now.cut or ""))
+        return Send(self._asked("answer", self._now.cut or "")[0])
 
-    def _way(self, purpose: str, thinking: str) -> Request:
+    def _asked(self, purpose: str, thinking: str) -> list[Request]:
+        """The requests for an answer after this thinking, in each way that is left."""
         left = max(self._max_tokens - self._now.fed, 1)
-        return self._ways[0].request(purpose, self._messages, thinking, self._plan.tags, left)
+        return [way.request(purpose, self._messages, thinking, self._plan.tags, left) for way in self._ways]
 
     def _in_full(self, why: str) -> Send[Request]:
         """The request for the whole reply, in place of a stop that went wrong."""
@@ -136,8 +137,8 @@ class Dialogue(Exchange[Request]):
         """What follows from a decision of the monitor; None where the stream is closed, or the engine closes the thinking."""
         if decision is Decision.PROBE:
             reads = self._criterion.policy is not None and self._criterion.policy.reads_probes
-            request = replace(self._way("probe", self._now.raw), logprobs=reads)
-            self._trial = Trial(request, before=self._now.fed, spare=True)
+            requests = [replace(request, logprobs=reads) for request in self._asked("probe", self._now.raw)]
+            self._trial = Trial(requests, before=self._now.fed, spare=True)
             return Try(self._trial)
         if self._plan.engine is not None:
             return None
@@ -161,6 +162,7 @@ class Dialogue(Exchange[Request]):
             return []
         now, policy = self._now, self._criterion.policy
         now.probes.append(trial.reply)
+        del self._ways[: trial.failed_ways]
         if trial.lost is not None:
             now.monitor.answer(None)
             now.monitor.release(f"the answer after a step could not be had ({trial.lost}): run in full")

@@ -37,8 +37,9 @@ def drive(
                             case Show():
                                 yield event
                             case Try(probe):
-                                for _ in drive(probe, send):
-                                    pass
+                                with closing(drive(probe, send)) as tried:
+                                    for _ in tried:
+                                        yield Show(())  # whoever waits may leave here
                                 events += exchange.tried()  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and control(stream))
@@ -67,8 +68,9 @@ async def adrive(
                             case Show():
                                 yield event
                             case Try(probe):
-                                async for _ in adrive(probe, send):
-                                    pass
+                                async with aclosing(adrive(probe, send)) as tried:
+                                    async for _ in tried:
+                                        yield Show(())  # whoever waits may leave here
                                 events += exchange.tried()  # these follow in the same loop
                             case Control(stream):
                                 exchange.controlled(control is not None and await control(stream))

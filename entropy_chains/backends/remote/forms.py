@@ -5,6 +5,7 @@ With it stands what else is known about the names of request settings: what a li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,51 +22,72 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "json_schema": (),  # SGLang, llama.cpp
+    "guided_decoding": (),
+    "json_schema": (),  # SGLang, llama.cpp, TabbyAPI
     "regex": (),  # SGLang
     "ebnf": (),
     "structural_tag": (),  # SGLang, vLLM before 0.12
     "grammar": (),  # llama.cpp, TGI
+    "grammar_path": (),  # llama.cpp's class in LangChain
+    "grammar_string": (),  # TabbyAPI, text-generation-webui
+    "regex_pattern": (),  # TabbyAPI
     "response_mime_type": ("text/plain",),  # Gemini
     "response_schema": (),
     "response_json_schema": (),
     "output_format": ("text",),  # Anthropic
     "output_config.format": ("text",),
+    "output_config.text_format": ("text",),  # Bedrock
 }
 """Settings that give the reply's form, and the words (the value, or its ``type``) under which they give none."""
 
 SCHEMAS = ("format", "guided_json", "json_schema", "response_schema", "response_json_schema")
 """Those of them that are a JSON schema themselves: an object switches them on, whatever it holds."""
 
-CHOICES = ("tool_choice", "function_call")
-"""Settings that may force a tool call."""
+MANNERS = (
+    "backend",
+    "disable_additional_properties",
+    "disable_any_whitespace",
+    "disable_fallback",
+    "whitespace_pattern",
+)
+"""What such a setting may hold besides the form: how the server keeps to it."""
 
-UNFORCED = ("auto", "none")
+CHOICES = ("tool_choice", "function_call", "function_calling_config")
+"""Settings that may force a tool call; the last one is Gemini's."""
+
+UNFORCED = ("auto", "none", "mode_unspecified", "validated")
 """The words (the value, its ``type``, or its ``mode``) under which the model is free to answer in text."""
 
-COUNTS = ("n", "best_of")
+COUNTS = ("n", "best_of", "candidate_count")
 """How many replies are made of one request."""
 
-CONTAINERS = ("extra_body", "nvext")
-"""Settings whose content stands in the request's body itself, and NVIDIA NIM's own part of it."""
+CONTAINERS = ("extra_body", "nvext", "generation_config", "tool_config", "additional_model_request_fields")
+"""Settings whose content counts as if it stood beside them: the body itself, and parts of it of NVIDIA NIM, Gemini and Bedrock."""
 
 STRUCTURED = "structured output is never cut"
 """Why nothing may be cut, where no setting says so but the framework does."""
 
-NAMES = tuple(dict.fromkeys(name.partition(".")[0] for name in (*FORMATS, *CHOICES, *COUNTS, *CONTAINERS)))
-"""Every name that is looked at, for those who read them as attributes of a model."""
+NAMES = frozenset(name.partition(".")[0] for name in (*FORMATS, *CHOICES, *COUNTS, *CONTAINERS))
+"""Every name that is looked at."""
+
+
+def of_model(model: Any) -> dict[str, Any]:
+    """The settings of a request that stand in the fields of a framework's model."""
+    return {name: value for name, value in dict(model).items() if _snake(name) in NAMES}
 
 
 def merged(*places: Mapping[str, Any] | None) -> dict[str, Any]:
     """The settings of a request as its body has them: what stands in ``extra_body`` stands beside the others, and wins.
+
+    Names are told as Python writes them: ``responseSchema`` is ``response_schema``.
 
     Args:
         places: where settings stand, the strongest last (the model's own, those bound to it, the call's).
     """
     made: dict[str, Any] = {}
     for place in places:
-        made |= place or {}
-    inside = [made.pop(name) for name in CONTAINERS if isinstance(made.get(name), Mapping)]
+        made |= _settings(place) or {}
+    inside = [made.pop(name) for name in CONTAINERS if _settings(made.get(name)) is not None]
     for settings in inside:
         made |= merged(settings)
     return made
@@ -78,9 +100,8 @@ def never_cut(settings: Mapping[str, Any]) -> str | None:
         settings: as :func:`merged` gives them. A setting that is there, but switched off, counts for nothing.
     """
     for name in COUNTS:
-        count = settings.get(name)
-        if isinstance(count, int) and count > 1:
-            return f"{name} is {count}: only one stream can be followed"
+        if _several(settings.get(name)):
+            return f"{name} is {settings[name]}: only one stream can be followed"
     for name, free in FORMATS.items():
         if _is_on(_at(settings, name), free, name):
             return f"the form of the reply is given ({name}): {STRUCTURED}"
@@ -89,25 +110,53 @@ def never_cut(settings: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _settings(value: Any) -> dict[str, Any] | None:
+    """What an object holds, be it a mapping or a class of an SDK; None for what is no object."""
+    if hasattr(value, "model_dump") and not isinstance(value, type):
+        value = dict(value)
+    return {_snake(name): each for name, each in value.items()} if isinstance(value, Mapping) else None
+
+
+def _snake(name: Any) -> str:
+    """A name as Python writes it; Gemini's and Bedrock's are in camel case."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(name)).lower()
+
+
+def _several(count: Any) -> bool:
+    """Whether a count, which may come as a text, is above one."""
+    try:
+        return not isinstance(count, bool) and float(count) > 1
+    except (TypeError, ValueError):
+        return False
+
+
 def _at(settings: Mapping[str, Any], name: str) -> Any:
     """The value of a setting; a dot leads into it."""
     outer, _, inner = name.partition(".")
     value = settings.get(outer)
-    return (value.get(inner) if isinstance(value, Mapping) else None) if inner else value
+    return (_settings(value) or {}).get(inner) if inner else value
 
 
 def _is_on(value: Any, free: tuple[str, ...], name: str = "") -> bool:
     """Whether a value switches its setting on: it says something, and no word of ``free``."""
-    if not isinstance(value, Mapping):
-        return bool(value) and str(value).lower() not in free
+    held = _settings(value)
+    if held is None:
+        return bool(value) and _word(value) not in free
     if name in SCHEMAS:  # an empty schema is any JSON
         return True
-    says_something = any(each is not None and each is not False for each in value.values())
-    return says_something and not any(word in free for word in _words(value))
+    told = {key: each for key, each in held.items() if each is not None and each is not False and key.strip("_") not in MANNERS}
+    return bool(told) and not any(word in free for word in _words(told))
 
 
 def _words(value: Mapping[str, Any]) -> list[str]:
-    """What a value that is an object calls itself. A choice among some of the tools says by its mode whether it is forced."""
-    allowed = value.get("allowed_tools")
-    inner = allowed if isinstance(allowed, Mapping) else value
-    return [str(inner[name]).lower() for name in ("type", "mode") if name in inner]
+    """What a value that is an object calls itself: its type or mode; of Bedrock's, ``{"auto": {}}``, its one name.
+
+    A choice among some of the tools says by its mode whether it is forced.
+    """
+    inner = _settings(value.get("allowed_tools")) or value
+    return [_word(inner[name]) for name in ("type", "mode") if name in inner] or list(inner)
+
+
+def _word(value: Any) -> str:
+    """A word, which may be a member of an enumeration."""
+    return str(getattr(value, "value", value)).lower()

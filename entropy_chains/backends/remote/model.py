@@ -252,9 +252,9 @@ class ServedModel:
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
-        request = self._ways()[0].request("probe", messages, thinking, self.tags, sampling.max_tokens)
         measured = self._probes_measured and self._known(self._k).refused is None
-        return Trial(replace(request, logprobs=measured), refused=self._measure_no_more)
+        requests = [way.request("probe", messages, thinking, self.tags, sampling.max_tokens) for way in self._ways()]
+        return Trial([replace(request, logprobs=measured) for request in requests], refused=self._measure_no_more)
 
     def _measure_no_more(self, refused: NoLogprobsError) -> None:
         """Logprobs of a probe were refused: later ones are asked without. They are not needed for a finished run's answer."""

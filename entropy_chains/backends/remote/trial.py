@@ -1,8 +1,8 @@
-"""A probe of a server: one request for an answer that may be thrown away. Pure."""
+"""A probe of a server: a request for an answer that may be thrown away. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from entropy_chains.backends.remote.continuations import Request
@@ -13,35 +13,36 @@ from entropy_chains.errors import BackendError, NoLogprobsError
 
 
 class Trial(Exchange[Request]):
-    """One probe, asked again without logprobs where those are refused: the answer alone may do.
+    """One probe, asked again without logprobs where those are refused, for the answer alone may do, and else in the next way.
 
     Args:
-        request: what is asked.
+        requests: what is asked, in each way that there is.
         before: tokens of the run before it.
         refused: is told of the refusal.
         spare: a run goes on without it, so an error ends it and is kept in ``lost``.
 
     Attributes:
-        request: what was sent last.
+        failed_ways: how many ways could not be had.
         reply: what came of it.
         lost: the error that ended it, or None.
     """
 
     def __init__(
         self,
-        request: Request,
+        requests: Sequence[Request],
         *,
         before: int = 0,
         refused: Callable[[NoLogprobsError], None] | None = None,
         spare: bool = False,
     ):
-        self.request, self._before, self._refused, self._spare = request, before, refused, spare
+        self._requests, self._before, self._refused, self._spare = list(requests), before, refused, spare
+        self.failed_ways = 0
         self.lost: BackendError | None = None
         self.reply = Reply("probe", before=before)
 
     def start(self) -> Send[Request]:
         """See :class:`.events.Exchange`."""
-        return Send(self.request)
+        return Send(self._requests[self.failed_ways])
 
     def feed(self, update: Update) -> list[Event]:
         """Keep it. Nothing of it is for a reader."""
@@ -49,13 +50,17 @@ class Trial(Exchange[Request]):
         return [Show((), update)]
 
     def failed(self, error: BackendError) -> Send[Request] | Finish:
-        """The same request without logprobs, if it asked for any and they were refused."""
-        if not (isinstance(error, NoLogprobsError) and self.request.logprobs):
-            if not self._spare:
-                raise error
+        """The same without logprobs, if they were asked for and refused; the next way, if nothing of an answer came."""
+        if isinstance(error, NoLogprobsError) and self._requests[self.failed_ways].logprobs:
+            if self._refused is not None:
+                self._refused(error)
+            self._requests = [replace(request, logprobs=False) for request in self._requests]
+        elif self.failed_ways + 1 < len(self._requests) and not self.reply.tokens:
+            self.failed_ways += 1
+        elif self._spare:
             self.lost = error
             return Finish()
-        if self._refused is not None:
-            self._refused(error)
-        self.request, self.reply = replace(self.request, logprobs=False), Reply("probe", before=self._before)
-        return Send(self.request)
+        else:
+            raise error
+        self.reply = Reply("probe", before=self._before)
+        return self.start()

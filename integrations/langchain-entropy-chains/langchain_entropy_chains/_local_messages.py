@@ -13,10 +13,10 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolCallChunk, conve
 from langchain_core.messages.tool import tool_call_chunk
 
 from entropy_chains import SettingsError
+from entropy_chains.adapters import TOOL_CALL, TOOL_MARKERS
 from entropy_chains.backends import Message
 
-TOOL_CALL = "<tool_call>"
-_CALLS = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
+_CALLS = re.compile(f"{re.escape(TOOL_CALL)}(.*?)(?:{re.escape(TOOL_MARKERS[TOOL_CALL] or '')}|$)", re.DOTALL)
 _NOT_SENT = ("reasoning", "thinking", "redacted_thinking", "tool_use", "tool_call", "invalid_tool_call", "function_call")
 """Content blocks that are not text and need not be: the calls stand in ``tool_calls``."""
 

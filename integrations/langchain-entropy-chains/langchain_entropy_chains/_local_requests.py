@@ -3,38 +3,58 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from entropy_chains import SettingsError, ThinkTags
-from entropy_chains.adapters import Shown, text_before
+from entropy_chains.adapters import TOOL_CALL, Shown, text_before
 from entropy_chains.backends import Backend, Chunk, Generation, Message
-from langchain_entropy_chains._local_messages import TOOL_CALL, tool_calls
+from langchain_entropy_chains._local_messages import tool_calls
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolCallChunk
 
 
 def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, Any]]:
-    """The tools to put into the template."""
-    name = choice["function"]["name"] if isinstance(choice, dict) else choice
+    """The tools to put into the template.
+
+    Args:
+        tools: all that there are.
+        choice: a word, a tool's name, or an object that holds it, as any API writes them.
+
+    Raises:
+        SettingsError: no tool has this name.
+    """
+    name = _chosen(choice)
     if not tools or name in ("none", False):
         return []
     if name in (None, True, "auto", "any", "required"):
         return tools
     found = [t for t in tools if t["function"]["name"] == name]
     if not found:
-        raise SettingsError(f"tool_choice is {name!r}; it must be auto, any, none or one of the tools' names")
+        raise SettingsError(f"tool_choice is {choice!r}; it must be auto, any, none or one of the tools' names")
     return found
+
+
+def _chosen(choice: Any) -> Any:
+    """The word or name in a choice, as ``{"type": "any"}``, ``{"function": {"name": …}}`` or ``{"auto": {}}``."""
+    if not isinstance(choice, Mapping):
+        return choice
+    inner = next((choice[key] for key in ("function", "tool") if isinstance(choice.get(key), Mapping)), choice)
+    return inner.get("name") or choice.get("type") or next(iter(choice), None)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call: what is asked of the backend, and how its run is told."""
+    """One call: what is asked of the backend, and how its run is told.
+
+    Attributes:
+        uncut: why nothing may be cut; None where something may.
+    """
 
     backend: Backend
     messages: list[Message]
@@ -43,6 +63,7 @@ class Request:
     tags: ThinkTags | None
     held: bool
     has_tools: bool
+    uncut: str | None
 
     def generate(self, rows: Sequence[list[Message]], held: Sequence[bool], cancelled: threading.Event | None) -> list[Generation]:
         backend = self.backend.worker(cancelled) if cancelled else self.backend
@@ -85,6 +106,7 @@ class Request:
         return tool_calls(text_before(run.answer or "", self.endings)) if self.has_tools else []
 
     def _figures(self, run: Generation) -> dict[str, Any]:
+        outcome = replace(run.outcome, active=False, reason=self.uncut) if self.uncut else run.outcome
         return {
             "usage_metadata": {
                 "input_tokens": run.prompt_tokens,
@@ -96,7 +118,7 @@ class Request:
                 "model_name": self.backend.model,
                 "model_provider": "transformers",
                 "finish_reason": run.finish_reason,
-                **run.outcome.metadata(),
+                **outcome.metadata(),
             },
         }
 

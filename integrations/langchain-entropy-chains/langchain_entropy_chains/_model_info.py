@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 
 from entropy_chains.adapters import Continuation, Mode, forms
 from entropy_chains.errors import SettingsError
@@ -23,16 +23,23 @@ def can_stream(chat: BaseChatModel) -> bool:
     return kind._stream is not BaseChatModel._stream or kind._astream is not BaseChatModel._astream
 
 
+def given_to(model: BaseLanguageModel[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a call's request: those in the model's fields, and over them the call's."""
+    return forms.merged(forms.of_model(model), _defaults(model), getattr(model, "model_kwargs", {}), kwargs)
+
+
+def _defaults(model: BaseLanguageModel[Any]) -> Mapping[str, Any]:
+    return getattr(model, "_default_params", {})
+
+
 def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking") -> str | None:
     """Why nothing may be stopped in this call; None where it may."""
-    defaults = getattr(chat, "_default_params", {})
-    own = {name: getattr(chat, name) for name in forms.NAMES if name in type(chat).model_fields}
-    given = forms.merged(own, defaults, getattr(chat, "model_kwargs", {}), kwargs)
+    given = given_to(chat, kwargs)
     uncut = forms.never_cut(given)
     if uncut:
         return uncut
     responses = getattr(chat, "_use_responses_api", None)
-    if responses is not None and responses({**defaults, **kwargs}):
+    if responses is not None and responses({**_defaults(chat), **kwargs}):
         return "LangChain passes on no logprobs of the Responses API: set use_responses_api=False"
     if chat.disable_streaming is True or (chat.disable_streaming and given.get("tools")):
         return f"the model has disable_streaming={chat.disable_streaming!r}"

@@ -11,7 +11,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
 from entropy_chains import Policy
-from entropy_chains.adapters import Added, give_class, own_class, subclass, unpickled, without_secrets
+from entropy_chains.adapters import Added, check_settings, give_class, own_class, subclass, unpickled, without_secrets
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
@@ -48,14 +48,25 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
         if isinstance(chat, EarlyStopChatModel):
             return chat
         found.append(chat)
-        if isinstance(chat, ChatTransformers):  # stops by itself
-            return chat.model_copy(update={"policy": policy, **settings})
-        return EarlyStopChatModel(chat, policy, **settings)
+        return stopping(chat, policy, settings)
 
     copy: R = replaced(runnable, swap)
     if not found:
         raise SettingsError(f"no chat model is in reach in this {type(runnable).__name__}: {_remedy(runnable)}")
     return copy
+
+
+def stopping(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, Any]) -> BaseChatModel:
+    """A chat model that stops by this policy: of one that stops by itself a copy, around any other one a wrapper.
+
+    Raises:
+        SettingsError: it does not have one of the settings, or not this word of it.
+    """
+    if not isinstance(chat, EarlyStopChatModel | ChatTransformers):
+        return EarlyStopChatModel(chat, policy, **settings)
+    kind = type(chat)
+    check_settings(kind.__name__, settings, kind.model_fields)
+    return kind(**{**dict(chat), "policy": policy, **settings})
 
 
 def _remedy(runnable: Any) -> str:

@@ -6,6 +6,7 @@ yours to change, wrap the model instead (``with_early_stop``).
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, BaseMessage
 
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
@@ -22,6 +24,7 @@ from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode,
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from langchain_entropy_chains._config import ASKED, OFF
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
+from langchain_entropy_chains._model_info import given_to
 from langchain_entropy_chains._roots import RootRuns
 from langchain_entropy_chains._stopped import EarlyStopped
 
@@ -129,7 +132,7 @@ class EntropyCallbackHandler(RootRuns):
         if again is not None and not off:
             raise again
         with self._safely():
-            uncut = _uncut(kwargs.get("invocation_params") or {}, kwargs.get("options") or {})
+            uncut = _uncut(_asking(), kwargs) if self.raise_error else None
             self._live[run_id] = self._measurement(asked, run_id, root, found, uncut, off), asked
 
     def on_llm_start(self, serialized: Any, prompts: list[str], **kwargs: Any) -> None:
@@ -252,9 +255,26 @@ def _check(policy: Policy, stop: bool) -> None:
         raise SettingsError("policy has k null (the full vocabulary); an API gives a top-k only: calibrate with top-logprobs")
 
 
-def _uncut(settings: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
-    """Why nothing may be cut in a call, as LangChain tells its settings; None where it may."""
-    return forms.never_cut(forms.merged(settings)) or (forms.STRUCTURED if any(map(options.get, ASKED)) else None)
+def _uncut(model: BaseLanguageModel[Any] | None, told: Mapping[str, Any]) -> str | None:
+    """Why nothing may be cut in a call of a model, of which LangChain tells this; None where something may."""
+    settings = told.get("invocation_params") or {}
+    given = forms.merged(settings) if model is None else given_to(model, settings)
+    return forms.never_cut(given) or (forms.STRUCTURED if any(map((told.get("options") or {}).get, ASKED)) else None)
+
+
+def _asking() -> BaseLanguageModel[Any] | None:
+    """The model that calls its handlers just now; None where somebody else does.
+
+    LangChain does not tell handlers which one it is. What it tells of its fields is made once, and lacks those that its class does
+    not name. So the model is looked for in the calls that led here.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        model = frame.f_locals.get("self")
+        if isinstance(model, BaseLanguageModel):
+            return getattr(model, "inner", model)  # of a wrapper, whose bound settings LangChain tells
+        frame = frame.f_back
+    return None
 
 
 def _untouched(run_id: UUID, output: Any) -> Any:

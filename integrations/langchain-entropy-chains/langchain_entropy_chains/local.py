@@ -18,7 +18,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
-from entropy_chains.adapters import OnMismatch, astream, in_thread, tags_of
+from entropy_chains.adapters import OnMismatch, astream, check_options, check_settings, forms, in_thread, tags_of
 from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 PER_CALL = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
 """What a call may set besides ``stop``."""
+
+
+OF_SERVERS = ("api_key", "base_url", "max_retries", "streaming", "timeout")
+"""LangChain's standard settings that any chat model takes; a local one has no use for them."""
 
 
 class ChatTransformers(Switched):
@@ -77,8 +81,9 @@ class ChatTransformers(Switched):
     _rows: Rows | None = PrivateAttr(default=None)  # only on the copy that serves one batch()
 
     def __init__(self, *, policy: Policy | str | Path | None = None, **settings: Any):
-        settings["policy"] = Policy.of(policy)
-        super().__init__(**settings)
+        given = {name: value for name, value in settings.items() if name not in OF_SERVERS}
+        check_settings(type(self).__name__, given, type(self).model_fields)
+        super().__init__(policy=Policy.of(policy), **given)
         is_holdout("", share=self.holdout)
         if self.holdout:
             watch()
@@ -108,6 +113,7 @@ class ChatTransformers(Switched):
         from entropy_chains import TransformersBackend
 
         own = {n: settings.pop(n) for n in list(settings) if n in cls.model_fields}
+        check_options(own)  # before the model is loaded
         rows = own.get("batch_size", cls.model_fields["batch_size"].default)
         backend = TransformersBackend.from_pretrained(model_id, name=name, device=device, k=k, batch_size=rows, **settings)
         return cls(backend=backend, policy=policy, **own)
@@ -158,6 +164,7 @@ class ChatTransformers(Switched):
         backend = self.backend.with_template(**template) if template else self.backend
         given = {OFF: self.early_stop, **switch_of(ensure_config()), **kwargs}
         sampling = Sampling(**{name: kwargs.get(name, getattr(self, name)) for name in SAMPLING})
+        uncut = forms.STRUCTURED if given.get(STRUCTURED) else forms.never_cut({"tool_choice": kwargs.get("tool_choice")})
         tags = tags_of(backend)
         plain = tags is None and self.policy is None  # an ordinary model: all its text is answer
         return Request(
@@ -166,7 +173,7 @@ class ChatTransformers(Switched):
             {
                 "policy": self.policy,
                 "sampling": sampling,
-                "stop": self.early_stop and given[OFF],
+                "stop": self.early_stop and given[OFF] and not uncut,
                 "on_mismatch": self.on_mismatch,
                 **({"segmentation": Segmentation("call")} if plain else {}),
             },
@@ -174,6 +181,7 @@ class ChatTransformers(Switched):
             tags,
             held=bool(given.get(HELD)),
             has_tools=bool(tools),
+            uncut=uncut,
         )
 
     def _generate(

@@ -17,14 +17,19 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
 from entropy_chains import Policy
-from entropy_chains.adapters import forms
-from entropy_chains.errors import SettingsError
+from entropy_chains.adapters import check_settings, forms
 from langchain_entropy_chains._config import STRUCTURED
+from langchain_entropy_chains.attachment import stopping
+from langchain_entropy_chains.chat_models import EarlyStopChatModel
+from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 STOPPED = "early_stop_stopped"
+NOT_ITS_OWN = {"backend", "bound", "inner", "policy"}
+"""Settings of the models that a middleware has no use for."""
+
 SUMMED = (STOPPED, "early_stop_tokens", "early_stop_tokens_saved_estimate")
 
 
@@ -63,6 +68,9 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
     def __init__(self, policy: Policy | str | Path | None = None, **settings: Any):
         super().__init__()
         self._policy = Policy.of(policy)
+        check_settings(
+            type(self).__name__, settings, {*EarlyStopChatModel.model_fields, *ChatTransformers.model_fields} - NOT_ITS_OWN
+        )
         self._settings = settings
 
     def wrap_model_call(
@@ -82,19 +90,11 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
         return asked.override(tool_choice="none") if self._is_over(request) else asked
 
     def _stopping(self, model: BaseChatModel, *, structured: bool) -> BaseChatModel:
-        from langchain_entropy_chains.chat_models import EarlyStopChatModel
-        from langchain_entropy_chains.local import ChatTransformers
-
-        if isinstance(model, EarlyStopChatModel | ChatTransformers):
-            unknown = sorted(self._settings.keys() - type(model).model_fields.keys())
-            if unknown:
-                remedy = "leave it out, or set it on the model itself"
-                raise SettingsError(f"{type(model).__name__} has no {', '.join(unknown)}; {remedy}")
-            made = model.model_copy(update={"policy": self._policy, **self._settings})
-        else:
-            made = EarlyStopChatModel(model, self._policy, **self._settings)
+        made = stopping(model, self._policy, self._settings)
         if structured and isinstance(made, EarlyStopChatModel):  # not every model's settings will show it
             made.bound = {**made.bound, STRUCTURED: True}
+        elif structured and isinstance(made, ChatTransformers):
+            made.early_stop = False
         return made
 
     def _is_over(self, request: ModelRequest[Any]) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from dataclasses import replace
 
 import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
@@ -15,10 +18,12 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langchain_entropy_chains import EarlyStopMiddleware
 from langchain_entropy_chains._local_messages import conversation, tool_calls
 from langchain_entropy_chains.local import ChatTransformers
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
+from pydantic import BaseModel
 
 from entropy_chains import Policy, SettingsError
 from entropy_chains.backends.scripted import Script, ScriptedBackend
@@ -443,6 +448,80 @@ def test_the_choice_of_tools(choice, count):
     assert len(Calling.given.get("tools", [])) == count
     with pytest.raises(SettingsError, match="third"):
         calling("238").bind_tools([multiply, other], tool_choice="third").invoke(ASKED)
+
+
+NAMED = {"name": "multiply"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "count"),
+    [
+        ({"type": "any"}, 2), ({"type": "auto"}, 2), ({"type": "none"}, 0), ({"type": "tool", **NAMED}, 1), ({}, 2),
+        ({"type": "function", "function": NAMED}, 1), (NAMED, 1), ({"auto": {}}, 2), ({"any": {}}, 2), ({"tool": NAMED}, 1),
+    ],
+)  # fmt: skip
+def test_a_choice_of_tools_as_an_object(choice, count):
+    """As any API writes it: OpenAI's, Anthropic's, Bedrock's."""
+    other = {"type": "function", "function": {"name": "other", "description": "", "parameters": {}}}
+    Calling.given = {}
+    calling("238").bind_tools([multiply, other], tool_choice=choice).invoke(ASKED)
+    assert len(Calling.given.get("tools", [])) == count
+
+
+@pytest.mark.parametrize(
+    "choice", [{"function": "multiply"}, {"type": "allowed_tools"}, {"tool": {"name": "third"}}, ["multiply"], 3]
+)
+def test_a_choice_that_is_none_of_the_tools_is_refused(choice):
+    """By what was given, with the remedy."""
+    with pytest.raises(SettingsError, match=re.escape(f"tool_choice is {choice!r}; it must be")):
+        calling("238").bind_tools([multiply], tool_choice=choice).invoke(ASKED)
+
+
+# --- structured output
+
+
+class Product(BaseModel):
+    """What 34*7 is."""
+
+    value: int
+
+
+SURE = ("I am sure of it by now, and go on all the same. " * 4 + "\n\n", 0.01)
+PRODUCT = '<tool_call>{"name": "Product", "arguments": {"value": 238}}</tool_call>'
+
+
+def structured(backend=Calling):
+    made = backend({ASKED: Script((SURE, SURE, SURE), answer=PRODUCT)})
+    policy = Policy(made.model, thresholds=(4.0,), segmentation=replace(made.segmentation, min_tokens=2))
+    return ChatTransformers(backend=made, policy=policy)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_structured_output_is_never_stopped(way):
+    """Nor is a call of which a tool call is wanted; the same model is stopped where it answers in text."""
+    told = {}
+    for name, llm in {
+        "text": structured(),
+        "tools": structured().bind_tools([Product]),
+        "forced": structured().bind_tools([Product], tool_choice="any"),
+        "structured": structured().with_structured_output(Product, include_raw=True).steps[0].steps__["raw"],
+    }.items():
+        metadata = asyncio.run(answers(llm, way)).response_metadata
+        told[name] = metadata["early_stop_stopped"], metadata["early_stop_active"], metadata["early_stop_reason"]
+    assert [stopped for stopped, _, _ in told.values()] == [True, True, False, False]
+    assert told["structured"][1:] == (False, "structured output is never cut")
+    assert told["forced"][1:] == (False, "a tool call is forced: it is never cut")
+    assert structured().with_structured_output(Product).invoke(ASKED) == Product(value=238)
+
+
+def test_structured_responses_of_an_agent_are_never_stopped():
+    """The middleware knows that one is wanted, and the model's calls do not."""
+    llm, told = structured(), []
+    for wanted in (None, ToolStrategy(Product)):
+        agent = create_agent(llm, [], middleware=[EarlyStopMiddleware(llm.policy)], response_format=wanted)
+        told.append(agent.invoke({"messages": [HumanMessage(ASKED)]}))
+    assert [each["early_stop_stopped"] for each in told] == [1, 0]
+    assert told[1]["structured_response"] == Product(value=238)
 
 
 def test_the_chat_template_renders_tools_and_results(backend):

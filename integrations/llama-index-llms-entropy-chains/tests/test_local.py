@@ -15,10 +15,12 @@ from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChatStartEvent
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import TransformersLLM, attach
 from llama_index.llms.entropy_chains.attachment import detach
 from llama_index.llms.entropy_chains.local import conversation
+from pydantic import BaseModel
 
 from entropy_chains import Policy, SettingsError
 from entropy_chains.backends.scripted import Script, ScriptedBackend
@@ -303,3 +305,65 @@ def test_attach_names_a_setting_that_a_local_model_has_not(backend, policy):
     engine = SummaryIndex([TextNode(text="x")]).as_query_engine(llm=TransformersLLM(backend=backend))
     with pytest.raises(SettingsError, match="TransformersLLM has no continuation"):
         attach(engine, policy, continuation="turn")
+
+
+class Product(BaseModel):
+    """What 34*7 is."""
+
+    value: int
+
+
+SURE = ("I am sure of it by now, and go on all the same. " * 4 + "\n\n", 0.01)
+
+
+class Watched(ScriptedBackend):
+    """A model that answers every question alike, and tells its runs."""
+
+    def __init__(self):
+        super().__init__(Script((SURE, SURE, SURE), answer='{"value": 238}'))
+        self.stopped = []
+
+    def generate(self, conversations, **settings):
+        runs = super().generate(conversations, **settings)
+        self.stopped += [run.outcome.stopped for run in runs]
+        return runs
+
+    def worker(self, cancelled):
+        return self
+
+    def stream(self, *given, **settings):
+        for chunk in super().stream(*given, **settings):
+            if chunk.final is not None:
+                self.stopped.append(chunk.final.outcome.stopped)
+            yield chunk
+
+
+async def structured(llm, way, **settings):
+    prompt = PromptTemplate("{asked}")
+    given = {"llm_kwargs": settings, "asked": ASKED}
+    if way == "as_structured_llm":
+        return llm.as_structured_llm(Product).complete(ASKED).raw
+    if way.startswith("stream"):
+        return list(getattr(llm, way)(Product, prompt, **given))[-1]
+    made = await getattr(llm, way)(Product, prompt, **given) if way.startswith("a") else getattr(llm, way)(Product, prompt, **given)
+    return [each async for each in made][-1] if way.startswith("astream") else made
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "structured_predict",
+        "astructured_predict",
+        "stream_structured_predict",
+        "astream_structured_predict",
+        "as_structured_llm",
+    ],
+)
+def test_structured_output_is_never_stopped(way):
+    """Its request shows nothing of it; the same model is stopped where text is wanted."""
+    backend = Watched()
+    policy = Policy(backend.model, thresholds=(4.0,), segmentation=replace(backend.segmentation, min_tokens=2))
+    llm = TransformersLLM(backend=backend, policy=policy)
+    llm.complete(ASKED)
+    assert asyncio.run(structured(llm, way, max_tokens=500)) == Product(value=238)
+    assert backend.stopped == [True, False]

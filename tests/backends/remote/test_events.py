@@ -130,7 +130,7 @@ def test_a_probe_without_logprobs_is_asked_again():
 
 def test_a_probe_that_is_recorded_raises_its_error():
     """There the probe is what was asked for: nothing goes on without it."""
-    asked = Trial(Request("probe", ASKED, 10))
+    asked = Trial([Request("probe", ASKED, 10)])
     for error in (BackendError("500"), NoLogprobsError("refused", "no")):
         if isinstance(error, NoLogprobsError):
             assert asked.failed(error).request.logprobs is False

@@ -347,8 +347,8 @@ def extra_body(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
     """Why nothing may be cut in a call of an LLM with these settings; None where it may."""
-    own = {name: value for name, value in dict(llm).items() if name in forms.NAMES}
-    return forms.never_cut(forms.merged(own, kwargs, additional(llm), {"extra_body": extra_body(llm, kwargs)}))
+    inside = {"extra_body": extra_body(llm, kwargs)}
+    return forms.never_cut(forms.merged(forms.of_model(llm), kwargs, additional(llm), inside))
 
 
 def _deferred(error: Exception, request: Request) -> Exception:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAgent, ReActAgent
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
-from llama_index.core.bridge.pydantic import Field, model_validator
-from llama_index.core.workflow import Context, Event
+from llama_index.core.bridge.pydantic import Field
+from llama_index.core.workflow import Context, Event, Workflow
 from llama_index.llms.entropy_chains._inner import never_cut
 from llama_index.llms.entropy_chains._measured import reader_of
 from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
 from entropy_chains import Monitor, Outcome, Policy, StepRecord, stopping_enabled, token_entropy
-from entropy_chains.adapters import PER_CALL, OnMismatch, Update, read_message
+from entropy_chains.adapters import PER_CALL, OnMismatch, Update, check_settings, read_message
 from entropy_chains.errors import PolicyMismatch, SettingsError
 
 if TYPE_CHECKING:
@@ -117,8 +119,13 @@ class EarlyStop(BaseWorkflowAgent):
     early_stop: bool = Field(default=True, description="False only watches, as ENTROPY_CHAINS_STOP=0 does.")
     on_mismatch: OnMismatch = Field(default="error", description="'error' or 'warn', where the policy is for something else.")
 
-    @model_validator(mode="after")
-    def _check_policy(self) -> EarlyStop:
+    def __init__(self, *args: Any, policy: Policy | str | Path | None = None, **settings: Any):
+        kind = type(self)
+        check_settings(kind.__name__, settings, {*kind.model_fields, *signature(Workflow.__init__).parameters} - {"self", "policy"})
+        super().__init__(*args, policy=Policy.of(policy), **settings)
+        self._check_policy()
+
+    def _check_policy(self) -> None:
         policy = self.policy
         if policy is not None and policy.scope == "agent":
             if policy.segmentation.boundary != "call":
@@ -127,7 +134,6 @@ class EarlyStop(BaseWorkflowAgent):
                     f"the policy has scope 'agent' and boundary {found!r}; a step of an agent is a call: use 'call'"
                 )
             policy.check(model=self.llm.metadata.model_name, on_mismatch=self.on_mismatch)
-        return self
 
     async def take_step(
         self, ctx: AgentContext, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory

@@ -21,6 +21,7 @@ from llama_index.llms.entropy_chains.base import EarlyStopLLM
 from llama_index.llms.entropy_chains.local import TransformersLLM
 
 from entropy_chains import Policy
+from entropy_chains.adapters import check_settings
 from entropy_chains.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -91,10 +92,9 @@ def _stopping(llm: Any, policy: Policy | None, settings: Mapping[str, Any]) -> L
     """What takes an LLM's place."""
     if not isinstance(llm, TransformersLLM):
         return EarlyStopLLM(llm, policy, **settings)
-    unknown = sorted(set(settings) - set(TransformersLLM.model_fields))
-    if unknown:
-        raise SettingsError(f"TransformersLLM has no {', '.join(unknown)}: set it on the model, or exclude=TransformersLLM")
-    copy = llm.model_copy(update={"policy": policy, **settings})
+    kind = type(llm)
+    check_settings(kind.__name__, settings, kind.model_fields)
+    copy = kind(**{**dict(llm), "policy": policy, **settings})
     copy._before = llm
     return copy
 

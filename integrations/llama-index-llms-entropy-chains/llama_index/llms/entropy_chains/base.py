@@ -41,7 +41,7 @@ from entropy_chains.adapters import (
     Server,
     TemperatureMode,
     WithoutLogprobs,
-    check_options,
+    check_settings,
     without_logprobs,
 )
 from entropy_chains.errors import NoLogprobsError, SettingsError
@@ -121,10 +121,7 @@ class EarlyStopLLM(Delegate):
             raise SettingsError(f"llm is {type(llm).__name__}; give the LLM to wrap, such as an OpenAILike")
         if isinstance(llm, EarlyStopLLM | StructuredLLM):
             raise SettingsError(f"llm is {type(llm).__name__}; wrap the LLM inside it")
-        unknown = sorted(set(settings) - set(type(self).model_fields))
-        if unknown:
-            raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
-        check_options(settings)
+        check_settings("EarlyStopLLM", settings, type(self).model_fields)
         super().__init__(llm, policy=Policy.of(policy), **settings)
         self._check()
 

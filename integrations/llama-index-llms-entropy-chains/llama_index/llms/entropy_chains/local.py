@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 
 from entropy_chains import Policy, Segmentation
-from entropy_chains.adapters import OnMismatch, Shown, astream, in_thread, tags_of
+from entropy_chains.adapters import OnMismatch, Shown, astream, check_options, in_thread, tags_of
 from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
 from entropy_chains.errors import SettingsError
 
@@ -77,6 +77,7 @@ class TransformersLLM(LLM):
         self, model: str | Path | None = None, policy: Policy | str | Path | None = None, *, backend: Any = None, **settings: Any
     ):
         own = {n: settings.pop(n) for n in list(settings) if n in type(self).model_fields}
+        check_options(own)
         if (model is None) == (backend is None):
             raise SettingsError("give either model (a checkpoint folder or hub id) or backend (a loaded one)")
         if backend is None:
@@ -155,10 +156,33 @@ class TransformersLLM(LLM):
 
         return responses()
 
+    # --- structured output, which is never stopped: its request shows nothing of it
+
+    def structured_predict(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return super().structured_predict(output_cls, prompt, _in_full(llm_kwargs), **prompt_args)
+
+    async def astructured_predict(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return await super().astructured_predict(output_cls, prompt, _in_full(llm_kwargs), **prompt_args)
+
+    def stream_structured_predict(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return super().stream_structured_predict(output_cls, prompt, _in_full(llm_kwargs), **prompt_args)
+
+    async def astream_structured_predict(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
+        """See :class:`llama_index.core.llms.LLM`."""
+        return await super().astream_structured_predict(output_cls, prompt, _in_full(llm_kwargs), **prompt_args)
+
     def _asked(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
         return [ChatMessage(role=MessageRole.USER, content=prompt)]
+
+
+def _in_full(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of a call that is not stopped."""
+    return {**(settings or {}), "early_stop": False}
 
 
 class _Request:
