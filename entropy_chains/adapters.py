@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.redaction import hiding, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
     from entropy_chains.backends.remote.servers import Server
+    from entropy_chains.backends.remote.transfer import Listening, Transfer
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
@@ -67,6 +68,7 @@ _HOME = {
     "items": "backends.remote.logprob_entries",
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
+    "Listening": "backends.remote.transfer",
     "MALFORMED": "backends.text.answer",
     "Mode": "options",
     "OnMismatch": "options",
@@ -91,6 +93,7 @@ _HOME = {
     "TemperatureMode": "options",
     "text_before": "backends.text.stream",
     "tokens_of": "backends.remote.logprob_entries",
+    "Transfer": "backends.remote.transfer",
     "Turn": "backends.remote.continuations",
     "unpickled": "subclasses",
     "Update": "backends.remote.readers",
@@ -132,6 +135,7 @@ __all__ = [
     "Known",
     "known",
     "lazy_names",
+    "Listening",
     "MALFORMED",
     "Mode",
     "OnMismatch",
@@ -156,6 +160,7 @@ __all__ = [
     "TemperatureMode",
     "text_before",
     "tokens_of",
+    "Transfer",
     "Turn",
     "unpickled",
     "Update",

@@ -25,6 +25,7 @@ from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError
 
 AGAIN = "the model began to think again after the stop: run in full"
+UNFINISHED = "replies end without a finish reason; they are taken as whole, for the stream ends in order ([DONE])"
 NOT_CONTROLLED = "the server did not end the thinking: run in full"
 
 
@@ -101,6 +102,8 @@ class Dialogue(Exchange[Request]):
         stream = now.streams[-1]
         stream.take(update)
         self._id = update.id or self._id
+        if update.unfinished:
+            self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
         if update.tool_call or update.refusal:
             now.called = True
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")

@@ -14,7 +14,19 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk
 
-from entropy_chains.adapters import REASONING, Characters, ChatReader, Phase, Show, Update, ended, entries_of, fields, items
+from entropy_chains.adapters import (
+    REASONING,
+    Characters,
+    ChatReader,
+    Phase,
+    Show,
+    Transfer,
+    Update,
+    ended,
+    entries_of,
+    fields,
+    items,
+)
 
 EVERY_CHUNK = ("model_provider", "output_version")
 """Metadata that LangChain reads on every chunk. All else is said once, on the last one: merged, it would be added up or lost."""
@@ -26,15 +38,17 @@ class ChunkReader:
     Some models (``ChatOpenAI``) drop the text of the reasoning and keep its logprobs: the text is then put together from those.
 
     Args:
-        strict: a stream without a finish reason broke off.
+        strict: a stream without a finish reason broke off, unless it ended in order.
 
     Attributes:
+        transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
         pieces: tokens that came.
     """
 
     def __init__(self, *, strict: bool = False):
         self._reader, self._characters, self._strict = ChatReader(), Characters(), strict
+        self.transfer = Transfer()
         self._told = False  # the inner has passed on a text of its own
         self.usage: UsageMetadata | None = None
         self.pieces = 0
@@ -65,7 +79,7 @@ class ChunkReader:
 
     def finish(self) -> Update:
         """What is left when the stream is over. Raises BackendError where it broke off."""
-        return ended(self._reader) if self._strict else self._reader.finish()
+        return ended(self._reader, self.transfer) if self._strict else self._reader.finish()
 
     def _rebuilt(self, logprobs: Any) -> str:
         listed = items(fields(logprobs).get("content") or logprobs)
