@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ResponsesReader,
         Update,
         Usage,
+        held_back,
         read_message,
     )
     from entropy_chains.backends.remote.redaction import hiding, without_secrets
@@ -62,6 +63,7 @@ _HOME = {
     "fields": "backends.remote.logprob_entries",
     "finish_of": "core.finish_reasons",
     "give_class": "subclasses",
+    "held_back": "backends.remote.readers",
     "hiding": "backends.remote.redaction",
     "IN_AN_APP": "backends.remote.refused",
     "in_thread": "backends.local.threads",
@@ -128,6 +130,7 @@ __all__ = [
     "finish_of",
     "forms",
     "give_class",
+    "held_back",
     "hiding",
     "IN_AN_APP",
     "in_thread",

@@ -40,19 +40,23 @@ class Got:
 
 
 class Asker:
-    """Asks one server, by clients that are made once: what they learn of it holds for the next question."""
+    """Asks one server, by clients that are made once: what they learn of it holds for the next question.
 
-    def __init__(self, way: str, url: str, policy: Any, **settings: Any):
+    ``body``: further settings of every request, as users of each give them; ``settings``: of what is tested.
+    """
+
+    def __init__(self, way: str, url: str, policy: Any, body: dict[str, Any] | None = None, **settings: Any):
         self._way, self._loop = way, asyncio.new_event_loop()
         common = {"api_key": "none", "max_retries": 0, "timeout": 30}
         if way.startswith("core"):
             kinds = (openai.AsyncOpenAI, AsyncOpenAIBackend) if way.endswith("async") else (openai.OpenAI, OpenAIBackend)
-            self._model = kinds[1](kinds[0](base_url=url, **common), "scripted", **settings)
+            self._model = kinds[1](kinds[0](base_url=url, **common), "scripted", request=body, **settings)
         elif way.startswith("langchain"):
             inner = ChatOpenAI(model="scripted", base_url=url, **common)
-            self._model = EarlyStopChatModel(inner, policy, **settings)
+            self._model = EarlyStopChatModel(inner.bind(**(body or {})), policy, **settings)
         else:
-            inside = OpenAILike(model="scripted", api_base=url, is_chat_model=True, context_window=8000, **common)
+            common |= {"is_chat_model": True, "context_window": 8000, "additional_kwargs": body or {}}
+            inside = OpenAILike(model="scripted", api_base=url, **common)
             self._model = EarlyStopLLM(inside, policy, **settings)
         self._policy = policy
 
@@ -61,7 +65,10 @@ class Asker:
         return getattr(self, "_" + self._way.replace(" ", "_"))(**given)
 
     def _wait(self, awaitable: Any) -> Any:
-        return self._loop.run_until_complete(awaitable)
+        try:
+            return self._loop.run_until_complete(awaitable)
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
 
     def _core(self, **given: Any) -> Got:
         return _run(self._model.generate([MESSAGES], policy=self._policy, **given)[0])

@@ -42,6 +42,12 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
+def held_back(stop: Any) -> int:
+    """Most characters of its text that a server holds back where a request has these stop strings."""
+    strings = [stop] if isinstance(stop, str) else items(stop)
+    return max([len(text) - 1 for text in strings if isinstance(text, str) and text], default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What one chunk says.

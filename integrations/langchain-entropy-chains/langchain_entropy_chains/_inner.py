@@ -26,6 +26,7 @@ from entropy_chains.adapters import (
     Update,
     adrive,
     drive,
+    held_back,
     hiding,
     known,
     prompt_of,
@@ -145,7 +146,8 @@ class InnerModel(ServedModel):
             yield reader.finish()
 
     def _reader(self) -> ChunkReader:
-        self.readers.append(ChunkReader(strict=self._speaks_openai))
+        stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
+        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai))
         return self.readers[-1]
 
     def _heard(self, reader: ChunkReader) -> BaseChatModel:
