@@ -102,6 +102,8 @@ class Alignment:
         ids = any(map(_unknown, tokens))  # they have no text by which an order could be seen
         ordered = None if self._lost or ids else _in_order([*self._parts, *parts], [*self._tokens, *tokens])
         own = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
+        if waited and not (ordered or own or self._lost or ids):
+            ordered = _in_order([*self._parts, *parts], [*self._tokens, *tokens], untold=True)
         if self._doubt and not ordered:
             yield from self._refuse()
             yield from self._settle(parts, tokens)
@@ -184,8 +186,13 @@ class Alignment:
         self._agreed.clear()
 
 
-def _in_order(parts: list[Part], tokens: list[Token]) -> tuple[list[Piece], list[Part], list[Token]] | None:
-    """The ordered reading: what is matched, and the texts and entries left; None where the two disagree."""
+def _in_order(
+    parts: list[Part], tokens: list[Token], *, untold: bool = False
+) -> tuple[list[Piece], list[Part], list[Token]] | None:
+    """The ordered reading: what is matched, and the texts and entries left; None where the two disagree.
+
+    ``untold``: a tag among the entries may be one that the server leaves out of the text.
+    """
     pieces: list[Piece] = []
     merged: list[Part] = []
     for phase, text in parts:  # a token may be cut over chunks, but not over phases
@@ -208,7 +215,7 @@ def _in_order(parts: list[Part], tokens: list[Token]) -> tuple[list[Piece], list
             pieces.append(Piece(token, phase, token.text))
         elif part == len(merged) - 1 and token.text.startswith(here[at:]):
             return pieces, _after(parts, matched), tokens[n:]
-        elif _special(token.text):  # a tag that the server leaves out of the text
+        elif untold and _special(token.text):
             pieces.append(_silent(token))
         else:
             return None

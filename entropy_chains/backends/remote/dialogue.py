@@ -26,6 +26,7 @@ from entropy_chains.errors import BackendError
 
 AGAIN = "the model began to think again after the stop: run in full"
 UNFINISHED = "replies end without a finish reason; they are taken as whole, for the stream ends in order ([DONE])"
+NO_ANSWER = "the stream broke off: no finish reason came, and no answer"
 NOT_CONTROLLED = "the server did not end the thinking: run in full"
 
 
@@ -102,8 +103,6 @@ class Dialogue(Exchange[Request]):
         stream = now.streams[-1]
         stream.take(update)
         self._id = update.id or self._id
-        if update.unfinished:
-            self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
         if update.tool_call or update.refusal:
             now.called = True
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
@@ -113,6 +112,10 @@ class Dialogue(Exchange[Request]):
             self._closing = now.again
         else:
             chunks, follows = self._take(update.pieces)
+        if update.unfinished:
+            if now.answer is None and not now.called:
+                raise BackendError(NO_ANSWER)
+            self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
         shown = Show(chunks, update, self._closing)
         if self._closing:
             return [shown, Close()]
