@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         ResponsesReader,
         Update,
         Usage,
+        held_back,
         read_message,
     )
     from entropy_chains.backends.remote.redaction import hiding, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
     from entropy_chains.backends.remote.servers import Server
+    from entropy_chains.backends.remote.transfer import Listening, Transfer
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
@@ -71,12 +73,14 @@ _HOME = {
     "fields": "backends.remote.logprob_entries",
     "finish_of": "core.finish_reasons",
     "give_class": "subclasses",
+    "held_back": "backends.remote.readers",
     "hiding": "backends.remote.redaction",
     "IN_AN_APP": "backends.remote.refused",
     "in_thread": "backends.local.threads",
     "items": "backends.remote.logprob_entries",
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
+    "Listening": "backends.remote.transfer",
     "MALFORMED": "backends.text.answer",
     "Mode": "options",
     "OnMismatch": "options",
@@ -103,6 +107,7 @@ _HOME = {
     "tokens_of": "backends.remote.logprob_entries",
     "TOOL_CALL": "core.families",
     "TOOL_MARKERS": "core.families",
+    "Transfer": "backends.remote.transfer",
     "Turn": "backends.remote.continuations",
     "unpickled": "subclasses",
     "Update": "backends.remote.readers",
@@ -138,6 +143,7 @@ __all__ = [
     "finish_of",
     "forms",
     "give_class",
+    "held_back",
     "hiding",
     "IN_AN_APP",
     "in_thread",
@@ -145,6 +151,7 @@ __all__ = [
     "Known",
     "known",
     "lazy_names",
+    "Listening",
     "MALFORMED",
     "Mode",
     "OnMismatch",
@@ -171,6 +178,7 @@ __all__ = [
     "tokens_of",
     "TOOL_CALL",
     "TOOL_MARKERS",
+    "Transfer",
     "Turn",
     "unpickled",
     "Update",

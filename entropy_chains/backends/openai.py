@@ -27,6 +27,7 @@ from entropy_chains.backends.remote.introductions import awho, who
 from entropy_chains.backends.remote.model import ServedModel, ended, only_its_own, prompt_of, seeded
 from entropy_chains.backends.remote.readers import Update
 from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
+from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, all_of
@@ -175,11 +176,12 @@ class OpenAIBackend(ServedModel):
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
-            stream = self._client.post(path, stream_cls=openai.Stream[object], **given)
+            transfer = Transfer()
+            stream = transfer.listen(self._client.post(path, stream_cls=openai.Stream[object], **given))
             try:
                 for chunk in stream:
                     yield reader.feed(chunk)
-                yield ended(reader)
+                yield ended(reader, transfer)
             finally:
                 stream.close()
 
@@ -289,11 +291,12 @@ class AsyncOpenAIBackend(ServedModel):
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
-            stream = await self._client.post(path, stream_cls=openai.AsyncStream[object], **given)
+            transfer = Transfer()
+            stream = transfer.listen(await self._client.post(path, stream_cls=openai.AsyncStream[object], **given))
             try:
                 async for chunk in stream:
                     yield reader.feed(chunk)
-                yield ended(reader)
+                yield ended(reader, transfer)
             finally:
                 await stream.close()
 

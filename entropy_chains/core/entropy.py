@@ -30,6 +30,14 @@ MASS_TOLERANCE = 0.01
 _LN2 = math.log(2.0)
 
 
+AMISS = 0.01
+"""Nats by which a sampled token may be likelier than the least likely one listed, though it is not listed itself: rounding.
+
+Beyond that the list contradicts itself: it is no top-k of this position. Engines that make several tokens at a time are known to
+send the first one's list with all of them, which would make the others look as sure as the first.
+"""
+
+
 class EntropyBounds(NamedTuple):
     """What one position's alternatives say about its entropy.
 
@@ -61,8 +69,8 @@ def token_entropy(
         vocab_size: V for the upper bound; None takes 2^18, larger than known vocabularies.
 
     Returns:
-        The entropy with its bounds, or None where the position has no usable logprobs (none sent, a NaN, all impossible, or
-        numbers that are not probabilities). None is never to be read as 0.
+        The entropy with its bounds, or None where the position has no usable logprobs: none sent, a NaN, all impossible, numbers
+        that are not probabilities, or the list of another token (see :data:`AMISS`). None is never to be read as 0.
 
     Raises:
         InputError: ``k`` or ``vocab_size`` below 1.
@@ -72,6 +80,8 @@ def token_entropy(
     if vocab_size is not None and vocab_size < 1:
         raise InputError(f"vocab_size is {vocab_size}; it must be at least 1, or None where it is not known")
     if isinstance(alternatives, Token):
+        if _is_anothers(alternatives):
+            return None
         logprobs = _distinct(alternatives.alternatives or (), alternatives, k)
     else:
         entries = list(alternatives or ())
@@ -82,6 +92,21 @@ def token_entropy(
     if k is not None and len(logprobs) > k:
         logprobs = sorted(logprobs, reverse=True)[:k]
     return _bounds(logprobs, LARGEST_VOCABULARY if vocab_size is None else vocab_size)
+
+
+def _is_anothers(sampled: Token) -> bool:
+    """Whether the list of a token contradicts itself: a likely token was sampled, and it is not among the likeliest."""
+    own = sampled.logprob
+    if own is None or not sampled.alternatives:
+        return False
+    least = math.inf
+    for e in sampled.alternatives:
+        same = e.id == sampled.id if None not in (e.id, sampled.id) else e.text == sampled.text
+        if same or e.logprob == own or (sampled.bytes is not None and e.bytes == sampled.bytes):
+            return False  # nearly always the first
+        if IMPOSSIBLE < e.logprob < least:
+            least = e.logprob
+    return own > least + AMISS
 
 
 def _distinct(entries: Sequence[Alternative], sampled: Token | None, k: int | None) -> list[float]:

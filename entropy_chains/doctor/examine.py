@@ -11,8 +11,10 @@ from functools import partial
 
 from entropy_chains.backends.remote.drive import drive
 from entropy_chains.backends.remote.errors import failures
+from entropy_chains.backends.remote.model import ended
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, Update, read_message
 from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
+from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.doctor.asking import Ask, Heard, Reading
 from entropy_chains.doctor.findings import Examination, Finding
 from entropy_chains.doctor.server import examination
@@ -71,10 +73,12 @@ def _send(client: openai.OpenAI, ask: Ask) -> Heard:
 
 def _updates(client: openai.OpenAI, ask: Ask) -> Generator[Update, None, None]:
     reader = ChatReader() if ask.address.startswith("/chat") else CompletionReader()
-    with client.post(ask.address, body=ask.body, cast_to=object, stream=True, stream_cls=openai.Stream[object]) as stream:
+    transfer = Transfer()
+    stream = client.post(ask.address, body=ask.body, cast_to=object, stream=True, stream_cls=openai.Stream[object])
+    with transfer.listen(stream):
         for chunk in stream:
             yield reader.feed(chunk)
-        yield reader.finish()
+        yield ended(reader, transfer)
 
 
 def _control(client: openai.OpenAI, stream: str | None) -> bool:

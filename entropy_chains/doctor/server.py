@@ -14,6 +14,7 @@ from entropy_chains.backends.remote.continuations import WAYS, begun
 from entropy_chains.backends.remote.plugin import hello, version_in
 from entropy_chains.backends.remote.readers import Piece
 from entropy_chains.backends.remote.servers import identify
+from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES, ThinkTags, detect_tags
 from entropy_chains.core.steps import Phase, phase_at_start
 from entropy_chains.doctor.asking import ASKED, STREAMED, Ask, Asking, Book, Heard
@@ -32,6 +33,11 @@ LOW, HIGH = 0.5, 1.5
 def examination(base_url: str, model: str) -> Generator[Ask, Heard, Examination]:
     """Examine a server. Raises SettingsError where it cannot be asked at all: a wrong key, a model that it does not know."""
     return _Examiner(base_url, model).run()
+
+
+def _is_measured(piece: Piece) -> bool:
+    """Whether a token has an entropy: alternatives, and its own ones."""
+    return token_entropy(piece.token) is not None
 
 
 class _Examiner(Book):
@@ -93,8 +99,10 @@ class _Examiner(Book):
         else:
             raise SettingsError(f"model {self.model!r} cannot be examined: not even a plain request is accepted: {refusals[-1]}")
         self._first = heard
-        entries = sum(bool(p.token.alternatives) for p in heard.pieces)
-        evidence = f"{entries} of {heard.tokens} tokens came with alternatives"
+        entries = sum(_is_measured(p) for p in heard.pieces)
+        listed = sum(bool(p.token.alternatives) for p in heard.pieces)
+        evidence = f"{listed} of {heard.tokens} tokens came with alternatives"
+        evidence += f", {listed - entries} of them with those of another token" if listed > entries else ""
         evidence += f"; asked for {ENOUGH}: {refusals[0]}" if refusals else ""
         meaning = "entropy can be computed" if entries else "no entropy, so nothing to stop by"
         self.found("logprobs", bool(entries), evidence, meaning)
@@ -127,7 +135,7 @@ class _Examiner(Book):
         ended = next((n for n, p in enumerate(heard.pieces) if self._tags.close in (p.token.text, p.text)), answer)
         self._thinking = list(heard.pieces[: min(answer, ended)])
         shown = [p for p in self._thinking if p.text]
-        with_entries = sum(bool(p.token.alternatives) for p in shown)
+        with_entries = sum(map(_is_measured, shown))
         evidence = f"{with_entries} of {len(shown)} tokens of it have them"
         if self["logprobs"]:
             meaning = "its entropy can be measured" if with_entries else "its entropy cannot be measured"

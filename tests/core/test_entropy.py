@@ -326,3 +326,39 @@ def test_logits_and_logprobs_are_the_same_thing(row):
 def test_no_rows_have_no_figures(k):
     """An empty batch is no error."""
     assert logits_entropy(np.zeros((0, 5)), k).figures().shape == (0, 5)
+
+
+ABSENT = [Alternative("zzz", -0.001), Alternative("q", -7.0)]
+
+
+@pytest.mark.parametrize(
+    ("own", "listed", "known"),
+    [
+        (-3.0, ABSENT, False),  # likelier than "q", and not there
+        (-0.0001, ABSENT, False),  # likelier than all
+        (-9.0, ABSENT, True),  # less likely than all that are listed: a true top-2
+        (-7.0, ABSENT, True),  # as likely as the last one
+        (-6.995, ABSENT, True),  # rounded
+        (None, ABSENT, True),  # nobody says how likely it was
+        (math.nan, ABSENT, True),
+        (
+            -3.0,
+            [Alternative("zzz", -0.06), Alternative("own", -3.1), Alternative("q", -7.0)],
+            True,
+        ),  # listed, though its logprob was computed otherwise
+        (-3.0, [Alternative("zzz", -0.06), Alternative("\ufffd", -3.0)], True),  # listed under a text that is half a character
+        (-3.0, [Alternative("zzz", -0.06), Alternative("y", -9999.0)], True),  # a filler is no entry: less likely than "zzz"
+    ],
+)
+def test_the_list_of_another_token_is_missing(own, listed, known):
+    """A token that is likelier than a listed one stands in its own list, or the list is another token's: never "sure"."""
+    assert (token_entropy(Token("own", logprob=own, alternatives=tuple(listed))) is not None) is known
+
+
+def test_ids_and_bytes_tell_whether_a_token_is_listed():
+    """Where texts do not: the same text may be two tokens, and half a character has none."""
+    listed = (Alternative("a", -0.1, 7), Alternative("b", -5.0, 8))
+    assert token_entropy(Token("a", 9, logprob=-3.0, alternatives=listed)) is None
+    assert token_entropy(Token("x", 7, logprob=-3.0, alternatives=listed)) is not None
+    halves = (Alternative("\ufffd", -0.1, None, b"\xe7"), Alternative("b", -5.0))
+    assert token_entropy(Token("", bytes=b"\xe7", logprob=-3.0, alternatives=halves)) is not None

@@ -90,7 +90,7 @@ def entries_of(texts, rng):
 
 
 def synthetic(rng):
-    """Words cut into chunks of 1 to 4 tokens, entries with their text, late, or all of some chunks on the first, for one API."""
+    """Words cut into chunks of 1 to 4 tokens, for one API: entries with their text, late, early, or all of some on the first chunk."""
     texts = words(rng)
     entries, shape = entries_of(texts, rng), rng.choice(("reasoning", "reasoning_content", "inline", "completion", "responses"))
     size, delay = rng.choice((1, 1, 1, 2, 4)), rng.choice((0, 0, 0, 1, 2, -3))
@@ -105,6 +105,12 @@ def synthetic(rng):
             group[0][1] = [e for _, some in group for e in some]
             for later in group[1:]:
                 later[1] = []
+    if delay == 0 and rng.random() < 0.3:  # vLLM holds the text back while it may become a stop string
+        whole, behind, sent, made = "".join(texts), rng.choice((1, 5, 13, 40)), 0, 0
+        for part in said:
+            made += len(part[0])
+            part[0], sent = whole[sent : max(sent, made - behind)], max(sent, made - behind)
+        said.append([whole[sent:], []])
     honest = {t: {a["logprob"] for a in e["top_logprobs"]} for t, e in zip(texts, entries, strict=True)}
     if shape == "completion":
         return CompletionReader, [_raw(text, some) for text, some in said], honest

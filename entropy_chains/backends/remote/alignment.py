@@ -6,11 +6,13 @@ A server sends texts and entries; nothing says which entry is which text's but t
   that the server strips and halves of characters have no text; a token known by its id only has what the others leave.
 * **ordered**: all texts and all entries are the same string, cut differently: entries late, or all on a first chunk.
 
-Both hold for most chunks. Where they differ, a text without entries or entries without a text wait for the next chunks:
-``WINDOW`` characters of text, ``PATIENCE`` chunks. An entropy is never given to a text on a guess:
+Both hold for most chunks. Where they differ, a text without entries or entries without a text wait for the next chunks: a text
+``PATIENCE`` chunks or ``WINDOW`` characters, entries as long as vLLM holds their text back while it may become a stop string,
+``HELD`` characters at least. An entropy is never given to a text on a guess:
 
 * one reading fails: the other is right. Texts that waited go on without logprobs; entries that waited had no text
-* both fail, or both hold and differ: text without logprobs, entries dropped
+* both hold and differ, as where a text repeats itself: the next chunks tell, within ``HELD`` characters
+* both fail, or both hold for too long: text without logprobs, entries dropped
 * nothing came in time: text without logprobs, and entries that come without text later are dropped; or entries without text
   (a client that drops reasoning texts, say), which then go on at once
 
@@ -30,7 +32,9 @@ from entropy_chains.core.tokens import Token
 WINDOW = 64
 """Most characters of text that wait for late logprobs."""
 PATIENCE = 4
-"""Most chunks that a text waits for logprobs, or entries for a text."""
+"""Most chunks that a text waits for logprobs, and fewest that entries wait for a text."""
+HELD = 256
+"""Fewest characters of entries that wait for their text, for no stop string is as long; most of texts that are in doubt."""
 PROOF = 8
 """Different chunks that must agree before the own reading alone is believed."""
 MOST = 1024
@@ -64,7 +68,7 @@ class Piece:
 class Alignment:
     """One stream's texts and entries, in order. See the module."""
 
-    __slots__ = ("_agreed", "_characters", "_chunks", "_late", "_lost", "_parts", "_seen", "_textless", "_tokens")
+    __slots__ = ("_agreed", "_characters", "_chunks", "_doubt", "_late", "_lost", "_parts", "_seen", "_textless", "_tokens")
 
     def __init__(self) -> None:
         self._characters = Characters()
@@ -72,6 +76,7 @@ class Alignment:
         self._tokens: list[Token] = []  # entries that wait for texts
         self._textless = True  # these came in chunks without any text
         self._chunks = 0  # how many chunks they have waited
+        self._doubt = False  # both readings hold for them, and differ
         self._late = False  # texts and entries were seen to match in order where the own reading failed
         self._lost = ""  # "text" or "tokens": the order is lost, and what was handed on in vain
         self._seen = False  # the stream has had entries
@@ -97,8 +102,17 @@ class Alignment:
         ids = any(map(_unknown, tokens))  # they have no text by which an order could be seen
         ordered = None if self._lost or ids else _in_order([*self._parts, *parts], [*self._tokens, *tokens])
         own = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
-        if ordered and not (waited and own and not self._late):
-            self._late = self._late or bool(waited and parts and tokens)
+        if waited and not (ordered or own or self._lost or ids):
+            ordered = _in_order([*self._parts, *parts], [*self._tokens, *tokens], untold=True)
+        if self._doubt and not ordered:
+            yield from self._refuse()
+            yield from self._settle(parts, tokens)
+        elif ordered and waited and not self._late and (own or (self._doubt and not (parts and tokens))):
+            self._parts, self._tokens, self._doubt = [*self._parts, *parts], [*self._tokens, *tokens], True
+            if _length(self._parts) > HELD:
+                yield from self._refuse()
+        elif ordered:
+            self._late, self._doubt = self._late or bool(waited and parts and tokens), False
             yield from self._wait(*ordered, textless=not parts)
         elif own and not ordered and not (ids and self._parts):
             yield from self._give_up(contradicted=True)
@@ -112,7 +126,7 @@ class Alignment:
         elif not tokens:  # a text that contradicts the entries that waited
             yield from self._give_up(contradicted=True)
             yield from self._wait([], parts, [], textless=False)
-        else:  # no reading holds, or two that differ
+        else:  # no reading holds
             yield from self._give_up(contradicted=True)
             yield from self._bare(parts, len(tokens))
             if waited or len(self._agreed) < PROOF:  # else so many agreed that only this one is wrong
@@ -124,9 +138,16 @@ class Alignment:
         self._textless = textless and (self._textless or not self._tokens)
         self._parts, self._tokens = parts, tokens
         self._chunks = 0 if not (parts or tokens) else 1 if pieces else self._chunks + 1
-        if self._chunks >= PATIENCE or sum([len(text) for _, text in parts]) > WINDOW or len(tokens) > MOST:
+        held = tokens and sum([len(token.text) for token in tokens]) <= HELD  # a text that waits is the first one's beginning
+        if (self._chunks >= PATIENCE and not held) or _length(parts) > WINDOW or len(tokens) > MOST:
             yield from self._give_up()
             self._lose("text" if parts or not self._textless else "tokens")
+
+    def _refuse(self) -> Iterator[Piece]:
+        """Nobody can tell which entries belong to the texts that wait."""
+        self._doubt = False
+        yield from self._give_up(contradicted=True)
+        self._lose("text")
 
     def _give_up(self, *, contradicted: bool = False) -> Iterator[Piece]:
         """What waits goes on: texts without logprobs, entries that never had a text, special tokens. Other entries are dropped."""
@@ -165,8 +186,13 @@ class Alignment:
         self._agreed.clear()
 
 
-def _in_order(parts: list[Part], tokens: list[Token]) -> tuple[list[Piece], list[Part], list[Token]] | None:
-    """The ordered reading: what is matched, and the texts and entries left; None where the two disagree."""
+def _in_order(
+    parts: list[Part], tokens: list[Token], *, untold: bool = False
+) -> tuple[list[Piece], list[Part], list[Token]] | None:
+    """The ordered reading: what is matched, and the texts and entries left; None where the two disagree.
+
+    ``untold``: a tag among the entries may be one that the server leaves out of the text.
+    """
     pieces: list[Piece] = []
     merged: list[Part] = []
     for phase, text in parts:  # a token may be cut over chunks, but not over phases
@@ -189,9 +215,15 @@ def _in_order(parts: list[Part], tokens: list[Token]) -> tuple[list[Piece], list
             pieces.append(Piece(token, phase, token.text))
         elif part == len(merged) - 1 and token.text.startswith(here[at:]):
             return pieces, _after(parts, matched), tokens[n:]
+        elif untold and _special(token.text):
+            pieces.append(_silent(token))
         else:
             return None
     return pieces, _after(parts, matched), []
+
+
+def _length(parts: Sequence[Part]) -> int:
+    return sum([len(text) for _, text in parts])
 
 
 def _after(parts: list[Part], count: int) -> list[Part]:

@@ -25,6 +25,8 @@ from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.errors import BackendError
 
 AGAIN = "the model began to think again after the stop: run in full"
+UNFINISHED = "replies end without a finish reason; they are taken as whole, for the stream ends in order ([DONE])"
+NO_ANSWER = "the stream broke off: no finish reason came, and no answer"
 NOT_CONTROLLED = "the server did not end the thinking: run in full"
 
 
@@ -111,6 +113,10 @@ class Dialogue(Exchange[Request]):
             self._closing = now.again
         else:
             chunks, follows = self._take(update.pieces)
+        if update.unfinished:
+            if now.answer is None and not now.called:
+                raise BackendError(NO_ANSWER)
+            self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
         shown = Show(chunks, update, self._closing)
         if self._closing:
             return [shown, Close()]

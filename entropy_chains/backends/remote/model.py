@@ -13,9 +13,10 @@ from entropy_chains.backends.remote.continuations import WAYS, Request, Way, beg
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
-from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of
 from entropy_chains.backends.remote.refused import UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
+from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.policy import Policy, stopping_enabled
@@ -289,12 +290,20 @@ def seeded(sampling: Sampling, n: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + n)
 
 
-def ended(reader: Reader) -> Update:
-    """Returns what is left when a stream is over. Raises BackendError where it broke off: a part of an answer is no answer."""
-    if not reader.finished:
-        how = "broke off: no finish reason came" if reader.begun else "held no chunk of an answer"
-        raise BackendError(f"the stream {how}; check that base_url is that of an OpenAI-compatible API, and the server's log")
-    return reader.finish()
+def ended(reader: Reader, transfer: Transfer) -> Update:
+    """Returns what is left when a stream is over.
+
+    Raises:
+        BackendError: it broke off, for a part of an answer is no answer; or an error came in its place.
+    """
+    if reader.finished:
+        return reader.finish()
+    if reader.begun and transfer.done:
+        return replace(reader.finish(), unfinished=True)
+    if not reader.begun and (error := error_of(transfer.error)):
+        raise error
+    how = "broke off: no finish reason came" if reader.begun else "held no chunk of an answer"
+    raise BackendError(f"the stream {how}; check that base_url is that of an OpenAI-compatible API, and the server's log")
 
 
 def only_its_own(error: BackendError) -> BackendError:

@@ -42,6 +42,12 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
+def held_back(stop: Any) -> int:
+    """Most characters of its text that a server holds back where a request has these stop strings."""
+    strings = [stop] if isinstance(stop, str) else items(stop)
+    return max([len(text) - 1 for text in strings if isinstance(text, str) and text], default=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What one chunk says.
@@ -55,6 +61,7 @@ class Update:
         id: the completion's id.
         model: the model's name as the server gives it.
         raw: what it was read from, where an adapter passes that on.
+        unfinished: the stream ended in order, and never said why the reply ended.
     """
 
     pieces: tuple[Piece, ...] = ()
@@ -65,6 +72,7 @@ class Update:
     id: str | None = None
     model: str | None = None
     raw: Any = None
+    unfinished: bool = False
 
 
 REASONING = ("reasoning_content", "reasoning")
@@ -121,20 +129,16 @@ class _ChoiceReader(_Reader):
 
     def feed(self, chunk: Any) -> Update:
         found = fields(chunk)
-        if found.get("error"):
-            raise _error(found["error"])
-        usage = _usage(found["usage"]) if found.get("usage") else None
         choice = self._choice(found.get("choices"))
+        if error := _error_of_choice(found, choice):
+            raise error
+        usage = _usage(found["usage"]) if found.get("usage") else None
         if choice is None:
-            if found.get("object") == "error":
-                raise _error(found)
             if not (usage or found.get("id")):
                 return NOTHING
             return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
         logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
-        if choice.get("error") or finish == "error":
-            raise _error(choice.get("error") or {"message": "no reason but finish_reason 'error'"})
         self.begun, self.finished = True, self.finished or finish is not None
         return Update(
             tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),
@@ -292,10 +296,35 @@ def _joined(value: Any) -> str:
     return value if isinstance(value, str) else "".join([_text(fields(block).get("text")) for block in items(value)])
 
 
-def _error(value: Any) -> BackendError:
-    """The server's message. Some servers repeat the key that they refuse: it is left out."""
+def error_in(chunk: Any) -> BackendError | None:
+    """The error that a chunk of a stream with choices is; None for any other one."""
+    found = fields(chunk)
+    return _error_of_choice(found, next(map(fields, items(found.get("choices"))), None))
+
+
+def _error_of_choice(found: dict[str, Any], choice: dict[str, Any] | None) -> BackendError | None:
+    if found.get("error"):
+        return _error(found["error"])
+    if choice is None:
+        return _error(found) if found.get("object") == "error" else None
+    if choice.get("error") or choice.get("finish_reason") == "error":
+        return _error(choice.get("error") or {"message": "no reason but finish_reason 'error'"})
+    return None
+
+
+def error_of(body: Any) -> BackendError | None:
+    """The error that a JSON object with status 200 is, in the place of a stream; None where it says nothing of the kind."""
+    found = fields(body)
+    if not (found.get("error") or found.get("message") or found.get("detail") or found.get("msg")):
+        return None
+    return _error(found.get("error") or found, "in the place of a stream")
+
+
+def _error(value: Any, where: str = "in the stream") -> BackendError:
+    """The server's message, wherever it stands."""
     found = fields(value)
-    message = _text(value) or _text(found.get("message")) or _text(fields(found.get("error")).get("message")) or "no message"
+    said = (found.get("message"), fields(found.get("error")).get("message"), found.get("detail"), found.get("msg"))
+    message = next(filter(None, map(_text, (value, *said))), "no message")
     code = found.get("code") or found.get("type")
     named = f" ({code})" if isinstance(code, str | int) and code != "error" else ""
-    return BackendError(f"the server sent an error in the stream: {quoted(message)}{named}")
+    return BackendError(f"the server sent an error {where}: {quoted(message)}{named}")

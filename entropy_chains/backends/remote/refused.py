@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from entropy_chains.backends.remote.logprob_entries import fields, items
@@ -123,16 +123,16 @@ class Known:
 
     Attributes:
         refused: why requests do not ask for them: the server refuses that; None where it does not.
-        told: a warning has said that there are none.
+        told: what warnings have spoken of.
     """
 
     refused: str | None = None
-    told: bool = False
+    told: set[str] = field(default_factory=set)
 
-    def warn(self, text: str) -> None:
-        """Say so, once."""
-        if not self.told:
-            self.told = True
+    def warn(self, text: str, about: str = "no logprobs") -> None:
+        """Say so, once ``about`` one thing."""
+        if about not in self.told:
+            self.told.add(about)
             warnings.warn(text, stacklevel=2)
 
 

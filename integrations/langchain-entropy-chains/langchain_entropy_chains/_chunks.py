@@ -14,7 +14,19 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk
 
-from entropy_chains.adapters import REASONING, Characters, ChatReader, Phase, Show, Update, ended, entries_of, fields, items
+from entropy_chains.adapters import (
+    REASONING,
+    Characters,
+    ChatReader,
+    Phase,
+    Show,
+    Transfer,
+    Update,
+    ended,
+    entries_of,
+    fields,
+    items,
+)
 
 EVERY_CHUNK = ("model_provider", "output_version")
 """Metadata that LangChain reads on every chunk. All else is said once, on the last one: merged, it would be added up or lost."""
@@ -24,18 +36,23 @@ class ChunkReader:
     """Reads the chunks of one request.
 
     Some models (``ChatOpenAI``) drop the text of the reasoning and keep its logprobs: the text is then put together from those.
+    A server may also just hold a text back, while it may become a stop string: then it still comes.
 
     Args:
-        strict: a stream without a finish reason broke off.
+        held: most characters that the server holds back.
+        strict: a stream without a finish reason broke off, unless it ended in order.
 
     Attributes:
+        transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
         pieces: tokens that came.
     """
 
-    def __init__(self, *, strict: bool = False):
+    def __init__(self, *, held: int = 0, strict: bool = False):
         self._reader, self._characters, self._strict = ChatReader(), Characters(), strict
+        self.transfer = Transfer()
         self._told = False  # the inner has passed on a text of its own
+        self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes
         self.usage: UsageMetadata | None = None
         self.pieces = 0
 
@@ -47,8 +64,8 @@ class ChunkReader:
         reasoning, content = texts(message)
         called = calls_tool(message)
         self._told = self._told or bool(reasoning or content)
-        if logprobs and not (self._told or called or finish):
-            reasoning = self._rebuilt(logprobs)
+        if self._waiting or (logprobs and not (self._told or called or finish)):
+            reasoning, logprobs = self._judged(reasoning, content, logprobs, over=bool(called or finish))
         delta: dict[str, Any] = {
             "content": content,
             "reasoning_content": reasoning,
@@ -65,13 +82,34 @@ class ChunkReader:
 
     def finish(self) -> Update:
         """What is left when the stream is over. Raises BackendError where it broke off."""
-        return ended(self._reader) if self._strict else self._reader.finish()
+        waited, self._waiting = self._waiting, []
+        if waited:
+            delta = {"reasoning_content": _text(waited, self._characters)}
+            first = self._reader.feed({"choices": [{"delta": delta, "logprobs": waited}]}).pieces
+        rest = ended(self._reader, self.transfer) if self._strict else self._reader.finish()
+        return replace(rest, pieces=(*first, *rest.pieces)) if waited else rest
 
-    def _rebuilt(self, logprobs: Any) -> str:
-        listed = items(fields(logprobs).get("content") or logprobs)
-        bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
-        text = "".join([self._characters.read(token).text for token in entries_of(bare)])
-        return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
+    def _judged(self, reasoning: str, content: str, logprobs: Any, *, over: bool) -> tuple[str, Any]:
+        """The reasoning that the inner dropped, and the entries that are read now. ``over``: nothing more is held back."""
+        own = [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
+        listed, before = [*self._waiting, *own], len(self._waiting)
+        text = _text(listed, Characters())
+        late = text.startswith(reasoning + content) or (reasoning + content).startswith(text)
+        if self._told and before and late:  # it was held back
+            self._waiting = []
+            return reasoning, listed
+        if not self._told and not over and self._held and len(text) <= self._held:
+            self._waiting = listed
+            return "", None
+        self._waiting, self._held = [], 0
+        dropped = listed if not (self._told or over) else listed[:before]
+        return _text(dropped, self._characters) + reasoning, listed
+
+
+def _text(listed: Sequence[Any], characters: Characters) -> str:
+    bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
+    text = "".join([characters.read(token).text for token in entries_of(bare)])
+    return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
 
 
 def texts(message: BaseMessage) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from entropy_chains import Segmentation
 from entropy_chains.adapters import (
     Dialogue,
     Known,
+    Listening,
     OnMismatch,
     Request,
     ServedModel,
@@ -25,6 +26,7 @@ from entropy_chains.adapters import (
     Update,
     adrive,
     drive,
+    held_back,
     hiding,
     known,
     prompt_of,
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 NO_LIMIT = 2**31
+
+CLIENTS = ("client", "async_client")
+"""Where an OpenAI-compatible model keeps the SDK's resources."""
 
 RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
 """Settings that a raw completion shares with a chat."""
@@ -121,7 +126,7 @@ class InnerModel(ServedModel):
         reader = self._reader()
         with hiding(self._chat, self._kwargs), _failures(request):
             raw = request.prefix is not None
-            stream = self._completion(request) if raw else self._chat._stream(**self._call_settings(request, seed))
+            stream = self._completion(request, reader) if raw else self._heard(reader)._stream(**self._call_settings(request, seed))
             with closing(stream) as chunks:  # type: ignore[type-var]  # an Iterator to LangChain, a generator in every model
                 for chunk in chunks:
                     yield reader.feed(chunk)
@@ -132,15 +137,25 @@ class InnerModel(ServedModel):
         reader = self._reader()
         with hiding(self._chat, self._kwargs), _failures(request):
             raw = request.prefix is not None
-            stream = self._acompletion(request) if raw else self._chat._astream(**self._call_settings(request, seed))
+            stream = (
+                self._acompletion(request, reader) if raw else self._heard(reader)._astream(**self._call_settings(request, seed))
+            )
             async with aclosing(stream) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
 
     def _reader(self) -> ChunkReader:
-        self.readers.append(ChunkReader(strict=self._speaks_openai))
+        stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
+        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai))
         return self.readers[-1]
+
+    def _heard(self, reader: ChunkReader) -> BaseChatModel:
+        """The model; where it is known how, a copy of it whose streams tell how they end."""
+        if not self._speaks_openai:
+            return self._chat
+        ears = {name: Listening(getattr(self._chat, name), reader.transfer) for name in CLIENTS if getattr(self._chat, name, None)}
+        return self._chat.model_copy(update=ears)
 
     def _call_settings(self, request: Request, seed: int | None) -> dict[str, Any]:
         """Of the inner's ``_stream``."""
@@ -161,17 +176,18 @@ class InnerModel(ServedModel):
             given["seed"] = seed
         return {"messages": convert_to_messages(request.messages), "stop": self._stop, **given}
 
-    def _completion(self, request: Request) -> Generator[ChatGenerationChunk, None, None]:
+    def _completion(self, request: Request, reader: ChunkReader) -> Generator[ChatGenerationChunk, None, None]:
         client, asked, given = self._chat.root_client, *self._raw(request)  # type: ignore[attr-defined]  # looked up before
         rendered = client.post(self._template_url, body=asked, cast_to=object)
-        with closing(client.completions.create(prompt=prompt_of(rendered, request), **given)) as stream:
+        made = client.completions.create(prompt=prompt_of(rendered, request), **given)
+        with closing(reader.transfer.listen(made)) as stream:
             for event in stream:
                 yield _completion_chunk(event)
 
-    async def _acompletion(self, request: Request) -> AsyncGenerator[ChatGenerationChunk, None]:
+    async def _acompletion(self, request: Request, reader: ChunkReader) -> AsyncGenerator[ChatGenerationChunk, None]:
         client, asked, given = self._chat.root_async_client, *self._raw(request)  # type: ignore[attr-defined]
         rendered = await client.post(self._template_url, body=asked, cast_to=object)
-        stream = await client.completions.create(prompt=prompt_of(rendered, request), **given)
+        stream = reader.transfer.listen(await client.completions.create(prompt=prompt_of(rendered, request), **given))
         try:
             async for event in stream:
                 yield _completion_chunk(event)

@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.outputs import Generation as Reply
 from rich.table import Table
 
-from entropy_chains.adapters import Close, Dialogue, Update, tokens_of
+from entropy_chains.adapters import Close, Dialogue, Update, held_back, tokens_of
 from entropy_chains.backends import Generation
 from entropy_chains.errors import NoLogprobsError
 from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
@@ -115,12 +115,13 @@ class Measurement:
         dialogue: what judges the tokens.
         run_id, root, model: as in :class:`MeasuredRun`.
         why: why it is not judged or not stopped, if that is known beforehand.
+        stop: the request's stop strings, if any.
     """
 
-    def __init__(self, dialogue: Dialogue, *, run_id: str, root: str, model: str | None, why: str | None = None):
+    def __init__(self, dialogue: Dialogue, *, run_id: str, root: str, model: str | None, why: str | None = None, stop: Any = None):
         self.dialogue, self.run_id, self.root, self.model, self.why = dialogue, run_id, root, model, why
         self.fault: str | None = None  # nothing more is measured
-        self._reader = ChunkReader()
+        self._reader = ChunkReader(held=held_back(stop))
         self._heard = self._sighted = self._cached = self._closed = False
         self._known: dict[str, Any] | None = None  # figures that a wrapper below measured itself
         dialogue.start()

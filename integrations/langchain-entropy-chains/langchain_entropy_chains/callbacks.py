@@ -198,7 +198,7 @@ class EntropyCallbackHandler(RootRuns):
         held = is_holdout(str(root), share=self._holdout, salt=self._salt)
         segmentation = (self._policy.segmentation if self._policy else None) or self._segmentation
         dialogue = Dialogue(asked, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=held)  # type: ignore[arg-type]
-        return Measurement(dialogue, run_id=str(run_id), root=str(root), model=model, why=why)
+        return Measurement(dialogue, run_id=str(run_id), root=str(root), model=model, why=why, stop=found.get("ls_stop"))
 
     def _stopped(self, run_id: UUID, measurement: Measurement, asked: Sequence[BaseMessage]) -> EarlyStopped:
         del self._live[run_id]

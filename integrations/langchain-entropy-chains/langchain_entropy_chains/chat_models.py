@@ -157,14 +157,20 @@ class EarlyStopChatModel(Switched):
         return {"early_stop_policy": policy, "early_stop_mode": self.mode, "early_stop_enabled": stopping_enabled()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        told = self.inner._get_invocation_params(stop=stop, **{**self.bound, **kwargs})
+        told = self.inner._get_invocation_params(**self._with_bound(stop, kwargs))
         return {**without_secrets(told), **self._early_stop_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        return super()._get_llm_string(stop=stop, **{**self.bound, **kwargs})  # replies under other headers are other replies
+        return super()._get_llm_string(**self._with_bound(stop, kwargs))  # replies under other headers are other replies
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return self.inner._get_ls_params(stop=stop, **{**self.bound, **kwargs})
+        return self.inner._get_ls_params(**self._with_bound(stop, kwargs))
+
+    def _with_bound(self, stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a call: its own, and those bound to the model."""
+        given = {**self.bound, **kwargs}
+        bound = given.pop("stop", None)
+        return {"stop": bound if stop is None else stop, **given}
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         return self.inner._combine_llm_outputs(llm_outputs)
@@ -214,7 +220,8 @@ class EarlyStopChatModel(Switched):
         )
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
-        given = {**self.bound, **switch_of(ensure_config()), **kwargs}
+        given = self._with_bound(stop, {**switch_of(ensure_config()), **kwargs})
+        stop = given.pop("stop")
         wanted, held = given.pop(OFF, True), given.pop(HELD, False)
         structured = given.pop(STRUCTURED, False)
         given.pop("stream", None)

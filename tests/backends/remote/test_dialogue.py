@@ -292,7 +292,7 @@ def test_without_logprobs_answers_may_decide():
 def test_fewer_alternatives_than_the_policy_reads_are_a_mismatch():
     """A server that caps the list at 5 gives other entropies; one fewer than asked is what engines do."""
     few = [piece("x", entropy=0.9, k=5)]
-    few[0] = Piece(Token("x", 0, None, -1.0, tuple(Alternative(str(n), -3.0) for n in range(5))), THINK, "x")
+    few[0] = Piece(Token("x", 0, None, -3.0, tuple(Alternative(str(n), -3.0) for n in range(5))), THINK, "x")
     with pytest.raises(PolicyMismatch, match="policy is for k 20, but this run has k 5"):
         run(Dialogue(ASKED, Plan(ThinkTags(), (Turn(),)), policy=policy()), updates(*few))
     plan = Plan(ThinkTags(), (Turn(),), on_mismatch="warn")

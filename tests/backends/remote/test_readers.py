@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 
 from entropy_chains import Monitor, Policy, token_entropy
-from entropy_chains.backends.remote.alignment import PATIENCE, PROOF, TOKEN, WINDOW
+from entropy_chains.backends.remote.alignment import HELD, PATIENCE, PROOF, TOKEN, WINDOW
 from entropy_chains.backends.remote.readers import (
     ChatReader,
     CompletionReader,
@@ -193,12 +193,13 @@ def test_the_closing_tag_counts_once_and_never_as_reasoning():
 
 
 def test_a_client_that_drops_reasoning_texts():
-    """LangChain's ChatOpenAI: the entries still come, and go on as tokens without visible text; soon without delay."""
-    texts = [f"w{n}" for n in range(12)]
+    """The entries still come: once no server holds a text back for so long, they go on without one; from then on without delay."""
+    texts = [f"word {n:05}" for n in range(40)]
+    waiting = HELD // len(texts[0])
     reader = ChatReader()
     seen = [[p.token.text for p in reader.feed(chunk("", [e])).pieces] for e in words(texts)]
-    assert seen[PATIENCE - 1 :] == [texts[:PATIENCE], *([t] for t in texts[PATIENCE:])]
-    assert [p for update in seen[: PATIENCE - 1] for p in update] == []
+    assert seen[waiting:] == [texts[: waiting + 1], *([t] for t in texts[waiting + 1 :])]
+    assert [p for update in seen[:waiting] for p in update] == []
 
 
 # Which entry is which text's

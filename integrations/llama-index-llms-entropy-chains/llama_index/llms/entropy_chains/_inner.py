@@ -309,7 +309,7 @@ class Call(ServedModel):
             try:
                 for response in opened.chunks:
                     yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
-                yield replace(self._rest(reader), raw=Heard(request.purpose, None))
+                yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
             finally:
                 finish(opened.chunks, opened.end)
 
@@ -321,13 +321,13 @@ class Call(ServedModel):
             try:
                 async for response in opened.chunks:
                     yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
-                yield replace(self._rest(reader), raw=Heard(request.purpose, None))
+                yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
             finally:
                 await afinish(opened.chunks, opened.end)
 
-    def _rest(self, reader: Any) -> Update:
+    def _rest(self, reader: Any, end: End) -> Update:
         """Returns what is left when a stream is over. Raises BackendError where it broke off: LlamaIndex does not see that."""
-        return reader.finish() if self.responses or not uses_sdk(self.llm) else ended(reader)
+        return reader.finish() if self.responses or not uses_sdk(self.llm) else ended(reader, end.transfer)
 
     def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader:
         if self.responses:

@@ -108,9 +108,9 @@ class Telling:
         return replace(outcome, reason=self._why) if self._why else outcome
 
     def final(self) -> ChatResponse:
-        """The last response: the whole message, no delta, the outcome, and the tokens of all requests."""
+        """The last response: the whole message, no delta, the outcome, the server's finish reason, the tokens of all requests."""
         run, told = self.dialogue.result(), self._last
-        counts = {"completion_tokens": run.tokens}
+        counts: dict[str, Any] = {"completion_tokens": run.tokens, "finish_reason": run.finish_raw}
         prompt = run.prompt_tokens or self._prompt_estimate(run.tokens)
         if prompt is not None:
             counts |= {"prompt_tokens": prompt, "total_tokens": prompt + run.tokens}

@@ -18,11 +18,11 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from entropy_chains.adapters import ChatReader
+from entropy_chains.adapters import ChatReader, Transfer
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -38,17 +38,19 @@ class End:
     Attributes:
         asked: the stream gives no further chunk, and is closed.
         soft: a stream that obeys was opened; False for the LLMs of other providers.
+        transfer: its bytes.
     """
 
     asked: bool = False
     soft: bool = False
+    transfer: Transfer = field(default_factory=Transfer)
 
 
 class SoftStream:
     """An SDK's stream that ends when told."""
 
     def __init__(self, stream: Any, end: End):
-        self._stream, self._end = stream, end
+        self._stream, self._end = end.transfer.listen(stream), end
         end.soft = True
 
     def __iter__(self) -> Iterator[Any]:
@@ -68,7 +70,7 @@ class AsyncSoftStream:
     """The same for ``asyncio``."""
 
     def __init__(self, stream: Any, end: End):
-        self._stream, self._end = stream, end
+        self._stream, self._end = end.transfer.listen(stream), end
         end.soft = True
 
     async def __aiter__(self) -> AsyncIterator[Any]:

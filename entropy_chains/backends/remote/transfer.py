@@ -1,0 +1,136 @@
+"""What the bytes of a stream say beyond its chunks: whether it ended with ``[DONE]``, and what came where no chunk did.
+
+The SDKs tell nothing of either. Nothing is read twice: the bytes are looked at as they pass.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from inspect import isawaitable
+from typing import Any, Self
+
+from entropy_chains.backends.remote.readers import error_in
+
+DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
+"""How a stream of chat or completion chunks ends in order, whatever its last chunk said."""
+
+LONGEST = 16
+"""Bytes that may belong to one that has not come whole."""
+
+FIRST = 4096
+"""Most bytes that are kept of a reply's beginning: an error that came in the place of a stream."""
+
+
+class Transfer:
+    """One stream's bytes.
+
+    Attributes:
+        heard: somebody saw them; else nothing is known.
+        done: the stream ended with ``[DONE]``.
+        first: its beginning.
+    """
+
+    __slots__ = ("_last", "done", "first", "heard")
+
+    def __init__(self) -> None:
+        self.heard = self.done = False
+        self.first, self._last = b"", b"\n"
+
+    def take(self, data: bytes) -> None:
+        """More bytes have come."""
+        if len(self.first) < FIRST:
+            self.first += data[: FIRST - len(self.first)]
+        near = self._last + data
+        self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
+        self._last = near[-LONGEST:]
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """What came in the place of a stream, if it is a JSON object, as an error with status 200 is."""
+        try:
+            found = json.loads(self.first)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def listen(self, stream: Any) -> Any:
+        """The stream of an SDK, sync or async, whose bytes are seen from now on; any other one as it is."""
+        if hasattr(getattr(stream, "response", None), "iter_bytes"):
+            stream.response, self.heard = _Response(stream.response, self), True
+        return stream
+
+
+class Listening:
+    """One of the SDK's resources (``client.chat.completions``, sync or async) whose streams are listened to."""
+
+    def __init__(self, resource: Any, transfer: Transfer):
+        self._resource, self._transfer = resource, transfer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._resource, name)
+
+    def create(self, **given: Any) -> Any:
+        made = self._resource.create(**given)
+        return _awaited(made, self._transfer) if isawaitable(made) else _Checked(self._transfer.listen(made))
+
+
+async def _awaited(made: Awaitable[Any], transfer: Transfer) -> Any:
+    return _Checked(transfer.listen(await made))
+
+
+class _Checked:
+    """An SDK's stream of which no chunk is an error: a framework may pass one over, and take what came before it for whole."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stream.close()
+
+    def __iter__(self) -> Generator[Any, None, None]:
+        for chunk in self._stream:
+            yield _checked(chunk)
+
+    async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        async for chunk in self._stream:
+            yield _checked(chunk)
+
+
+def _checked(chunk: Any) -> Any:
+    if error := error_in(chunk):
+        raise error
+    return chunk
+
+
+class _Response:
+    """An HTTP response whose bytes are seen as they pass."""
+
+    def __init__(self, response: Any, transfer: Transfer):
+        self._response, self._transfer = response, transfer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def iter_bytes(self, *args: Any) -> Generator[bytes, None, None]:
+        for data in self._response.iter_bytes(*args):
+            self._transfer.take(data)
+            yield data
+
+    async def aiter_bytes(self, *args: Any) -> AsyncGenerator[bytes, None]:
+        async for data in self._response.aiter_bytes(*args):
+            self._transfer.take(data)
+            yield data
