@@ -106,7 +106,7 @@ def written(path: Path, *rows: dict) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Traces whose every name is hostile, a policy from them, one for another model, one with an unknown field's name, questions."""
+    """Traces whose every name is hostile, a policy from them, some that are refused, and questions."""
     made = {"traces": written(tmp_path / "traces.jsonl", *map(hostile, range(60)))}
     made["wrong"] = written(tmp_path / "wrong.jsonl", *(hostile(n) | {"gold": EVIL} for n in range(12)))
     made["bad"] = written(tmp_path / "bad.jsonl", hostile(0) | {"mode": EVIL})
