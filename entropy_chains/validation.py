@@ -176,6 +176,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
+_PLAIN = json.JSONDecoder()
+_DIGITS = "it holds a whole number of thousands of digits"
 
 
 def strict_json(text: str) -> Any:
@@ -183,9 +185,15 @@ def strict_json(text: str) -> Any:
 
     NaN and Infinity are read as ``json`` reads them, so that whoever checks the fields can name the one that holds them.
     """
+    return read_json(text, _DECODER)
+
+
+def read_json(text: str, decoder: json.JSONDecoder = _PLAIN) -> Any:
+    """Read JSON, whatever it is. Raises InputError that says what is wrong with it; so it is where Python has no room for it."""
     try:
-        return _DECODER.decode(text)
+        return decoder.decode(text)
     except RecursionError as error:
         raise InputError("not JSON that can be read: it is nested too deep") from error
     except ValueError as error:
-        raise InputError(f"not JSON ({error})") from error
+        what = _DIGITS if str(error).startswith("Exceeds the limit") else str(error)
+        raise InputError(f"not JSON ({what})") from error

@@ -281,8 +281,9 @@ def _line(trace: Trace) -> bytes:
     validate(data, None, None)
     try:
         return json.dumps(data, allow_nan=False).encode() + b"\n"
-    except (ValueError, TypeError) as error:
-        raise TraceError(f"trace {trace.id!r} cannot be written as JSON ({error}); {NOT_FINITE}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else f"{error}; {NOT_FINITE}"
+        raise TraceError(f"trace {short(trace.id)} cannot be written as JSON ({why})") from error
 
 
 def _torn_line(file: AppendedFile) -> bytes:
@@ -301,7 +302,7 @@ def _torn_line(file: AppendedFile) -> bytes:
         return b""
     except TraceError as error:
         raise TraceError(f"is not a trace file, so nothing is appended ({error}); name another file", file=name) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if is_torn(last, first=before is None):
             return last
         raise TraceError(f"ends in something that is not a trace ({error}); name another file", file=name) from error
