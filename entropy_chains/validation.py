@@ -1,7 +1,7 @@
 """Checks of what comes from outside: a table a record, which says of each field what it must be. Also strict JSON.
 
-A check never raises, whatever it is given. Numbers are finite and far below a float's limit, so that sums of them are finite too;
-a bool is not a number.
+A check never raises, whatever it is given. Numbers are finite and far below a float's limit, so that sums of them and of their
+squares are finite too; a bool is not a number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from entropy_chains.errors import InputError
 from entropy_chains.errors import short as short
 
 NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
-LARGEST = 1e300
+LARGEST = 1e100
 """Largest size of a number."""
 MOST = 2**53
 """Largest count: above it floats cannot tell a whole number from the next."""
@@ -70,12 +70,12 @@ def is_writable(text: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number."""
+    """A finite number, of size :data:`LARGEST` at most."""
     return (isinstance(value, float) or type(value) is int) and -LARGEST <= value <= LARGEST
 
 
 def is_amount(value: Any) -> bool:
-    """A finite number of at least 0."""
+    """A finite number of at least 0, :data:`LARGEST` at most."""
     return (isinstance(value, float) or type(value) is int) and 0 <= value <= LARGEST
 
 
