@@ -46,7 +46,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
     for name, value in (
         ("stops", "yes" if policy.active else f"never: {policy.reason}"),
         ("rule", policy.stop_rule.title),
-        ("thresholds (bits)", wording.thresholds_text(policy)),
+        ("thresholds (bits)", wording.thresholds_text(policy) if policy.stop_rule.reads_signal else ""),
         ("first step", str(policy.min_steps)),
         (
             "calibrated on",
