@@ -5,9 +5,10 @@ Exit status: 0 done; 2 bad input or usage (the message names the value and the r
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from entropy_chains.core.rules import certifiable
 from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
 from entropy_chains.options import OPTIONS, Mode, OnMismatch
 from entropy_chains.progress import progress
+from entropy_chains.show.printing import console, echo, echo_json, print_anything
 
 if TYPE_CHECKING:
     import openai
@@ -37,15 +39,24 @@ class Commands(click.Group):
 
     command_class = Command
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Read the command line and run what it says."""
+        with print_anything():
+            try:
+                return super().main(*args, **settings)
+            except Exception:  # noqa: BLE001
+                echo(*traceback.format_exc().splitlines(), err=True)  # a fault of ours; its message may be a server's
+                sys.exit(1)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(ctx)
         except EntropyChainsError as error:
-            click.echo("; ".join([f"error: {error}", *getattr(error, "__notes__", [])]), err=True)
+            echo("; ".join([f"error: {error}", *getattr(error, "__notes__", [])]), err=True)
             ctx.exit(2 if isinstance(error, InputError) else 1)
         except OSError as error:
-            click.echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
+            echo(f"error: {error.filename or 'file'}: {error.strerror or error}", err=True)
             ctx.exit(2 if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError) else 1)
 
 
@@ -76,7 +87,7 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
         story = run_story(bundled(batch_size=BATCH), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
         add_quickstarts(story, out, track)
     if as_json:
-        click.echo(json.dumps(story))
+        echo_json(story)
     else:
         print_story(story, out)
         show_quickstarts(story["quickstarts"])
@@ -163,15 +174,10 @@ def record(
         system=system, grade=grade, grader=grader,
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, quiet=as_json, redo_cut=redo_cut)
-    show(
-        result,
-        as_json,
-        "\n".join(
-            ["{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result), *told_of_gold(result)]
-        ),
-    )
+    told = ["{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result), *told_of_gold(result)]
+    show(result, as_json, told)
     if lacking:
-        click.echo(lacking, err=True)
+        echo(lacking, err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -218,7 +224,7 @@ def calibrate(traces: Path, out: Path, as_json: bool, **settings: Any) -> None:
     policy.save(out)
     show(policy.to_dict(), as_json, lambda: policy_table(policy, out))
     if policy.calibration.get("accuracy_full") == 0:
-        click.echo("\n".join(nothing_right(iter_traces(traces))), err=True)
+        echo(*nothing_right(iter_traces(traces)), err=True)
 
 
 @main.command()
@@ -282,7 +288,7 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
 
     policy = Policy.load(policy_file) if policy_file else None
     write_report(out, list(traces), policy, title=title)
-    show({"out": str(out)}, as_json, f"report → {out}")
+    show({"out": str(out)}, as_json, [f"report → {out}"])
 
 
 @main.command()
@@ -374,16 +380,14 @@ def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
     return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k, batch_size=batch_size)
 
 
-def show(result: dict[str, Any], as_json: bool, human: str | Callable[[], Any]) -> None:
+def show(result: dict[str, Any], as_json: bool, human: Sequence[str] | Callable[[], Any]) -> None:
     """Print a result in the form asked for."""
     if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
-    elif isinstance(human, str):
-        click.echo(human)
+        echo_json(result)
+    elif callable(human):
+        console().print(human())
     else:
-        from rich.console import Console
-
-        Console().print(human())
+        echo(*human)
 
 
 if __name__ == "__main__":

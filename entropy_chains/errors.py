@@ -51,20 +51,34 @@ def short(value: object, longest: int = LONGEST_SHOWN) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+"""The only characters without a form of their own that are harmless: scripts and emoji need them."""
+
+
+def one_line(text: str) -> str:
+    """A text that a terminal shows and does not obey, in one line.
+
+    Line ends and other space become blanks; control characters, marks that turn the direction of writing, halves of surrogate pairs
+    and what else has no form become U+FFFD.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in JOINERS else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def quoted(text: str, limit: int = 500) -> str:
     """What somebody else said, as a message may repeat it: without what looks like a key, and not longer than ``limit``.
 
-    Control characters become blanks: a terminal would obey them. It is cut between words: of a part of a key nobody could tell that
-    it is one.
+    It is cut between words: of a part of a key nobody could tell that it is one.
     """
-    text = without_secrets("".join(c if c.isprintable() else " " for c in text))
+    text = without_secrets(one_line(text))
     return text if len(text) <= limit else f"{text[:limit].rpartition(' ')[0]} …"
 
 
 def reason(error: Exception) -> str:
     """An error in one line, without keys; one that is not this package's with its type."""
     named = "" if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: "
-    return without_secrets(" ".join(f"{named}{error}".split()))
+    return without_secrets(one_line(" ".join(f"{named}{error}".split())))
 
 
 class EntropyChainsError(Exception):

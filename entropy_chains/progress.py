@@ -29,12 +29,12 @@ LOG_EVERY = 10.0
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Track]:
     """Progress on standard error: bars on a terminal; elsewhere a line now and then, and none if ``quiet``."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.text import Text
+
+    from entropy_chains.show.printing import console as clean
 
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = clean(stderr=True, soft_wrap=True)
     bars = Progress(*columns, console=console, disable=quiet and not sys.stderr.isatty())
     logged = time.monotonic()
 
@@ -53,7 +53,7 @@ def progress(quiet: bool = False) -> Iterator[Track]:
             return advance
 
         def say(self, text: str) -> None:
-            console.print(Text(text))
+            console.print(text)
 
     with bars:
         yield Bars()

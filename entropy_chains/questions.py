@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from entropy_chains.errors import InputError
+from entropy_chains.validation import read_json, short
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
@@ -47,7 +47,7 @@ def together(placed: Sequence[tuple[str, dict[str, Any]]], limit: int | None = N
     ids = set()
     for place, question in placed:
         if question["id"] in ids:
-            raise InputError(f"{place}: id {question['id']!r} stands twice; ids must be unique")
+            raise InputError(f"{place}: id {short(question['id'])} stands twice; ids must be unique")
         ids.add(question["id"])
     return [question for _, question in placed[:limit]]
 
@@ -55,9 +55,9 @@ def together(placed: Sequence[tuple[str, dict[str, Any]]], limit: int | None = N
 def _question(line: str, place: str) -> dict[str, Any]:
     """The question of a line. Raises InputError that names the place and the field."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON ({error}); {LOOKS}") from error
+        found = read_json(line)
+    except InputError as error:
+        raise InputError(f"{place}: {error}; {LOOKS}") from error
     return checked(found if isinstance(found, dict) else {}, place)
 
 
@@ -69,7 +69,7 @@ def checked(given: dict[str, Any], place: str) -> dict[str, Any]:
         if is_number or (name == "id" and type(value) is int):
             value = given[name] = str(value)
         if not _is_text(value, needed) and (needed or value is not None):
-            raise InputError(f"{place}: {name!r} is {repr(value)[:80]}; {LOOKS}")
+            raise InputError(f"{place}: {name!r} is {short(value)}; {LOOKS}")
     return given
 
 

@@ -1,7 +1,7 @@
 """Checks of what comes from outside: a table a record, which says of each field what it must be. Also strict JSON.
 
-A check never raises, whatever it is given. Numbers are finite and far below a float's limit, so that sums of them are finite too;
-a bool is not a number.
+A check never raises, whatever it is given. Numbers are finite and far below a float's limit, so that sums of them and of their
+squares are finite too; a bool is not a number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from entropy_chains.errors import InputError
 from entropy_chains.errors import short as short
 
 NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
-LARGEST = 1e300
+LARGEST = 1e100
 """Largest size of a number."""
 MOST = 2**53
 """Largest count: above it floats cannot tell a whole number from the next."""
@@ -70,12 +70,12 @@ def is_writable(text: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number."""
+    """A finite number, of size :data:`LARGEST` at most."""
     return (isinstance(value, float) or type(value) is int) and -LARGEST <= value <= LARGEST
 
 
 def is_amount(value: Any) -> bool:
-    """A finite number of at least 0."""
+    """A finite number of at least 0, :data:`LARGEST` at most."""
     return (isinstance(value, float) or type(value) is int) and 0 <= value <= LARGEST
 
 
@@ -176,6 +176,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
+_PLAIN = json.JSONDecoder()
+_DIGITS = "it holds a whole number of thousands of digits"
 
 
 def strict_json(text: str) -> Any:
@@ -183,9 +185,15 @@ def strict_json(text: str) -> Any:
 
     NaN and Infinity are read as ``json`` reads them, so that whoever checks the fields can name the one that holds them.
     """
+    return read_json(text, _DECODER)
+
+
+def read_json(text: str, decoder: json.JSONDecoder = _PLAIN) -> Any:
+    """Read JSON, whatever it is. Raises InputError that says what is wrong with it; so it is where Python has no room for it."""
     try:
-        return _DECODER.decode(text)
+        return decoder.decode(text)
     except RecursionError as error:
         raise InputError("not JSON that can be read: it is nested too deep") from error
     except ValueError as error:
-        raise InputError(f"not JSON ({error})") from error
+        what = _DIGITS if str(error).startswith("Exceeds the limit") else str(error)
+        raise InputError(f"not JSON ({what})") from error

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any, overload
 
 from entropy_chains.core import answers
-from entropy_chains.core.policy_fields import BY_HAND, CALIBRATION, FIELDS, MOST_BITS_A_TOKEN, NOT_STOPPING, PARTS, UNIT
+from entropy_chains.core.policy_fields import (
+    BY_HAND,
+    CALIBRATION,
+    FIELDS,
+    MOST_BITS_A_TOKEN,
+    NOT_BY_TOKEN,
+    NOT_STOPPING,
+    PARTS,
+    UNIT,
+)
 from entropy_chains.core.rules import RULES, AgreementRule, Rule, threshold_at
 from entropy_chains.core.signals import MEAN, MassFloor, Signal
 from entropy_chains.core.steps import Segmentation
@@ -314,6 +323,6 @@ def _contradiction(policy: Policy) -> str | None:
     # Later thresholds may be larger: calibration multiplies the first by how much higher the signal is at their step.
     first = policy.stop_rule.threshold(1) if Signal.named(policy.signal).bits_a_token else None
     if first is not None and abs(first) > MOST_BITS_A_TOKEN:
-        return f"thresholds holds {first!r}; no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
+        return f"thresholds holds {first!r}; {NOT_BY_TOKEN}"
     taken = [name for name in policy.extra if name in {*FIELDS, "format", "version"} - {"extra"}]
     return f"extra has {taken[0]!r}, which is a field of its own; give it there" if taken else None

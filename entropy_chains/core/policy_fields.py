@@ -24,6 +24,8 @@ from entropy_chains.validation import (
 
 MOST_BITS_A_TOKEN = 1000.0
 """A threshold of a mean above this is in another unit: log2 of the largest vocabularies is 18."""
+NOT_BY_TOKEN = f"no token has {MOST_BITS_A_TOKEN:.0f} bits of entropy: give bits a token"
+"""What is said of one above it."""
 BY_HAND = "manual"
 """Method of a policy that was written, not calibrated."""
 UNIT = "bits"

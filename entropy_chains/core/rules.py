@@ -83,6 +83,7 @@ class Rule:
         compares_answers: it compares the last two answers.
         sets_step: its one parameter is ``min_steps``, the step to stop at, and no threshold.
         earliest: the first step after which it can ever stop.
+        limited: it can be kept from stopping after a step, as :meth:`until` does.
         certified_in: modes in which calibration can certify it.
     """
 
@@ -96,6 +97,7 @@ class Rule:
     compares_answers: ClassVar[bool] = False
     sets_step: ClassVar[bool] = False
     earliest: ClassVar[int] = 1
+    limited: ClassVar[bool] = True
     certified_in: ClassVar[tuple[str, ...]] = OPTIONS["mode"]
 
     # --- what it stops on: arguments and results are of one reading, or arrays over rows
@@ -248,15 +250,10 @@ class EntropyAgreementRule(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class FixedStepRule(Rule):
-    """Stop after ``min_steps`` steps, whatever the entropy."""
+class StepRule(Rule):
+    """A rule that reads no signal. A certificate walks the first step at which it may stop, from the last to earlier ones."""
 
-    name: ClassVar[str] = "fixed-step"
     reads_signal: ClassVar[bool] = False
-    sets_step: ClassVar[bool] = True
-
-    def may_stop_after(self, step: int) -> bool:
-        return self.min_steps > step
 
     def settings(self, last_step: int, k: int | None, vocab_size: int | None) -> Array:
         """Steps, the latest first."""
@@ -268,14 +265,28 @@ class FixedStepRule(Rule):
         import numpy as np
 
         latest = self.min_steps + len(settings) - 1
-        first: Array = np.minimum(latest - rows.step, len(settings))
+        first: Array = np.where(self.met(rows), np.minimum(latest - rows.step, len(settings)), len(settings))
         return first
 
     def with_setting(self, setting: float, scales: tuple[float, ...] = (1.0,)) -> Self:
-        return replace(self, thresholds=(setting,), min_steps=int(setting))
+        return replace(self, min_steps=int(setting))
 
     def until(self, last_step: int | None) -> Self:
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class FixedStepRule(StepRule):
+    """Stop after ``min_steps`` steps, whatever the entropy."""
+
+    name: ClassVar[str] = "fixed-step"
+    sets_step: ClassVar[bool] = True
+
+    def may_stop_after(self, step: int) -> bool:
+        return self.min_steps > step
+
+    def with_setting(self, setting: float, scales: tuple[float, ...] = (1.0,)) -> Self:
+        return replace(self, thresholds=(setting,), min_steps=int(setting))
 
     def reason(self, step: int) -> str:
         return f"step {step} is the fixed step"
@@ -285,14 +296,14 @@ class FixedStepRule(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class AgreementRule(Rule):
-    """The last two answers agree, whatever the entropy: for servers without logprobs. It has no parameter to certify."""
+class AgreementRule(StepRule):
+    """The last two answers agree, whatever the entropy: for servers without logprobs."""
 
     name: ClassVar[str] = "agreement"
-    reads_signal: ClassVar[bool] = False
     compares_answers: ClassVar[bool] = True
+    limited: ClassVar[bool] = False
     earliest: ClassVar[int] = 2
-    certified_in: ClassVar[tuple[str, ...]] = ()
+    certified_in: ClassVar[tuple[str, ...]] = ("refine",)
 
     def met(self, at: Reading | Rows) -> Any:
         return at.agrees
@@ -301,7 +312,7 @@ class AgreementRule(Rule):
         return "answers agree"
 
     def describe(self) -> str:
-        return "stop where the last two answers agree, whatever the entropy"
+        return f"stop where the last two answers agree, from step {max(self.min_steps, self.earliest)} on, whatever the entropy"
 
 
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (EntropyRule, EntropyAgreementRule, FixedStepRule, AgreementRule)}

@@ -12,7 +12,7 @@ from heapq import heappush, heapreplace, nlargest
 from typing import TYPE_CHECKING, Any, Literal
 
 from entropy_chains.core.entropy import EntropyBounds
-from entropy_chains.errors import PolicyError
+from entropy_chains.errors import PolicyError, one_line
 from entropy_chains.validation import is_amount, short
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Signal:
 
 
 def _shown(name: str) -> str:
-    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    name = one_line(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 

@@ -41,8 +41,9 @@ def compared(full: Runs, early: Runs) -> dict[str, Any]:
 
 def show_quickstarts(found: Mapping[str, Mapping[str, Any]]) -> None:
     """The figures as a table; a quickstart that could not run says why."""
-    from rich.console import Console
     from rich.table import Table
+
+    from entropy_chains.show.printing import console
 
     table = Table("before and after the one added line", "questions", "right", "tokens", "saved", title="In your framework")
     for name, f in found.items():
@@ -51,7 +52,7 @@ def show_quickstarts(found: Mapping[str, Mapping[str, Any]]) -> None:
             continue
         right = f"{f['accuracy_full']:.0%} → {f['accuracy']:.0%}"
         table.add_row(name, str(f["questions"]), right, f"{f['tokens_full']:,} → {f['tokens']:,}", f"{f['tokens_saved']:.0%}")
-    Console().print(table)
+    console().print(table)
 
 
 def add_quickstarts(story: dict[str, Any], out: Path, track: Callable[[str, int], Callable[[int], None]]) -> None:

@@ -25,6 +25,7 @@ from entropy_chains.offline.table import Table
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import conversation, record
 from entropy_chains.savings.figures import flops, latency
+from entropy_chains.show.printing import console
 from entropy_chains.show.report import write_report
 from entropy_chains.show.terminal import story_table
 
@@ -130,9 +131,7 @@ def write_story(story: dict[str, Any], out: Path) -> None:
 
 def print_story(story: dict[str, Any], out: Path) -> None:
     """The figures as a table for people."""
-    from rich.console import Console
-
-    Console().print(story_table(story, out))
+    console().print(story_table(story, out))
 
 
 def _record(

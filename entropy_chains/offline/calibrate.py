@@ -19,7 +19,7 @@ import numpy as np
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.policy_fields import QUANTILES, STOPPING
-from entropy_chains.core.rules import RULES, EntropyAgreementRule, EntropyRule, FixedStepRule, Rule, certifiable
+from entropy_chains.core.rules import RULES, AgreementRule, EntropyAgreementRule, EntropyRule, FixedStepRule, Rule, certifiable
 from entropy_chains.core.signals import GRID, SIGNALS, MassFloor
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError
@@ -76,7 +76,8 @@ def calibrate(
     Args:
         traces: a table, a file, several, or traces in memory.
         method: ``certified``, or a plain formula: ``mean``, ``information``, ``bayes``, ``scale-invariant``.
-        rule: ``auto`` tries several (a plain method: ``entropy``); or one of ``entropy``, ``entropy+agreement``, ``fixed-step``.
+        rule: ``auto`` tries several (a plain method: ``entropy``); or one of ``entropy``, ``entropy+agreement``, ``fixed-step``,
+            ``agreement`` (in ``refine`` mode).
         signal: ``auto`` tries the mean and, where every run recorded it, ``sum_entropy``; with the rule ``auto`` also
             ``trial_entropy``, that of the answer asked for after every step, in the place of ``entropy+agreement``; or a name.
         max_loss: largest risk, a fraction of all questions.
@@ -212,6 +213,8 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
         listed.insert(0, (EntropyAgreementRule, main))
     else:
         listed += [(EntropyRule, s) for s in probed] if probed else [(EntropyAgreementRule, main)]
+    if rule == "auto" and not recorded_share(table, table.entropy):  # nobody knows how sure the model was: what reads no entropy is left
+        listed = [(r, main) for r in ((AgreementRule, FixedStepRule) if table.mode == "refine" else (FixedStepRule,))]
     if rule != "auto":
         listed = [(r, s) for r, s in listed if r is RULES[rule]] or [(RULES[rule], main)]
     return [basis.candidate(r, s) for r, s in listed]
@@ -235,7 +238,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
     for c, losable in zip(candidates, allowed, strict=True):
         if losable < 0:
             continue
-        last = last_seen_step(walking, tested, losable)
+        last = last_seen_step(walking, tested, losable) if c.limited else None
         if c.reads_signal:
             verdicts.append(basis.told(c, last).verdict)
             if verdicts[-1] in SILENT:
@@ -257,7 +260,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
             "upper_bound": min(upper_bound(losses, n, level), basis.max_loss),
             "level": level,
             "allowed": allowed,
-            "grid": GRID,
+            "grid": GRID if c.reads_signal else "steps, the latest first",
             "rules_tried": [x.name if x.signal == candidates[0].signal else f"{x.name} ({x.signal})" for x in candidates],
         }
         best = best._replace(rule=kept.until(last), reason="certified", last=last, certificate=certificate)

@@ -60,8 +60,8 @@ class Contender(NamedTuple):
 def contenders(table: Table) -> list[Contender]:
     """All rules: this library's, the paper's formulas, the published ones both ways, never stopping, and the oracle."""
     main = table.signal
-    rules = [Contender("auto", "certified", True, _policy(), _no_entropy)]
-    rules += [_ours(rule.name, rule(signal=main)) for rule in RULES.values() if rule.certified_in]
+    rules = [Contender("auto", "certified", True, _policy())]
+    rules += [_ours(rule.name, rule(signal=main)) for rule in RULES.values() if (table.mode or "thinking") in rule.certified_in]
     for signal in (s.name for s in SIGNALS.values() if s.tried and s.name != main):
         rules.append(_ours(f"{EntropyRule.name} ({signal.removesuffix('_entropy')})", EntropyRule(signal=signal)))
     rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in OPTIONS["method"] if m != "certified"]
@@ -84,10 +84,7 @@ def _ours(name: str, rule: Rule) -> Contender:
 
 
 def _missing(rule: Rule, table: Table) -> str | None:
-    """Why the rule cannot be calibrated on the table; None where it can."""
-    mode = table.mode or "thinking"
-    if mode not in rule.certified_in:
-        return f"it cannot be calibrated in mode {mode!r}"
+    """Which signal of the rule the table lacks, in words; None where it has all."""
     columns = {**table.signals, table.signal: table.entropy}
     return next(filter(None, (lacking(table, s.name, columns.get(s.name)) for s in rule.signals)), None)
 

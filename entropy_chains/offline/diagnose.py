@@ -34,6 +34,12 @@ NOT_RECORDED = (
 )
 """What is said instead where the signal is missing after every step."""
 
+ONE_STEP = (
+    "No run has a step before its last, so there is nothing to stop after: record shorter steps (--min-tokens, --boundary), or, in "
+    "refine mode, more calls (--steps)."
+)
+"""What is said instead where every run is a single step."""
+
 LEAST = 10
 """Questions with a wrong early answer below which nothing is said of a signal; with a right full answer, nothing is fitted."""
 
@@ -66,7 +72,7 @@ class Diagnosis:
         questions: trace lines; groups: distinct questions; labels: ``gold`` or ``agreement``.
         cut: lines of runs that were cut off; judged: the others.
         accuracy_full: share of right full runs among the judged; None with ``agreement`` labels, or where none is judged.
-        recorded: share of the steps before the last that have the signal.
+        recorded: share of the steps before the last that have the signal; longest: such steps of the run with the most.
         signal: the lower bound of ``auroc`` is above 0.5.
         verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``: fewer than :data:`LEAST` questions have a
             wrong early answer, or right or wrong ones are lacking.
@@ -85,6 +91,7 @@ class Diagnosis:
     cut: int
     accuracy_full: float | None
     recorded: float
+    longest: int
     signal: bool
     verdict: str
     auroc: float | None
@@ -142,6 +149,7 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
         cut=cut,
         accuracy_full=table.accuracy_full,
         recorded=recorded_share(table, values),
+        longest=table.longest,
         signal=interval is not None and interval[0] > 0.5,
         verdict=verdict_of(interval, questions_with(table, early & judged & wrong)),
         auroc=estimate,
@@ -155,6 +163,8 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
 
 def sentence(found: Mapping[str, Any]) -> str:
     """The verdict of a diagnosis in words; ``found``: as :meth:`Diagnosis.to_dict` gives it."""
+    if found.get("longest") == 0:
+        return ONE_STEP
     return NOT_RECORDED if found.get("recorded") == 0 else SENTENCES[found["verdict"]]
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from entropy_chains.errors import TraceError
 from entropy_chains.files import PathLike
-from entropy_chains.validation import refuse_constant
+from entropy_chains.validation import read_json, refuse_constant
 
 _DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def parse(line: bytes) -> Any:
-    """A line's JSON. Raises ValueError (JSON, UTF-8, NaN) or RecursionError."""
-    return _DECODER.decode(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+    """A line's JSON. Raises ValueError (JSON, UTF-8, NaN)."""
+    return read_json(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8"), _DECODER)
 
 
 def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, Any]]:
@@ -33,9 +33,9 @@ def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, A
                 continue
             try:
                 data = parse(raw)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 if raw.endswith(b"\n"):
-                    raise TraceError(f"not a line of JSON ({error})", file=name, line=number) from error
+                    raise TraceError(f"the line cannot be read: {error}", file=name, line=number) from error
                 if recover:
                     found = found or is_torn(raw, first=True)
                     break

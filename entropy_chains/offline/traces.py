@@ -13,7 +13,8 @@ from typing import Any
 
 from entropy_chains.core.answers import GRADE
 from entropy_chains.core.finish_reasons import FINISHES, run_is_cut
-from entropy_chains.core.signals import MEAN
+from entropy_chains.core.policy_fields import MOST_BITS_A_TOKEN, NOT_BY_TOKEN
+from entropy_chains.core.signals import MEAN, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
@@ -167,7 +168,7 @@ def _segmentation(v: Any) -> bool:
         return False
 
 
-_AMOUNT = "a finite number of at least 0"
+_AMOUNT = f"a finite number of at least 0, at most {LARGEST:g}"
 
 STEP_FIELDS: dict[str, Check] = {
     "answer": Check(is_text, "a string, or null where there is none", nullable=True),
@@ -181,7 +182,7 @@ STEP_FIELDS: dict[str, Check] = {
     "lower": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
     "upper": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
     "text": Check(is_text, "a string", nullable=True),
-    "signals": Check(_numbers, "an object of finite numbers by name", nullable=True),
+    "signals": Check(_numbers, f"an object of finite numbers by name, of size {LARGEST:g} at most", nullable=True),
 }
 TRACE_FIELDS: dict[str, Check] = {
     "id": Check(is_text, "a string"),
@@ -243,9 +244,12 @@ def validate(data: Any, file: str | None, line: int | None) -> None:
     fault = _fault(data, TRACE_FIELDS, ("id", "steps"), "the trace")
     if fault is None:
         judged = 0
+        by_token = Signal.named(data.get("signal") or MEAN).bits_a_token
         for number, step in enumerate(data["steps"]):
             if not _is_plain(step):
                 fault = _fault(step, STEP_FIELDS, ("answer", "entropy", "tokens"), "the step")
+            if fault is None and by_token and (step["entropy"] or 0) > MOST_BITS_A_TOKEN:
+                fault = "entropy", f"entropy is {step['entropy']:g}; {NOT_BY_TOKEN}"
             if fault is not None:
                 at = f"steps[{number}]"
                 fault = (f"{at}.{fault[0]}" if fault[0] else at), f"{at}: {fault[1]}"
@@ -281,8 +285,9 @@ def _line(trace: Trace) -> bytes:
     validate(data, None, None)
     try:
         return json.dumps(data, allow_nan=False).encode() + b"\n"
-    except (ValueError, TypeError) as error:
-        raise TraceError(f"trace {trace.id!r} cannot be written as JSON ({error}); {NOT_FINITE}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else f"{error}; {NOT_FINITE}"
+        raise TraceError(f"trace {short(trace.id)} cannot be written as JSON ({why})") from error
 
 
 def _torn_line(file: AppendedFile) -> bytes:
@@ -301,7 +306,7 @@ def _torn_line(file: AppendedFile) -> bytes:
         return b""
     except TraceError as error:
         raise TraceError(f"is not a trace file, so nothing is appended ({error}); name another file", file=name) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if is_torn(last, first=before is None):
             return last
         raise TraceError(f"ends in something that is not a trace ({error}); name another file", file=name) from error

@@ -8,7 +8,7 @@ from typing import Any
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline.calibrate import largest_max_loss
 from entropy_chains.offline.certify import examples_needed
-from entropy_chains.offline.diagnose import LEAST, NOT_RECORDED
+from entropy_chains.offline.diagnose import LEAST, NOT_RECORDED, ONE_STEP
 from entropy_chains.show import wording
 
 MANY_MISSING = 0.2
@@ -84,6 +84,8 @@ def next_step(policy: Policy) -> str:
     figures = policy.calibration
     if policy.active or figures.get("examples_needed") is None:
         return ""
+    if len(figures.get("remaining_tokens") or (0, 0)) == 1:
+        return f"Steps: {ONE_STEP[:1].lower()}{ONE_STEP[1:]}"
     parts = [_missing_answers(figures), _STEPS[policy.reason](figures) if policy.reason in _STEPS else ""]
     return " ".join(filter(None, parts))
 

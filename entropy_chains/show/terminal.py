@@ -1,4 +1,4 @@
-"""Results as tables for a terminal. The wording is the report's; model text never appears here."""
+"""Results as tables for :func:`entropy_chains.show.printing.console`. The wording is the report's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entropy_chains.core.policy import Policy
+from entropy_chains.errors import one_line
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import sentence
 from entropy_chains.show import advice, wording
@@ -34,8 +35,8 @@ def diagnosis_table(found: Mapping[str, Any]) -> Group:
     for name, n, accuracy, auroc, bounds, d in rows:
         table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
     lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(found['auroc_lost'])}"
-    verdict = Text(f"{found['verdict']}: {sentence(found)}", style="bold")
-    return Group(verdict, table, Text(lost), *_told(cut_runs.of_figures(found)))
+    verdict = _bold(f"{found['verdict']}: {sentence(found)}")
+    return Group(verdict, table, lost, *_told(cut_runs.of_figures(found)))
 
 
 def policy_table(policy: Policy, out: Path) -> Group:
@@ -45,7 +46,7 @@ def policy_table(policy: Policy, out: Path) -> Group:
     for name, value in (
         ("stops", "yes" if policy.active else f"never: {policy.reason}"),
         ("rule", policy.stop_rule.title),
-        ("thresholds (bits)", wording.thresholds_text(policy)),
+        ("thresholds (bits)", wording.thresholds_text(policy) if policy.stop_rule.reads_signal else ""),
         ("first step", str(policy.min_steps)),
         (
             "calibrated on",
@@ -60,9 +61,9 @@ def policy_table(policy: Policy, out: Path) -> Group:
         ("written to", str(out)),
     ):
         if value:
-            table.add_row(name, Text(value))
+            table.add_row(name, value)
     told = (advice.evidence(policy), advice.next_step(policy))
-    return Group(table, Text(_capital(wording.state_sentence(policy))), *(Text(line) for line in told if line))
+    return Group(table, _capital(wording.state_sentence(policy)), *filter(None, told))
 
 
 def replay_table(found: Mapping[str, Any], policy: Policy) -> Group:
@@ -82,7 +83,7 @@ def replay_table(found: Mapping[str, Any], policy: Policy) -> Group:
     table.add_row("tokens", wording.number(found["tokens_full"]), wording.number(found["tokens"]), saved)
     if found["seconds_full"] is not None and found["seconds"] is not None:
         table.add_row("seconds", wording.number(found["seconds_full"]), wording.number(found["seconds"]), "")
-    return Group(table, Text(_losses(found)), *_told(cut_runs.of_replay(policy, found)))
+    return Group(table, _losses(found), *_told(cut_runs.of_replay(policy, found)))
 
 
 def comparison_table(found: Mapping[str, Any]) -> Group:
@@ -99,7 +100,7 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
         within = r["within_max_loss"]
         change = f"{wording.points(r['accuracy_change'])} ({wording.interval(r['accuracy_change_interval'], wording.points)})"
         saved = f"{_hundredths(r['tokens_saved'])} ({wording.interval(r['tokens_saved_interval'], _hundredths)})"
-        rule = Text(r["rule"], style="bold" if r["pareto"] else "")
+        rule = _bold(r["rule"]) if r["pareto"] else r["rule"]
         other = change if gold else wording.percent(r["lost_share"])
         table.add_row(
             rule, r["method"], other, str(r["lost_correct"] + r["lost_cut"]), saved, wording.percent(r["oracle_fraction"], 0)
@@ -117,7 +118,7 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
     plain = ("certified", "uncertified", "always full", "hindsight")
     notes += [f"{r['rule']} ({r['method']}): {r['reason']}" for r in rows if r["reason"] not in plain]
     notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in found["rules"] if not r["applicable"]]
-    return Group(table, *map(Text, dict.fromkeys(notes)), *_told(cut_runs.of_figures(found)))
+    return Group(table, *dict.fromkeys(notes), *_told(cut_runs.of_figures(found)))
 
 
 def story_table(story: Mapping[str, Any], out: Path) -> Group:
@@ -143,8 +144,8 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
     state = f"Stopping is active: {policy.stop_rule.title}, " if policy.active else "Stopping is not active: "
     why = wording.state_sentence(policy)
     files = f"Written: {out / 'demo.json'}, {out / 'report.html'} (open it in a browser), {out / 'policy.json'}"
-    lines = [Text(notes), Text(_losses(story)), *_told(cut_runs.of_figures(story)), Text(state + why)]
-    return Group(table, *lines, Text(files, style="bold"))
+    lines = [notes, _losses(story), *_told(cut_runs.of_figures(story)), state + why]
+    return Group(table, *lines, _bold(files))
 
 
 def doctor_table(found: Mapping[str, Any]) -> Group:
@@ -153,15 +154,19 @@ def doctor_table(found: Mapping[str, Any]) -> Group:
     for f in found["findings"]:
         value = f["value"]
         value = wording.NONE if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
-        table.add_row(*map(Text, (f["name"].replace("_", " "), value, f["evidence"], f["meaning"])))
+        table.add_row(f["name"].replace("_", " "), value, f["evidence"], f["meaning"])
     tokens = f"{found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens"
     took = f"Requests that this took: {found['requests']}; {tokens}."
-    remedies = [Text(f"- {remedy}") for remedy in found["remedies"]]
-    return Group(table, Text(_capital(found["verdict"]) + ".", style="bold"), *remedies, Text(took))
+    remedies = [f"- {remedy}" for remedy in found["remedies"]]
+    return Group(table, _bold(_capital(found["verdict"]) + "."), *remedies, took)
 
 
-def _told(text: str) -> list[Text]:
-    return [Text(text)] if text else []
+def _bold(text: str) -> Text:
+    return Text(one_line(text), style="bold")
+
+
+def _told(text: str) -> list[str]:
+    return [text] if text else []
 
 
 def _losses(found: Mapping[str, Any]) -> str:

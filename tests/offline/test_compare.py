@@ -206,7 +206,8 @@ def test_without_logprobs_the_others_are_still_compared():
     for t in runs:
         t.steps = [replace(s, entropy=None) for s in t.steps]
     found = compare(runs, folds=2, resamples=100)
-    assert row(found, "auto").reason == "the traces do not record 'mean_entropy'"
+    assert row(found, "entropy").reason == "the traces do not record 'mean_entropy'"
+    assert row(found, "auto").applicable
     assert row(found, "fixed-step").applicable
     assert row(found, "answer-consistency", "published").tokens_saved > 0
 
@@ -304,7 +305,7 @@ def test_a_signal_s_name_cannot_steer_the_terminal(tmp_path):
     append_traces(tmp_path / "t.jsonl", runs)
     shown = command(tmp_path / "t.jsonl", "--folds", 2)
     assert shown.exit_code == 0, shown.output
-    assert "auto cannot be compared" in shown.stdout
+    assert "entropy cannot be compared" in shown.stdout
     assert "\x1b[31m" not in shown.stdout
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline.calibrate import calibrate
-from entropy_chains.offline.diagnose import NOT_RECORDED
+from entropy_chains.offline.diagnose import NOT_RECORDED, diagnose
 from entropy_chains.offline.hold_out import calibrate_and_judge
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.show import advice
@@ -120,3 +120,13 @@ def test_where_a_rule_can_run(settings, here, not_here):
     text = advice.places(Policy("m", (0.2,), **settings))
     assert here in text
     assert not_here not in text
+
+
+def test_runs_of_a_single_step_are_told_so():
+    """There is nothing to stop after: more questions would not help, other steps do."""
+    single = [Trace(t.id, t.steps[-1:], gold=t.gold, mode=t.mode) for t in runs(100, full=0.8)]
+    assert diagnose(single).sentence.startswith("No run has a step before its last")
+    text = advice.next_step(calibrate(single))
+    assert text.startswith("Steps: no run has a step before its last")
+    assert "--min-tokens" in text
+    assert "record more" not in text.lower()

@@ -209,6 +209,26 @@ def test_the_certificate_holds(scenario):
     assert np.mean(stopped) > 0.3  # a policy that never stops keeps every promise and proves nothing
 
 
+AGREEING = Scenario(
+    "no entropies, answers that agree from a step on",
+    tuple(cells((None,), (1.0,), (w,)) for w in (0.4, 0.35, 0.3, 0.2, 0.15)),
+    questions=158,
+    mode="refine",
+)
+
+
+def test_the_certificate_holds_for_agreement():
+    """Without logprobs: agreement is walked from the last step to earlier ones, with the promise broken somewhere between."""
+    risks = [AGREEING.risk(Policy("m", (None,), rule="agreement", min_steps=s, mode="refine")) for s in range(2, 6)]
+    assert min(risks) <= EPSILON < max(risks)
+    rules = [calibrate(AGREEING.table(seed), seed=seed).rule for seed in range(20)]
+    assert rules.count("agreement") > 10
+    found = violations(AGREEING, lambda table, seed: calibrate(table, seed=seed))
+    broken = violations(AGREEING, lambda table, seed: Policy("m", (None,), rule="agreement", min_steps=2, mode="refine"))
+    print(f"\n{AGREEING.name}: {found}/{REPEATS} violations")
+    assert found <= ALLOWED < broken
+
+
 def test_the_true_risk_is_the_one_that_is_simulated():
     """The closed form equals the share of losses among 40,000 simulated questions, within four standard errors."""
     from entropy_chains.offline.replay import decisions
