@@ -85,13 +85,15 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """Run one model call, stopped early where the policy says so."""
-        return self._told(request, handler(self._asked(request)))
+        asked = self._asked(request)
+        return self._told(request, asked, handler(asked))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """See :meth:`wrap_model_call`."""
-        return self._told(request, await handler(self._asked(request)))
+        asked = self._asked(request)
+        return self._told(request, asked, await handler(asked))
 
     def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         given = {field.name: getattr(request, field.name) for field in fields(request)}
@@ -139,10 +141,12 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
                 return True
         return False
 
-    def _told(self, request: ModelRequest[Any], response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
+    def _told(
+        self, request: ModelRequest[Any], asked: ModelRequest[Any], response: ModelResponse[Any]
+    ) -> ExtendedModelResponse[Any]:
         replies = [m.response_metadata for m in response.result if isinstance(m, AIMessage)]
         found = [metadata for metadata in replies if STOPPED in metadata]
-        if replies and not found:
+        if replies and not found and asked.model is not request.model:
             remedy = "put EarlyStopMiddleware last in the list"
             warnings.warn(f"{NOT_STOPPED}another middleware answered, or asked another model: {remedy}", stacklevel=2)
         for metadata in found:
