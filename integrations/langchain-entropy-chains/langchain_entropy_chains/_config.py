@@ -40,31 +40,36 @@ class Switched(BaseChatModel):
             given[HELD] = is_holdout(root, share=share, salt=salt)
         return config, given
 
+    def _entropy_chains_chosen(self, config: RunnableConfig | None) -> Switched:
+        """The model that serves a call: a config may choose another."""
+        return self
+
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 (LangChain's name)
         config, kwargs = self._entropy_chains_switched(config, kwargs)
-        return super().invoke(input, config, **kwargs)
+        return super(Switched, self._entropy_chains_chosen(config)).invoke(input, config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         config, kwargs = self._entropy_chains_switched(config, kwargs)
-        return await super().ainvoke(input, config, **kwargs)
+        return await super(Switched, self._entropy_chains_chosen(config)).ainvoke(input, config, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         config, kwargs = self._entropy_chains_switched(config, kwargs)
-        yield from super().stream(input, config, **kwargs)
+        yield from super(Switched, self._entropy_chains_chosen(config)).stream(input, config, **kwargs)
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
         config, kwargs = self._entropy_chains_switched(config, kwargs)
-        async with aclosing(super().astream(input, config, **kwargs)) as chunks:  # type: ignore[type-var]  # a generator
+        stream = super(Switched, self._entropy_chains_chosen(config)).astream(input, config, **kwargs)
+        async with aclosing(stream) as chunks:  # type: ignore[type-var]  # a generator
             async for chunk in chunks:
                 yield chunk
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         config, kwargs = self._entropy_chains_switched(config, kwargs)
-        return super().stream_events(input, config, **kwargs)
+        return super(Switched, self._entropy_chains_chosen(config)).stream_events(input, config, **kwargs)
 
     def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         config, kwargs = self._entropy_chains_switched(config, kwargs)
-        return super().astream_events(input, config, **kwargs)
+        return super(Switched, self._entropy_chains_chosen(config)).astream_events(input, config, **kwargs)
 
 
 def switch_of(config: RunnableConfig) -> dict[str, Any]:

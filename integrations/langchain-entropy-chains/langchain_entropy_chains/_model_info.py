@@ -17,10 +17,10 @@ def model_name(chat: BaseChatModel, kwargs: Mapping[str, Any] = {}) -> str:
     return next((name for name in names if isinstance(name, str) and name), type(chat).__name__)
 
 
-def can_stream(chat: BaseChatModel) -> bool:
-    """Whether the model has a stream of its own."""
+def can_stream(chat: BaseChatModel, *, asynchronous: bool) -> bool:
+    """Whether the model has a stream of its own; an asynchronous call makes do with a synchronous one."""
     kind = type(chat)
-    return kind._stream is not BaseChatModel._stream or kind._astream is not BaseChatModel._astream
+    return kind._stream is not BaseChatModel._stream or (asynchronous and kind._astream is not BaseChatModel._astream)
 
 
 def given_to(model: BaseLanguageModel[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _defaults(model: BaseLanguageModel[Any]) -> Mapping[str, Any]:
     return getattr(model, "_default_params", {})
 
 
-def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking") -> str | None:
+def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking", *, asynchronous: bool = False) -> str | None:
     """Why nothing may be stopped in this call; None where it may."""
     given = given_to(chat, kwargs)
     uncut = forms.never_cut(given)
@@ -43,8 +43,9 @@ def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinki
         return "LangChain passes on no logprobs of the Responses API: set use_responses_api=False"
     if chat.disable_streaming is True or (chat.disable_streaming and given.get("tools")):
         return f"the model has disable_streaming={chat.disable_streaming!r}"
-    if not can_stream(chat):
-        return f"{type(chat).__name__} cannot stream"
+    if not can_stream(chat, asynchronous=asynchronous):
+        only = " but in asynchronous calls" if can_stream(chat, asynchronous=True) else ""
+        return f"{type(chat).__name__} cannot stream{only}"
     if mode == "refine" and given.get("tools"):
         return "tools are bound: a loop of several calls would call them more than once"
     return None

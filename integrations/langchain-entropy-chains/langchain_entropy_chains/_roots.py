@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -13,6 +13,10 @@ from langchain_core.tracers.context import register_configure_hook
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
+
+
+MOST = 100_000
+"""Runs under way at once that are known."""
 
 
 class RootRuns(BaseCallbackHandler):
@@ -25,12 +29,24 @@ class RootRuns(BaseCallbackHandler):
 
     def root(self, run: UUID) -> UUID:
         """The root of a run; the run itself where it was begun before anybody watched."""
-        return self._roots.get(run, run)
+        known = self._roots.get(run)
+        if known is not None:
+            return known
+        from langsmith.run_helpers import get_current_run_tree  # late: it takes as long to load as all of LangChain's core
+
+        tree = get_current_run_tree()  # LangSmith's own runs, as around an agent's middleware, are told to no callback
+        if tree is None or str(run) not in tree.dotted_order:
+            return run
+        above = [UUID(part[-36:]) for part in tree.dotted_order.split(".")]
+        return next((self._roots[each] for each in reversed(above) if each in self._roots), tree.trace_id)
 
     def on_chain_start(
         self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         self._roots[run_id] = self.root(parent_run_id) if parent_run_id else run_id
+        if len(self._roots) > MOST:  # runs that nobody ended
+            with suppress(KeyError, RuntimeError):
+                del self._roots[next(iter(self._roots))]
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         self._roots.pop(run_id, None)
@@ -49,13 +65,28 @@ class RootRuns(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._roots.pop(run_id, None)
 
+    def on_retriever_start(
+        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self.on_chain_start(serialized, query, run_id=run_id, parent_run_id=parent_run_id)
 
-@cache
-def watch() -> RootRuns:
-    """Have every run begun from now on watched; called by the first model with a holdout."""
-    runs = RootRuns()
-    register_configure_hook(ContextVar("entropy_chains_roots", default=runs), inheritable=True)
-    return runs
+    def on_retriever_end(self, documents: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._roots.pop(run_id, None)
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._roots.pop(run_id, None)
+
+
+class _Watch(RootRuns):
+    """Of all but models: a model's run has no runs below it."""
+
+    ignore_llm = ignore_chat_model = True
+
+
+WATCH = _Watch()
+"""Watches every run from the first on: a model with a holdout may be made inside one."""
+
+register_configure_hook(ContextVar("entropy_chains_roots", default=WATCH), inheritable=True)
 
 
 def rooted(config: RunnableConfig) -> tuple[RunnableConfig, str]:
@@ -63,6 +94,6 @@ def rooted(config: RunnableConfig) -> tuple[RunnableConfig, str]:
     callbacks = config.get("callbacks")
     parent = callbacks.parent_run_id if isinstance(callbacks, BaseCallbackManager) else None
     if parent is not None:
-        return config, str(watch().root(parent))
+        return config, str(WATCH.root(parent))
     run = config.get("run_id") or uuid4()
     return {**config, "run_id": run}, str(run)

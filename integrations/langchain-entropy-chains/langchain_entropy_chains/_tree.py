@@ -2,38 +2,109 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableGenerator, RunnableLambda
 from langchain_core.runnables.configurable import DynamicRunnable
 from pydantic import BaseModel
 
+from langchain_entropy_chains._config import Switched
+from langchain_entropy_chains._functions import models_of, name_of, renewed
+
 Swap = Callable[[BaseChatModel], BaseChatModel]
+
+FUNCTIONS = {RunnableLambda: ("func", "afunc"), RunnableGenerator: ("_transform", "_atransform")}
+"""Runnables around a function of the user, and where they keep it."""
 
 
 def replaced(value: Any, swap: Swap) -> Any:
     """A copy of a tree of runnables with every chat model swapped; the value itself where nothing is."""
-    if isinstance(value, BaseChatModel):
-        return swap(value)
-    if isinstance(value, DynamicRunnable):
-        fields = replaced({name: getattr(value, name) for name in type(value).model_fields}, swap)
-        # What is chosen by the config is known when it is called; the fields that it may set are the model's own.
-        same = all(fields[name] is getattr(value, name) for name in fields)
-        return value if same else _Chosen(default=value, swap=swap)
-    if isinstance(value, Runnable) and isinstance(value, BaseModel):
-        changed = {
-            name: new for name in type(value).model_fields if (new := replaced(old := getattr(value, name), swap)) is not old
-        }
-        return value.model_copy(update=changed) if changed else value
-    if isinstance(value, Mapping):
-        made = {name: replaced(each, swap) for name, each in value.items()}
-        return made if any(made[name] is not value[name] for name in made) else value
-    if isinstance(value, list | tuple):
-        swapped = [replaced(each, swap) for each in value]
-        return type(value)(swapped) if any(a is not b for a, b in zip(swapped, value, strict=True)) else value
-    return value
+    return Replacing(swap)(value)
+
+
+class Replacing:
+    """Swaps the chat models of a tree.
+
+    Attributes:
+        missed: what holds chat models that it could not swap, in words.
+    """
+
+    def __init__(self, swap: Swap):
+        self._swap = swap
+        self._swapped: list[BaseChatModel] = []
+        self._under_way: set[int] = set()  # a chain may hold itself: one with message history does
+        self.missed: list[str] = []
+
+    def __call__(self, value: Any) -> Any:
+        """See :func:`replaced`."""
+        if id(value) in self._under_way:
+            return value
+        self._under_way.add(id(value))
+        try:
+            return self._replaced(value)
+        finally:
+            self._under_way.discard(id(value))
+
+    def _replaced(self, value: Any) -> Any:
+        if isinstance(value, BaseChatModel):
+            made = self._swap(value)
+            self._swapped += [value, made]
+            return made
+        if isinstance(value, DynamicRunnable):
+            fields = self({name: getattr(value, name) for name in type(value).model_fields})
+            # What is chosen by the config is known when it is called; the fields that it may set are the model's own.
+            same = all(fields[name] is getattr(value, name) for name in fields)
+            return value if same else _Chosen(default=value, swap=self._swap)
+        if is_configurable(value):
+            from langchain_entropy_chains._configurable import stopping
+
+            self._swapped.append(value)
+            return stopping(value, self._swap)
+        for kind, names in FUNCTIONS.items():
+            if isinstance(value, kind):
+                return self._with_functions(value, names)
+        if isinstance(value, Runnable) and isinstance(value, BaseModel):
+            changed = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
+            return value.model_copy(update=changed) if changed else value
+        if isinstance(value, Mapping):
+            made = {name: self(each) for name, each in value.items()}
+            return made if any(made[name] is not value[name] for name in made) else value
+        if isinstance(value, list | tuple):
+            swapped = [self(each) for each in value]
+            return type(value)(swapped) if any(a is not b for a, b in zip(swapped, value, strict=True)) else value
+        if is_graph(value):
+            self.missed.append(f"the graph {value.name!r}")
+        return value
+
+    def _with_functions(self, value: Any, names: tuple[str, ...]) -> Any:
+        given = {name: function for name in names if (function := getattr(value, name, None)) is not None}
+        made = {name: renewed(function, self) for name, function in given.items()}
+        for function in made.values():
+            known = [id(chat) for chat in self._swapped]
+            if any(not isinstance(chat, Switched) and id(chat) not in known for chat in models_of(function)):
+                self.missed.append(f"the function {name_of(function)!r}")
+        if all(made[name] is given[name] for name in given):
+            return value
+        new = copy.copy(value)
+        new.__dict__.pop("deps", None)  # what LangChain found in the function that was
+        for name, function in made.items():
+            setattr(new, name, function)
+        return new
+
+
+def is_graph(value: Any) -> bool:
+    """Whether it is a graph of LangGraph, an agent say: it keeps its models inside functions."""
+    return any(kind.__name__ == "Pregel" for kind in type(value).__mro__)
+
+
+def is_configurable(value: Any) -> bool:
+    """Whether it is a model of ``init_chat_model(configurable_fields=…)``, which is made anew for every call."""
+    kind = getattr(sys.modules.get("langchain.chat_models.base"), "_ConfigurableModel", None)
+    return kind is not None and isinstance(value, kind)
 
 
 class _Chosen(DynamicRunnable[Any, Any]):

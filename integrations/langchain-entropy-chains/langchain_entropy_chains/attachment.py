@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from entropy_chains.adapters import Added, check_settings, give_class, own_class
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
-from langchain_entropy_chains._tree import replaced
-from langchain_entropy_chains.chat_models import EarlyStopChatModel
+from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph
+from langchain_entropy_chains.chat_models import EarlyStopChatModel, check_values
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import ChatResult
+
+ALREADY = "the model stops early already: uninstrument() it first, or set its policy"
 
 R = TypeVar("R", bound=Runnable[Any, Any])
 M = TypeVar("M", bound=BaseChatModel)
@@ -31,7 +34,8 @@ M = TypeVar("M", bound=BaseChatModel)
 def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **settings: Any) -> R:
     """A copy of a chain in which every chat model stops thinking when it is sure; the chain given stays as it is.
 
-    Models inside functions and closures are out of reach, and so are those of agents that were built before.
+    Models that functions hold in their closure or defaults are swapped as well. Where a function holds one otherwise, or an agent
+    was built before, a warning says so. A model that stops early already is left as it is.
 
     Args:
         runnable: a chat model, or whatever holds chat models: sequences, parallels, bindings, fallbacks, retries, branches, …
@@ -45,14 +49,19 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     found: list[BaseChatModel] = []
 
     def swap(chat: BaseChatModel) -> BaseChatModel:
-        if isinstance(chat, EarlyStopChatModel):
-            return chat
         found.append(chat)
+        if isinstance(chat, EarlyStopChatModel | _Instrumented):
+            return chat
         return stopping(chat, policy, settings)
 
-    copy: R = replaced(runnable, swap)
-    if not found:
+    tree = Replacing(swap)
+    copy: R = tree(runnable)
+    if copy is runnable and not found:
         raise SettingsError(f"no chat model is in reach in this {type(runnable).__name__}: {_remedy(runnable)}")
+    if tree.missed:
+        passed = ", ".join(dict.fromkeys(tree.missed))
+        remedy = "to reach them, change the models themselves: instrument(model, policy)"
+        warnings.warn(f"early stopping passes over chat models in {passed}: {remedy}", stacklevel=2)
     return copy
 
 
@@ -64,13 +73,14 @@ def stopping(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, 
     """
     if not isinstance(chat, EarlyStopChatModel | ChatTransformers):
         return EarlyStopChatModel(chat, policy, **settings)
-    kind = type(chat)
+    kind, changed = type(chat), {"policy": policy, **settings}
     check_settings(kind.__name__, settings, kind.model_fields)
-    return kind(**{**dict(chat), "policy": policy, **settings})
+    kind(**{**dict(chat), **changed})  # checks the values, which a copy does not
+    return chat.model_copy(update=changed)
 
 
 def _remedy(runnable: Any) -> str:
-    if any(kind.__name__ == "Pregel" for kind in type(runnable).__mro__):
+    if is_graph(runnable):
         return (
             "an agent keeps its model inside functions; build it with create_agent(…, middleware=[EarlyStopMiddleware(policy)]), "
             "or change the model itself: instrument(model, policy)"
@@ -121,6 +131,14 @@ class _Instrumented(Added, Switched):
         if not _is_copy(cls, values):
             give_class(made, own_class(made))
         return made
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return False  # what is loaded would be the plain model, and stop nothing
+
+    def to_json_not_implemented(self) -> Any:
+        told = super().to_json_not_implemented()
+        return {**told, "repr": repr(self._entropy_chains_wrapper())}  # traces get it: the model's own may hold headers
 
     def __reduce__(self) -> Any:
         return _instrumented_as, (own_class(self), self._entropy_chains_told, self.__getstate__())
@@ -201,10 +219,12 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
     Raises:
         SettingsError: it is no chat model, stops early already, or its class allows no subclass.
     """
+    if is_configurable(model):
+        return _instrument_choices(model, policy, settings)
     if not isinstance(model, BaseChatModel):
         raise SettingsError(f"model is a {type(model).__name__}, not a chat model: for a chain use with_early_stop()")
     if isinstance(model, _Instrumented | EarlyStopChatModel):
-        raise SettingsError("the model stops early already: uninstrument() it first, or set its policy")
+        raise SettingsError(ALREADY)
     policy = Policy.of(policy)
     told = EarlyStopping(model_name(model), policy, settings)
     told.around(model, model)  # what is wrong with the settings is said now
@@ -212,8 +232,26 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
     return model
 
 
+def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings: Mapping[str, Any]) -> Any:
+    """The same for a model that is made for each call."""
+    from langchain_entropy_chains._configurable import StoppingConfigurable, instrumented
+
+    if isinstance(model, StoppingConfigurable):
+        raise SettingsError(ALREADY)
+    policy = Policy.of(policy)
+    check_values(policy, settings)
+    instrumented(model, lambda chat: EarlyStopChatModel(chat, policy, **settings))
+    return model
+
+
 def uninstrument(model: M) -> M:
     """Take back what :func:`instrument` did. Raises SettingsError where it did nothing."""
+    if is_configurable(model):
+        from langchain_entropy_chains._configurable import StoppingConfigurable, uninstrumented
+
+        if isinstance(model, StoppingConfigurable):
+            uninstrumented(model)
+            return model
     if not isinstance(model, _Instrumented):
         raise SettingsError(f"this {type(model).__name__} was not changed by instrument()")
     give_class(model, own_class(model))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, FakeListChatModel, LanguageModelInput
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
@@ -35,8 +35,7 @@ from langchain_entropy_chains._call import Call, whole
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal
-from langchain_entropy_chains._roots import watch
-from langchain_entropy_chains._tree import replaced
+from langchain_entropy_chains._tree import is_configurable, replaced
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -99,11 +98,12 @@ class EarlyStopChatModel(Switched):
     holdout_salt: str = ""
 
     _owner: BaseChatModel | None = PrivateAttr(default=None)  # the user's model, where ``inner`` is made of it for one call
+    _choices: Any = PrivateAttr(default=None)  # a model with configurable fields, which makes the inner one of every call
     _meant: str | None = PrivateAttr(default=None)  # the name of the model that instrument() was called for
 
     def __init__(self, inner: BaseChatModel | Runnable[Any, Any] | str, policy: Policy | str | Path | None = None, **settings: Any):
         own = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
-        chat, bound, config = _opened(inner, settings)
+        choices, chat, bound, config = _opened(inner, settings)
         copied = {name: getattr(chat, name, None) for name in COPIED if name in type(self).model_fields}
         copied |= merge_configs({name: copied[name] for name in INHERITED if copied[name]}, config)  # type: ignore[arg-type]
         copied = {name: value for name, value in copied.items() if name in COPIED}
@@ -111,6 +111,7 @@ class EarlyStopChatModel(Switched):
         given = {"bound": bound, **copied, **own, "inner": chat, "policy": policy}
         check_options(own)
         super().__init__(**{name: value for name, value in given.items() if value is not None})
+        self._choices = choices
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -123,8 +124,6 @@ class EarlyStopChatModel(Switched):
         is_holdout("", share=self.holdout)
         if self.policy is not None:
             self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
-        if self.holdout:
-            watch()
 
     def __repr__(self) -> str:  # LangSmith gets it: the inner's own may hold headers
         policy = self.policy.fingerprint if self.policy else None
@@ -202,6 +201,12 @@ class EarlyStopChatModel(Switched):
     def _entropy_chains_holdout(self) -> tuple[float, str]:
         return self.holdout, self.holdout_salt
 
+    def _entropy_chains_chosen(self, config: RunnableConfig | None) -> EarlyStopChatModel:
+        if self._choices is None:
+            return self
+        chat, bound, _ = _unbound(self._choices._model(config))
+        return self.model_copy(update={"inner": chat, "bound": {**bound, **self.bound}})
+
     # --- one call
 
     def _inner_model(self, stop: Sequence[str] | None, kwargs: dict[str, Any], *, wanted: bool = True) -> InnerModel:
@@ -219,14 +224,15 @@ class EarlyStopChatModel(Switched):
             without_logprobs=without_logprobs(self.without_logprobs, self.policy, stop=wanted),
         )
 
-    def _call(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Call:
+    def _call(self, stop: list[str] | None, kwargs: dict[str, Any], *, asynchronous: bool = False) -> Call:
         given = self._with_bound(stop, {**switch_of(ensure_config()), **kwargs})
         stop = given.pop("stop")
         wanted, held = given.pop(OFF, True), given.pop(HELD, False)
         structured = given.pop(STRUCTURED, False)
         given.pop("stream", None)
         active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
-        refused = self._another(given) or (forms.STRUCTURED if structured else refusal(self.inner, given, self.mode))
+        refused = self._another(given) or (forms.STRUCTURED if structured else None)
+        refused = refused or refusal(self.inner, given, self.mode, asynchronous=asynchronous)
         if refused and active:
             warnings.warn(NOT_STOPPED + refused, stacklevel=2)
         inner = self._inner_model(stop, given, wanted=wanted)
@@ -284,7 +290,7 @@ class EarlyStopChatModel(Switched):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(stop, kwargs)
+        call = self._call(stop, kwargs, asynchronous=True)
         if call.refused:
             return self._told(call, await self.inner._agenerate(messages, **call.given))
         async with aclosing(self._atalk(call, messages)) as chunks:
@@ -310,7 +316,7 @@ class EarlyStopChatModel(Switched):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aclosing(self._atalk(self._call(stop, kwargs), messages)) as chunks:
+        async with aclosing(self._atalk(self._call(stop, kwargs, asynchronous=True), messages)) as chunks:
             async for chunk in chunks:
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -321,7 +327,7 @@ class EarlyStopChatModel(Switched):
             call.inner.connect()
             call = self._able(call)
         if call.refused:
-            streams = can_stream(self.inner)
+            streams = can_stream(self.inner, asynchronous=False)
             passed = self.inner._stream(messages, **call.given) if streams else whole(self.inner._generate(messages, **call.given))
             yield from passed
             yield call.end(self._refused(call, None))
@@ -340,7 +346,7 @@ class EarlyStopChatModel(Switched):
             await call.inner.aconnect()
             call = self._able(call)
         if call.refused:
-            if can_stream(self.inner):
+            if can_stream(self.inner, asynchronous=True):
                 async for chunk in self.inner._astream(messages, **call.given):
                     yield chunk
             else:
@@ -369,23 +375,46 @@ class EarlyStopChatModel(Switched):
         return result
 
 
-def _opened(inner: Any, settings: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any], RunnableConfig]:
-    """The chat model, and the settings and config bound to it."""
+def check_values(policy: Policy | None, settings: Mapping[str, Any]) -> None:
+    """Raises what :class:`EarlyStopChatModel` would for these settings, before there is a model."""
+    EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)
+
+
+def _opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
+    """What chooses the chat model by the config (None: nothing does), the chat model, and the settings and config bound to it."""
     if isinstance(inner, str):
         try:
             from langchain.chat_models import init_chat_model
         except ImportError as error:
             remedy = "pip install 'langchain-entropy-chains[agents]', or give the model itself"
             raise SettingsError(f"inner is {inner!r}, and langchain is not installed: {remedy}") from error
-        return init_chat_model(inner, **settings), {}, {}
+        inner, settings = init_chat_model(inner, **settings), {}
     if settings:
         named = ", ".join(sorted(settings))
         raise SettingsError(f"EarlyStopChatModel knows no {named}; a setting of the model is set on the model itself")
+    inner, bound, config = _unbound(inner)
+    choices = None
+    if is_configurable(inner):
+        choices = inner
+        try:
+            inner, more, told = _unbound(inner._model(config))
+        except Exception as error:  # without a model of its own it cannot be made
+            remedy = "give it one (model=…), or use with_early_stop(model, policy), which waits for the call"
+            raise SettingsError(f"inner is made by the call's config alone ({error}): {remedy}") from error
+        bound, config = {**more, **bound}, merge_configs(told, config)
+    if not isinstance(inner, BaseChatModel):
+        remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
+        raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")
+    if isinstance(inner, Switched):
+        remedy = "set its policy and settings on it, or use with_early_stop(model, policy), which does so"
+        raise SettingsError(f"inner is a {type(inner).__name__}, which stops by itself: {remedy}")
+    return choices, inner, bound, config
+
+
+def _unbound(inner: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
+    """A runnable without its bindings, their settings, and their config."""
     bound: dict[str, Any] = {}
     config: RunnableConfig = {}
     while isinstance(inner, RunnableBinding):
         bound, config, inner = {**inner.kwargs, **bound}, merge_configs(inner.config, config), inner.bound
-    if not isinstance(inner, BaseChatModel):
-        remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
-        raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")
     return inner, bound, config

@@ -23,7 +23,6 @@ from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import Request, Rows, offered
-from langchain_entropy_chains._roots import watch
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -85,8 +84,6 @@ class ChatTransformers(Switched):
         check_settings(type(self).__name__, given, type(self).model_fields)
         super().__init__(policy=Policy.of(policy), **given)
         is_holdout("", share=self.holdout)
-        if self.holdout:
-            watch()
 
     @classmethod
     def from_model_id(

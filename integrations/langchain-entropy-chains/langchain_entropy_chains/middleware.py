@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState
@@ -18,9 +20,10 @@ from langgraph.types import Command
 
 from entropy_chains import Policy
 from entropy_chains.adapters import check_settings, forms
-from langchain_entropy_chains._config import STRUCTURED
+from langchain_entropy_chains._config import STRUCTURED, Switched
+from langchain_entropy_chains._tree import replaced
 from langchain_entropy_chains.attachment import stopping
-from langchain_entropy_chains.chat_models import EarlyStopChatModel
+from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel, check_values
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 STOPPED = "early_stop_stopped"
 NOT_ITS_OWN = {"backend", "bound", "inner", "policy"}
 """Settings of the models that a middleware has no use for."""
+SHARED = {"on_mismatch", "holdout", "holdout_salt"}
+"""Settings that a local model has as well."""
 
 SUMMED = (STOPPED, "early_stop_tokens", "early_stop_tokens_saved_estimate")
 
@@ -57,10 +62,16 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
     Each call's figures are added up in the agent's state (``early_stop_calls``, ``early_stop_stopped``, ``early_stop_tokens``,
     ``early_stop_tokens_saved_estimate``) and told as ``{"early_stop": …}`` in the stream mode ``custom``.
 
+    It may stand anywhere in the list: a model that another middleware puts in (selection, fallback) is stopped as well. One that
+    the policy is not for runs in full, and so does what holds no chat model; a warning says so. Nothing of that breaks the agent.
+
     Args:
         policy: when to stop, or the path of its file; None only measures.
         settings: of the :class:`langchain_entropy_chains.EarlyStopChatModel` put around the model. A model that stops by itself
             (one of those, a ``ChatTransformers``) is given policy and settings instead.
+
+    Raises:
+        SettingsError: a setting is unknown, or has a wrong value.
     """
 
     state_schema = EarlyStopState
@@ -72,29 +83,48 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
             type(self).__name__, settings, {*EarlyStopChatModel.model_fields, *ChatTransformers.model_fields} - NOT_ITS_OWN
         )
         self._settings = settings
+        own = {name: value for name, value in settings.items() if name not in ChatTransformers.model_fields or name in SHARED}
+        check_values(self._policy, own)  # not in the middle of a run; and the runs are watched from the first on
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """Run one model call, stopped early where the policy says so."""
-        return self._told(request, handler(self._asked(request)))
+        asked = self._asked(request)
+        return self._told(request, asked, handler(asked))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """See :meth:`wrap_model_call`."""
-        return self._told(request, await handler(self._asked(request)))
+        asked = self._asked(request)
+        return self._told(request, asked, await handler(asked))
 
     def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        asked = request.override(model=self._stopping(request.model, structured=request.response_format is not None))
+        given = {field.name: getattr(request, field.name) for field in fields(request)}
+        asked = _Asked(**given).stopped_by(self)
         return asked.override(tool_choice="none") if self._is_over(request) else asked
 
-    def _stopping(self, model: BaseChatModel, *, structured: bool) -> BaseChatModel:
-        made = stopping(model, self._policy, self._settings)
-        if structured and isinstance(made, EarlyStopChatModel):  # not every model's settings will show it
-            made.bound = {**made.bound, STRUCTURED: True}
-        elif structured and isinstance(made, ChatTransformers):
-            made.early_stop = False
+    def stopping(self, model: Any, *, structured: bool = False) -> Any:
+        """The model of a call, whatever holds it, with every chat model in it stopping; as it is, with a warning, where none is."""
+        found: list[BaseChatModel] = []
+
+        def swap(chat: BaseChatModel) -> BaseChatModel:
+            found.append(chat)
+            if isinstance(chat, Switched) and not isinstance(chat, EarlyStopChatModel | ChatTransformers):
+                return chat  # instrumented
+            made = stopping(chat, self._policy, self._settings)
+            if isinstance(made, EarlyStopChatModel):
+                made._meant = self._policy.model if self._policy else None  # another model runs in full
+                if structured:  # not every model's settings will show it
+                    made.bound = {**made.bound, STRUCTURED: True}
+            elif structured and isinstance(made, ChatTransformers):
+                made.early_stop = False
+            return made
+
+        made = replaced(model, swap)
+        if made is model and not found:
+            warnings.warn(f"{NOT_STOPPED}no chat model is in reach in this {type(model).__name__}", stacklevel=2)
         return made
 
     def _is_over(self, request: ModelRequest[Any]) -> bool:
@@ -110,9 +140,32 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
                 return True
         return False
 
-    def _told(self, request: ModelRequest[Any], response: ModelResponse[Any]) -> ExtendedModelResponse[Any]:
-        found = [m.response_metadata for m in response.result if isinstance(m, AIMessage) and STOPPED in m.response_metadata]
+    def _told(
+        self, request: ModelRequest[Any], asked: ModelRequest[Any], response: ModelResponse[Any]
+    ) -> ExtendedModelResponse[Any]:
+        replies = [m.response_metadata for m in response.result if isinstance(m, AIMessage)]
+        found = [metadata for metadata in replies if STOPPED in metadata]
+        if replies and not found and asked.model is not request.model:
+            remedy = "put EarlyStopMiddleware last in the list"
+            warnings.warn(f"{NOT_STOPPED}another middleware answered, or asked another model: {remedy}", stacklevel=2)
         for metadata in found:
             request.runtime.stream_writer({"early_stop": {k: v for k, v in metadata.items() if k.startswith("early_stop_")}})
         totals = {name: sum(m.get(name) or 0 for m in found) for name in SUMMED}
         return ExtendedModelResponse(response, Command(update={"early_stop_calls": len(found), **totals}))
+
+
+class _Asked(ModelRequest[Any]):
+    """A request whose model stops early, also where a middleware further in sets another one."""
+
+    def stopped_by(self, middleware: EarlyStopMiddleware) -> _Asked:
+        object.__setattr__(self, "_middleware", middleware)
+        return self.override(model=self.model)
+
+    def override(self, **overrides: Any) -> _Asked:
+        middleware: EarlyStopMiddleware | None = getattr(self, "_middleware", None)  # who copies it otherwise loses that
+        if middleware and overrides.keys() & {"model", "response_format"}:
+            form = overrides.get("response_format", self.response_format)
+            overrides["model"] = middleware.stopping(overrides.get("model", self.model), structured=form is not None)
+        made: Any = super().override(**overrides)
+        object.__setattr__(made, "_middleware", middleware)
+        return cast("_Asked", made)

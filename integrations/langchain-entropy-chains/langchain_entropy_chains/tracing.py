@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
 from entropy_chains.adapters import without_secrets
-from langchain_entropy_chains._measured import WOULD_SAVE, was_cached
+from langchain_entropy_chains._measured import CACHED, WOULD_SAVE, was_cached
 from langchain_entropy_chains._stopped import EarlyStopped
 
 if TYPE_CHECKING:
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("entropy_chains")
 
 TAG = "early-stopped"
-SUMS = ("early_stop_tokens", "early_stop_tokens_saved_estimate", WOULD_SAVE, "early_stop_runs", "early_stop_stopped_runs")
+RUNS = "early_stop_runs"
+SUMS = ("early_stop_tokens", "early_stop_tokens_saved_estimate", WOULD_SAVE, RUNS, "early_stop_stopped_runs")
 """Fields of the root that are sums over its model runs."""
 ANY = ("early_stop_active", "early_stop_stopped", "early_stop_holdout")
 """Fields of the root that say whether any of its model runs was."""
+POLICY, SHARE = "early_stop_policy", "early_stop_tokens_saved_share"
+"""Fields of the root: the policies of its model runs (one, as a rule), and what was saved of the tokens of full runs, estimated."""
 
 
 class EarlyStopTracer(LangChainTracer):
@@ -81,13 +84,13 @@ class EarlyStopTracer(LangChainTracer):
             self._llm_ended(run, top)
         run.inputs, run.outputs = without_logprobs(run.inputs), without_logprobs(run.outputs)
         if run is top and (totals := self._totals.pop(run.id, None)):
-            _add(run, totals)
-            outside = self.run_map.get(str(run.parent_run_id)) if run.parent_run_id else None
-            if outside is not None:  # a traceable function, or langsmith.evaluate
-                _add(outside, _sum(outside.extra.get("metadata") or {}, totals))
+            root = self._outside(run) or run  # a traceable function, or langsmith.evaluate: several runs of ours may be below it
+            known = root.extra.get("metadata") or {}
+            _add(root, _sum(known, totals))
             if self._poster:
-                project: Any = getattr(run, "session_name", None) or self.project_name
-                self._poster.submit(self._post_feedback, run.id, project, totals)
+                project: Any = getattr(root, "session_name", None) or self.project_name
+                totals = {n: v for n, v in root.extra["metadata"].items() if n.startswith("early_stop_")}
+                self._poster.submit(self._post_feedback, root.id, project, totals, again=RUNS in known)
         super()._end_trace(run)
 
     def wait_for_futures(self) -> None:
@@ -97,28 +100,33 @@ class EarlyStopTracer(LangChainTracer):
         super().wait_for_futures()
 
     def _top(self, run: Run) -> Run:
-        """The outermost run that this tracer follows."""
-        outside = getattr(self, "_external_run_ids", ())  # langchain-core 1.0 has none, and knows no parent outside
-        while run.parent_run_id and str(run.parent_run_id) not in outside:
-            parent = self.run_map.get(str(run.parent_run_id))
-            if parent is None:
-                break
-            run = parent
-        return run
+        """The outermost run that this tracer follows. Between it and ``run`` may stand runs of LangSmith's own."""
+        above = (part[-36:] for part in run.dotted_order.split("."))
+        return next((self.run_map[each] for each in above if each in self.run_map and each not in self._external_run_ids), run)
+
+    def _outside(self, top: Run) -> Any:
+        """The root above the outermost run that this tracer follows; None where there is none in this process."""
+        tree: Any = self.run_map.get(str(top.parent_run_id)) if top.parent_run_id else None
+        while tree is not None and tree.parent_run is not None:
+            tree = tree.parent_run
+        return tree
 
     def _llm_ended(self, run: Run, top: Run) -> None:
         found = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith("early_stop_")}
         message = _message(run.outputs)
         told, usage = message.get("response_metadata") or {}, message.get("usage_metadata") or {}
-        if not was_cached(usage):
+        if told.get("early_stop_reason") == CACHED or not was_cached(usage):
             found |= {n: v for n, v in told.items() if n.startswith("early_stop_")}
         if "early_stop_reason" not in found:
             return
         _add(run, {**found, **({"usage_metadata": usage} if usage else {})})  # langchain-core 1.0 leaves it in the outputs
-        one = {**found, "early_stop_runs": 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
+        if found["early_stop_reason"] == CACHED:
+            return
+        one = {**found, RUNS: 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
         self._totals[top.id] = _sum(self._totals.get(top.id, {}), one)
 
-    def _post_feedback(self, run_id: UUID, project: str, totals: Mapping[str, Any]) -> None:
+    def _post_feedback(self, run_id: UUID, project: str, totals: Mapping[str, Any], *, again: bool) -> None:
+        """Once a root; where more is found below it ``again``, the scores are set anew."""
         saved = totals.get("early_stop_tokens_saved_estimate", 0)
         scores = {"early_stop_tokens_saved": saved, "early_stop_stopped": totals["early_stop_stopped_runs"]}
         try:
@@ -126,9 +134,12 @@ class EarlyStopTracer(LangChainTracer):
                 self.client.flush()  # a project is made when its first run arrives
                 self._projects[project] = self.client.read_project(project_name=project).id
             for key, score in scores.items():
-                self.client.create_feedback(
-                    run_id, key, score=score, session_id=self._projects[project], extend_trace_retention=False
-                )
+                feedback_id = uuid5(run_id, key)
+                if again:
+                    self.client.update_feedback(feedback_id, score=score)
+                else:
+                    given = {"session_id": self._projects[project], "extend_trace_retention": False}
+                    self.client.create_feedback(run_id, key, score=score, feedback_id=feedback_id, **given)
         except Exception as error:  # noqa: BLE001 (tracing never breaks the user's run)
             logger.warning("early stopping: feedback was not posted: %s", type(error).__name__)
 
@@ -175,5 +186,11 @@ def _add(run: Run, found: Mapping[str, Any]) -> None:
 
 
 def _sum(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {n: known.get(n, 0) + more.get(n, 0) for n in SUMS if n in known or n in more}
-    return numbers | {n: bool(known.get(n) or more.get(n)) for n in ANY}
+    made: dict[str, Any] = {n: known.get(n, 0) + more.get(n, 0) for n in SUMS if n in known or n in more}
+    made |= {n: bool(known.get(n) or more.get(n)) for n in ANY}
+    if policies := {each for place in (known, more) for each in str(place.get(POLICY) or "").split(", ") if each}:
+        made[POLICY] = ", ".join(sorted(policies))
+    saved, tokens = made.get("early_stop_tokens_saved_estimate"), made.get("early_stop_tokens", 0)
+    if saved is not None and tokens + saved > 0:
+        made[SHARE] = round(saved / (tokens + saved), 4)
+    return made

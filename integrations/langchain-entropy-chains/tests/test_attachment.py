@@ -154,19 +154,20 @@ def test_a_local_model_is_given_the_policy():
 
 
 def test_wrapping_twice_is_wrapping_once(server):
-    """A model that stops already is left as it is; then there is nothing to do, and that is said."""
-    chain = PROMPT | EarlyStopChatModel(chat(server), POLICY)
-    with pytest.raises(SettingsError, match="no chat model is in reach"):
-        with_early_stop(chain, POLICY)
+    """A model that stops already, wrapped or instrumented, is left as it is, beside others too."""
+    other = replace(POLICY, thresholds=(0.1,))
+    for model in (EarlyStopChatModel(chat(server), other), instrument(chat(server), other)):
+        chain = PROMPT | model
+        assert with_early_stop(chain, POLICY) is chain
+        both = with_early_stop(RunnableParallel(a=model, b=chat(server)), POLICY)
+        assert both.steps__["a"] is model
+        assert both.steps__["b"].policy == POLICY
 
 
 def test_what_is_out_of_reach_is_named(server):
-    """A function's own model and an agent's cannot be seen: the error says what helps."""
-    model = chat(server)
-    with pytest.raises(SettingsError, match=r"instrument\(model, policy\)"):
-        with_early_stop(RunnableLambda(lambda asked: model.invoke(asked)), POLICY)
+    """An agent's own model cannot be seen: the error says what helps."""
     with pytest.raises(SettingsError, match="EarlyStopMiddleware"):
-        with_early_stop(create_agent(model, []), POLICY)
+        with_early_stop(create_agent(chat(server), []), POLICY)
 
 
 def test_instrument_reaches_what_was_built_before(server):
