@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from entropy_chains.backends.remote.redaction import hiding, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
+    from entropy_chains.backends.remote.reply import Reply
     from entropy_chains.backends.remote.servers import Server
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
@@ -80,6 +81,7 @@ _HOME = {
     "RefineRun": "refine",
     "refusal": "backends.remote.refused",
     "refusals": "backends.remote.refused",
+    "Reply": "backends.remote.reply",
     "Request": "backends.remote.continuations",
     "ResponsesReader": "backends.remote.readers",
     "ServedModel": "backends.remote.model",
@@ -145,6 +147,7 @@ __all__ = [
     "RefineRun",
     "refusal",
     "refusals",
+    "Reply",
     "Request",
     "ResponsesReader",
     "ServedModel",

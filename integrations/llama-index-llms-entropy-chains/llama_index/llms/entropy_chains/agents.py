@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAgent, ReActAgent
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.bridge.pydantic import Field, model_validator
+from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.workflow import Context, Event
 from llama_index.llms.entropy_chains._inner import never_cut
 from llama_index.llms.entropy_chains._measured import reader_of
+from llama_index.llms.entropy_chains._runs import SCOPES, follow_spans
 from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
@@ -119,6 +121,7 @@ class EarlyStop(BaseWorkflowAgent):
 
     @model_validator(mode="after")
     def _check_policy(self) -> EarlyStop:
+        follow_spans()
         policy = self.policy
         if policy is not None and policy.scope == "agent":
             if policy.segmentation.boundary != "call":
@@ -149,8 +152,11 @@ class EarlyStop(BaseWorkflowAgent):
         self._check_k(measured)
         await ctx.store.set(_key(self.name), loop.begun)
         outcome = loop.outcome(why)
-        output.early_stop = outcome.metadata()
-        mark_span(outcome)
+        table = output.early_stop = outcome.metadata()
+        mark_span({name: value for name, value in table.items() if name != "early_stop_tokens"})  # its calls have them
+        scope = SCOPES.at(active_span_id.get())
+        if scope is not None:
+            scope.add_loop(f"the loop of {self.name}", outcome)
         last, bound = loop.records[-1], loop.policy.threshold(loop.step - 1) if loop.policy else None
         ctx.write_event_to_stream(
             StepEntropyEvent(

@@ -30,6 +30,7 @@ from llama_index.llms.entropy_chains._delegate import Delegate
 from llama_index.llms.entropy_chains._inner import Call
 from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._run import Terms, arefine, arun, refine, run
+from llama_index.llms.entropy_chains._runs import follow_spans
 from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
@@ -147,6 +148,7 @@ class EarlyStopLLM(Delegate):
             remedy = "say how to ask with ask={…}, or wrap an OpenAILike or OpenAI"
             warnings.warn(f"{named} is not known to take logprobs, so all its calls run in full: {remedy}", stacklevel=3)
         self._check_policy(call)
+        follow_spans()
         call.dialogue(self.policy if self.mode == "thinking" else None, True, False, self.on_mismatch)  # its settings are checked
         if call.responses:
             told = "only thinking in its output text (<think>) can be stopped, all else runs in full; use OpenAI or OpenAILike"
@@ -247,9 +249,9 @@ class EarlyStopLLM(Delegate):
             learnt.server = call.connect()
             self._check_policy(call)
         if self._refines(call):
-            return refine(call, self._terms(call, kwargs))
+            return call.run.streamed(refine(call, self._terms(call, kwargs)))
         # The inner LLM is called now, not with the first chunk: its span begins inside of ours.
-        return run(call, self._terms(call, kwargs), call.open(call.first))
+        return call.run.streamed(run(call, self._terms(call, kwargs), call.open(call.first)))
 
     async def _arun(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseAsyncGen:
         learnt = self._learnt
@@ -258,7 +260,7 @@ class EarlyStopLLM(Delegate):
             learnt.server = await call.aconnect()
             self._check_policy(call)
         terms = self._terms(call, kwargs)
-        made = arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(call.first))
+        made = call.run.streamed(arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(call.first)))
         own = self._once and getattr(self.llm, "_async_http_client", None) is None
         return _closing(call.client, made) if own else made
 
