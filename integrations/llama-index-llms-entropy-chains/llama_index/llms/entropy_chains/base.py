@@ -116,6 +116,8 @@ class EarlyStopLLM(Delegate):
     return_logprobs: bool = False
 
     _last_learnt: Learnt | None = PrivateAttr(default=None)
+    _before: Any = PrivateAttr(default=None)  # of one made by attach(): the LLM that it took the place of
+    _given: tuple[str, ...] = PrivateAttr(default=())
 
     def __init__(self, llm: LLM, policy: Policy | str | Path | None = None, **settings: Any):
         if not isinstance(llm, LLM):
@@ -127,7 +129,13 @@ class EarlyStopLLM(Delegate):
             raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
         check_options(settings)
         super().__init__(llm, policy=Policy.of(policy), **settings)
+        self._given = tuple(settings)
         self._check()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was set when it was made, beside the LLM and the policy, as it is now."""
+        return {name: getattr(self, name) for name in self._given}
 
     def _check(self) -> None:
         if self.max_steps < 1:
