@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         Usage,
         read_message,
     )
-    from entropy_chains.backends.remote.redaction import hiding, without_secrets
+    from entropy_chains.backends.remote.redaction import hiding, secrets_of, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
     from entropy_chains.backends.remote.reply import Reply
     from entropy_chains.backends.remote.servers import Server
@@ -84,6 +84,7 @@ _HOME = {
     "Reply": "backends.remote.reply",
     "Request": "backends.remote.continuations",
     "ResponsesReader": "backends.remote.readers",
+    "secrets_of": "backends.remote.redaction",
     "ServedModel": "backends.remote.model",
     "Server": "backends.remote.servers",
     "Show": "backends.remote.events",
@@ -150,6 +151,7 @@ __all__ = [
     "Reply",
     "Request",
     "ResponsesReader",
+    "secrets_of",
     "ServedModel",
     "Server",
     "Show",

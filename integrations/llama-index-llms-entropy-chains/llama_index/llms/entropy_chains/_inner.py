@@ -73,6 +73,7 @@ class Call(ServedModel):
         ask: settings that make an LLM send logprobs whose class does not say how.
         server: what is known about the server.
         client: for async calls, the SDK's client of the running loop.
+        limiter: the wrapper's ``rate_limiter``, which is asked before every request.
         settings: as in :class:`entropy_chains.backends.remote.model.ServedModel`.
     """
 
@@ -86,6 +87,7 @@ class Call(ServedModel):
         ask: Mapping[str, Any] | None = None,
         server: Server | None = None,
         client: Any = None,
+        limiter: Any = None,
         **settings: Any,
     ):
         self.responses = is_a(llm, "OpenAIResponses")
@@ -94,7 +96,7 @@ class Call(ServedModel):
         super().__init__(llm, llm.metadata.model_name, **settings)
         self.llm: Any = llm
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
-        self._ask, self._server, self.client = ask, server, client
+        self._ask, self._server, self.client, self._limiter = ask, server, client, limiter
         self.run = Run()
 
     # --- what this call is
@@ -214,6 +216,8 @@ class Call(ServedModel):
             target[name] = request.max_tokens
         if extra:
             given["extra_body"] = extra
+        if self._limiter is not getattr(llm, "rate_limiter", None):
+            fields["rate_limiter"] = self._limiter
         if body != additional(llm):
             fields["additional_kwargs"] = body
         turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]

@@ -128,7 +128,7 @@ class EarlyStopLLM(Delegate):
         if unknown:
             raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
         check_options(settings)
-        super().__init__(llm, policy=Policy.of(policy), **settings)
+        super().__init__(llm, policy=Policy.from_dict(policy) if isinstance(policy, dict) else Policy.of(policy), **settings)
         self._given = tuple(settings)
         self._check()
 
@@ -240,6 +240,7 @@ class EarlyStopLLM(Delegate):
             ask=self.ask,
             server=server,
             client=client,
+            limiter=getattr(self, "rate_limiter", None),
             name=self.name,
             k=(self.policy.k if self.policy else None) or self.k,
             think_tags=self.think_tags,
