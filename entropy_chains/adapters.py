@@ -30,8 +30,9 @@ if TYPE_CHECKING:
         held_back,
         read_message,
     )
-    from entropy_chains.backends.remote.redaction import hiding, without_secrets
+    from entropy_chains.backends.remote.redaction import hiding, secrets_of, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
+    from entropy_chains.backends.remote.reply import Reply
     from entropy_chains.backends.remote.servers import Server
     from entropy_chains.backends.remote.transfer import Listening, Transfer
     from entropy_chains.backends.text.answer import MALFORMED
@@ -94,8 +95,10 @@ _HOME = {
     "RefineRun": "refine",
     "refusal": "backends.remote.refused",
     "refusals": "backends.remote.refused",
+    "Reply": "backends.remote.reply",
     "Request": "backends.remote.continuations",
     "ResponsesReader": "backends.remote.readers",
+    "secrets_of": "backends.remote.redaction",
     "ServedModel": "backends.remote.model",
     "Server": "backends.remote.servers",
     "Show": "backends.remote.events",
@@ -165,8 +168,10 @@ __all__ = [
     "RefineRun",
     "refusal",
     "refusals",
+    "Reply",
     "Request",
     "ResponsesReader",
+    "secrets_of",
     "ServedModel",
     "Server",
     "Show",

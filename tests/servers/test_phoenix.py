@@ -99,7 +99,12 @@ def test_a_query_engines_trace_shows_the_savings(phoenix, server, handler, wrapp
     spans = phoenix.spans(project, 5)
     told = [{k: v for k, v in s["attributes"].items() if k.startswith("early_stop_")} for s in spans]
     (row,) = handler.summary().rows
-    assert row.outcome.metadata() in told  # of a stopped run: on its last request's span
+    (judged,) = [t for t in told if "early_stop_stopped" in t]  # of a stopped run: on its last request's span
+    table = row.outcome.metadata()
+    assert {k: v for k, v in judged.items() if k != "early_stop_tokens"} == {
+        k: v for k, v in table.items() if k != "early_stop_tokens"
+    }
+    assert sum(t.get("early_stop_tokens", 0) for t in told) == table["early_stop_tokens"]
     assert (row.outcome.stopped, row.outcome.step) == (wrapped, 3)
     assert len({s["context"]["trace_id"] for s in spans}) == 1
     assert KEY not in json.dumps(spans)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import logging
-from typing import Any
+import re
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 from llama_index.core import Document, MockEmbedding, Settings, SummaryIndex, VectorStoreIndex
@@ -13,8 +16,9 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextC
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RouterQueryEngine
 from llama_index.core.selectors import LLMSingleSelector
-from llama_index.core.tools import QueryEngineTool
+from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
+from llama_index.core.workflow.resource import Resource
 from llama_index.llms.entropy_chains import EarlyStopLLM, attach, detach
 from llama_index.llms.openai_like import OpenAILike
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, sums, thinking
@@ -252,16 +256,203 @@ def test_settings_are_a_target_too(server):
 
 
 def test_no_llm_is_an_error_with_the_remedy(index):
-    """A retriever has none; twice attached is none either."""
+    """A retriever has none."""
     with pytest.raises(SettingsError, match=r"VectorIndexRetriever.*EarlyStopLLM"):
         attach(index.as_retriever(), POLICY)
 
 
-def test_attaching_twice_is_an_error(server, index):
-    """A wrapper is never wrapped."""
-    engine = attach(index.as_query_engine(llm=inside(server)), POLICY)
-    with pytest.raises(SettingsError, match="no LLM was found"):
-        attach(engine, POLICY)
+OTHER = Policy("scripted", (0.1,), segmentation=Segmentation("line", 32))
+
+
+def llm_of(engine: Any) -> Any:
+    return engine._response_synthesizer._llm
+
+
+def test_attaching_again_replaces(server, index):
+    """A notebook's cell run again, then with another policy and settings: the new ones hold; a wrapper is never wrapped."""
+    llm = inside(server)
+    engine = index.as_query_engine(llm=llm)
+    for policy, settings in ((POLICY, {"holdout": 0.5}), (POLICY, {}), (OTHER, {"max_steps": 3})):
+        assert attach(engine, policy, **settings) is engine
+        made = llm_of(engine)
+        assert made.llm is llm
+        assert (made.policy, made.settings, made.holdout) == (policy, settings, settings.get("holdout", 0))
+    detach(engine)
+    assert llm_of(engine) is llm
+
+
+def test_a_wrapper_of_the_users_own_keeps_its_settings(server, index):
+    """It gets the policy; ``detach`` gives it back as it was."""
+    own = EarlyStopLLM(inside(server), POLICY, max_steps=7, early_stop=False)
+    engine = attach(index.as_query_engine(llm=own), OTHER, early_stop=True)
+    made = llm_of(engine)
+    assert (made.llm, made.policy, made.max_steps, made.early_stop) == (own.llm, OTHER, 7, True)
+    assert (own.policy, own.early_stop) == (POLICY, False)
+    detach(engine)
+    assert llm_of(engine) is own
+
+
+@dataclasses.dataclass
+class Box:
+    """A user's class."""
+
+    held: Any
+
+
+class Slotted:
+    """A user's class without a ``__dict__``."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+class OfClass:
+    """A user's class that holds an engine for all of its objects."""
+
+    held: Any = None
+
+
+class Answers(NamedTuple):
+    """A user's record."""
+
+    first: Any
+    second: Any
+
+
+def of_class(engine: Any) -> Any:
+    return type("OfClass", (OfClass,), {"held": engine, "__module__": __name__})()
+
+
+def closed_over(engine: Any) -> Any:
+    def ask(question: str) -> str:
+        """Ask the engine."""
+        return str(engine.query(question))
+
+    return FunctionTool.from_defaults(ask)
+
+
+HOLDERS = {
+    "a list": lambda engine: [engine],
+    "a tuple": lambda engine: (engine,),
+    "a set": lambda engine: {engine},
+    "a mapping": lambda engine: {"a": {"b": engine}},
+    "a user's object": Box,
+    "a user's object in an object in a tuple": lambda engine: Box((Box(engine),)),
+    "a slot": Slotted,
+    "a class's attribute": of_class,
+    "a workflow's helper": lambda engine: _with_part(Own(None), engine),
+    "a tool's function": closed_over,
+    "a bound method": lambda engine: FunctionTool.from_defaults(engine.query, name="q", description="d"),
+    "a partial": lambda engine: functools.partial(print, engine),
+    "an agent's tool": lambda engine: FunctionAgent(tools=[closed_over(engine)], llm=llm_of(engine)),
+}
+
+
+def _with_part(flow: Any, engine: Any) -> Any:
+    flow.part = Box(engine)
+    return flow
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_an_engine_is_found_wherever_it_stands(server, index, kind):
+    """In containers, the user's own objects, what a workflow holds, and what a tool's function uses; detach finds it too."""
+    llm = inside(server)
+    engine = index.as_query_engine(llm=llm)
+    made = HOLDERS[kind](engine)
+    attach(made, POLICY)
+    assert isinstance(llm_of(engine), EarlyStopLLM)
+    detach(made)
+    assert llm_of(engine) is llm
+
+
+LLMS = {
+    "a tuple in an object": (lambda llm: Box((1, llm)), lambda box: box.held[1]),
+    "a named tuple in a list": (lambda llm: [Answers(llm, 2)], lambda held: held[0].first),
+    "a slot": (Slotted, lambda box: box.held),
+}
+
+
+@pytest.mark.parametrize("kind", LLMS)
+def test_an_llm_in_a_tuple_or_slot_is_swapped(server, kind):
+    """The tuple that holds it is replaced where it stands; its kind stays."""
+    make, found = LLMS[kind]
+    llm = inside(server)
+    made = attach(make(llm), POLICY)
+    assert found(made).llm is llm
+    detach(made)
+    assert found(made) is llm
+    assert repr(type(made)) == repr(type(make(llm)))
+
+
+GLOBAL: Any = None
+
+
+def uses_a_global(question: str) -> str:
+    """Ask a model of the module's own."""
+    return str(GLOBAL.complete(question))
+
+
+def uses_settings(question: str) -> str:
+    """Ask the global model."""
+    return str(Settings.llm.complete(question))
+
+
+def get_llm() -> Any:
+    """A resource."""
+
+
+class Flow(Workflow):
+    """A workflow whose model is a resource."""
+
+    @step
+    async def ask(self, event: StartEvent, llm: Annotated[Any, Resource(get_llm)]) -> StopEvent:
+        """One call."""
+        return StopEvent(result=str(await llm.acomplete(QUESTION)))
+
+
+class FlowOfOther(Workflow):
+    """One with resources that are no model."""
+
+    @step
+    async def ask(
+        self, event: StartEvent, n: Annotated[int, Resource(get_llm)], m: Annotated[MockEmbedding, Resource(get_llm)]
+    ) -> StopEvent:
+        """No call."""
+        return StopEvent()
+
+
+OUT_OF_REACH = {
+    "a name of the module": (lambda llm: FunctionTool.from_defaults(uses_a_global), "GLOBAL .*a name of the module"),
+    "Settings": (lambda llm: FunctionTool.from_defaults(uses_settings), r"attach\(Settings"),
+    "a resource": (lambda llm: Flow(), "ask:llm .*the resource get_llm"),
+    "a tuple": (lambda llm: (llm,), "give a list"),
+    "the LLM's method": (lambda llm: FunctionTool.from_defaults(llm.complete, name="c", description="d"), "a method of the LLM"),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_REACH)
+def test_what_cannot_be_reached_is_said_with_the_remedy(server, index, caplog, monkeypatch, kind):
+    """At WARNING beside what was attached; where nothing was, in the error."""
+    make, told = OUT_OF_REACH[kind]
+    monkeypatch.setitem(globals(), "GLOBAL", inside(server))
+    part = make(inside(server))
+    with pytest.raises(SettingsError, match=told):
+        attach(part, POLICY)
+    with caplog.at_level(logging.WARNING):
+        attach([index.as_query_engine(llm=inside(server)), Box(part) if kind != "a tuple" else {"x": frozenset(["y"])}], POLICY)
+    assert bool(re.search(told, caplog.text)) == (kind != "a tuple")
+
+
+def test_nothing_is_said_of_what_is_no_model_or_stops_already(server, index, caplog, monkeypatch):
+    """Resources of other types, a wrapped model of the module's, what was excluded: no word."""
+    monkeypatch.setitem(globals(), "GLOBAL", EarlyStopLLM(inside(server), POLICY))
+    tool = FunctionTool.from_defaults(uses_a_global)
+    flow = Flow()
+    with caplog.at_level(logging.WARNING):
+        attach([index.as_query_engine(llm=inside(server)), tool, FlowOfOther(), flow], POLICY, exclude="llm")
+    assert caplog.text == ""
 
 
 def test_one_that_cannot_be_stopped_leaves_all_as_they_were(server, index):

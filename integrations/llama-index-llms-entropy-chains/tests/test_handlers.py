@@ -356,7 +356,7 @@ def test_a_querys_response_says_what_its_calls_cost(server, listen, mode):
     engine = index.as_query_engine(llm=llm_at(server))
     response = asyncio.run(engine.aquery("What is 6*7?")) if mode == "aquery" else engine.query("What is 6*7?")
     told = {k: v for k, v in response.metadata.items() if k.startswith("early_stop_")}
-    assert (told["early_stop_step"], told["early_stop_stopped"], told["early_stop_calls"]) == (3, False, 1)
+    assert (told["early_stop_step"], told["early_stop_stopped"], told["early_stop_runs"]) == (3, False, 1)
     assert told["early_stop_tokens"] == server.calls[0].made
     assert len(response.metadata) == len(told) + 1  # the node's own
     assert told["early_stop_policy"] == POLICY.fingerprint
@@ -370,7 +370,7 @@ def test_figures_of_two_queries_stay_apart(server, listen):
     with Loopback(lambda body: Reply(status=400)) as down, pytest.raises(Exception, match="scripted"):
         broken.as_query_engine(llm=llm_at(down, max_retries=0)).query("?")
     engine = broken.as_query_engine(llm=llm_at(server))
-    assert [engine.query("?").metadata["early_stop_calls"] for _ in range(2)] == [1, 1]
+    assert [engine.query("?").metadata["early_stop_runs"] for _ in range(2)] == [1, 1]
 
 
 def test_an_error_of_ours_never_breaks_a_run(server, listen, caplog, monkeypatch):

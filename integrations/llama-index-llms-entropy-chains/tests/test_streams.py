@@ -115,7 +115,9 @@ def test_the_servers_request_ends_at_the_stop_and_the_inner_llm_ends_well(case, 
     kind = "LLMCompletion" if "completions" in case else "LLMChat"
     assert events.names == [f"{kind}StartEvent", f"{kind}EndEvent"] * 2
     told = [e.response.additional_kwargs for e in events.seen if e.class_name() == f"{kind}EndEvent"]
-    assert [t["early_stop_stopped"] for t in told] == [True, True]
+    assert [t.get("early_stop_stopped") for t in told] == [None, True]  # told once
+    assert [t["early_stop_tokens"] for t in told] == [t["completion_tokens"] for t in told]  # each its own
+    assert told[0]["early_stop_tokens"] > told[1]["early_stop_tokens"] > 0
 
 
 @pytest.mark.parametrize("run", [sync, asynchronous])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.bridge.pydantic import Field, field_serializer
-from llama_index.core.llms import LLM  # noqa: TC002 (pydantic reads the field's type)
+from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
+from entropy_chains.adapters import secrets_of, without_secrets
 from entropy_chains.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,20 +18,15 @@ if TYPE_CHECKING:
     from llama_index.core.llms.llm import ToolSelection
     from llama_index.core.tools.types import BaseTool
 
-MIRRORED = (
-    "callback_manager",
-    "completion_to_prompt",
-    "messages_to_prompt",
-    "output_parser",
-    "pydantic_program_mode",
-    "query_wrapper_prompt",
-    "system_prompt",
-)
-"""What ``predict`` and engines read from the LLM that they are given."""
+MIRRORED = tuple(name for name in LLM.model_fields if name != "llm")
+"""What every LLM has: ``predict`` and engines read it from the LLM that they are given."""
 
 
 class Delegate(FunctionCallingLLM):
-    """An LLM around an LLM. Prompt settings and callback manager are the inner one's where none are given."""
+    """An LLM around an LLM: what every LLM has (prompts, rate limiter, callback manager) is the inner one's where none is given.
+
+    The inner one's own settings (``model``, ``temperature`` …) are read and set through it.
+    """
 
     llm: LLM = Field(frozen=True, repr=False)
 
@@ -39,9 +35,32 @@ class Delegate(FunctionCallingLLM):
         self.llm.callback_manager = self.callback_manager
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_inner(name):
+            setattr(self.llm, name, value)
+            return
         super().__setattr__(name, value)
         if name == "callback_manager":  # engines set it on the LLM that they see; it is the inner one that calls it
             self.llm.callback_manager = value
+
+    def __getattr__(self, name: str) -> Any:
+        if self._is_inner(name):
+            return getattr(self.llm, name)
+        return super().__getattr__(name)  # type: ignore[misc]  # pydantic's, which type checkers are not shown
+
+    def _is_inner(self, name: str) -> bool:
+        """Whether it is a setting that only the inner LLM has."""
+        inner = self.__dict__.get("llm")
+        return inner is not None and name not in type(self).model_fields and name in type(inner).model_fields
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """What every LLM has, where it is not the inner one's."""
+        return {name: getattr(self, name) for name in MIRRORED if getattr(self, name) is not getattr(self.llm, name)}
+
+    @property
+    def _itself(self) -> LLM:
+        """The inner LLM, with these."""
+        return self.llm.model_copy(update=self._shared) if self._shared else self.llm
 
     @classmethod
     def class_name(cls) -> str:
@@ -55,8 +74,29 @@ class Delegate(FunctionCallingLLM):
 
     @field_serializer("llm")
     def _without_secrets(self, llm: LLM) -> dict[str, Any]:
-        """The inner LLM's own ``to_dict`` holds its key; what it is stands in its metadata."""
-        return {"class_name": llm.class_name(), **llm.metadata.model_dump()}
+        """The inner LLM's own ``to_dict`` holds its key: without that."""
+        told: dict[str, Any] = _told(llm.to_dict(), secrets_of(llm))
+        return told
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Returns the LLM that ``to_dict`` was of.
+
+        No key is in it: the inner LLM finds its key as it does when it is made, or ``api_key=…`` is given here.
+
+        Args:
+            data: of ``to_dict``.
+            kwargs: settings in place of those in ``data``, of this LLM or of the one inside, which may be given whole as ``llm``.
+
+        Raises:
+            SettingsError: no class of the inner LLM's name was imported.
+        """
+        given = {name: value for name, value in {**data, **kwargs}.items() if name in cls.model_fields}
+        inner = given["llm"]
+        if not isinstance(inner, LLM):
+            further = {name: value for name, value in kwargs.items() if name not in cls.model_fields}
+            inner = _class_of(inner["class_name"]).from_dict(inner, **further)
+        return cls(**given | {"llm": inner})
 
     # --- tools and structured output: the inner LLM's own ways
 
@@ -104,16 +144,35 @@ class Delegate(FunctionCallingLLM):
 
     def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """The inner LLM's: structured output is never cut."""
-        return self.llm.structured_predict(*args, **kwargs)
+        return self._itself.structured_predict(*args, **kwargs)
 
     async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`structured_predict`."""
-        return await self.llm.astructured_predict(*args, **kwargs)
+        return await self._itself.astructured_predict(*args, **kwargs)
 
     def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`structured_predict`."""
-        return self.llm.stream_structured_predict(*args, **kwargs)
+        return self._itself.stream_structured_predict(*args, **kwargs)
 
     async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`structured_predict`."""
-        return await self.llm.astream_structured_predict(*args, **kwargs)
+        return await self._itself.astream_structured_predict(*args, **kwargs)
+
+
+def _told(value: Any, secrets: list[str]) -> Any:
+    """A setting without the secrets in it."""
+    if isinstance(value, dict):
+        return {name: _told(each, secrets) for name, each in without_secrets(value).items()}
+    for secret in secrets if isinstance(value, str) else ():
+        value = value.replace(secret, "")
+    return value
+
+
+def _class_of(name: str) -> type[LLM]:
+    """The class of LLMs that writes this name into files, of those that were imported."""
+    waiting = [LLM]
+    for kind in waiting:
+        if "class_name" in vars(kind) and kind.class_name() == name:
+            return kind
+        waiting.extend(kind.__subclasses__())
+    raise SettingsError(f"no LLM class {name} was imported: import it first, or give the LLM itself as llm=…")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
+from llama_index.llms.entropy_chains._requests import Heard, Opened, afailing, counted, deferred, errors, failing
+from llama_index.llms.entropy_chains._runs import Asked, Run, requested
 from llama_index.llms.entropy_chains._streams import (
     End,
     afinish,
@@ -31,6 +33,7 @@ from entropy_chains.adapters import (
     Dialogue,
     Known,
     OnMismatch,
+    Reply,
     Request,
     ResponsesReader,
     ServedModel,
@@ -44,12 +47,9 @@ from entropy_chains.adapters import (
     hiding,
     known,
     prompt_of,
-    refusal,
-    refusals,
     who,
 )
 from entropy_chains.backends import Message, Sampling
-from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
@@ -60,22 +60,6 @@ NO_LIMIT = 2**31
 
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
-
-
-class Heard(NamedTuple):
-    """An update's ``raw``: what the request was for, and the response of the LLM inside."""
-
-    purpose: str
-    response: Any
-
-
-@dataclass(slots=True)
-class Opened:
-    """A stream of the LLM inside, its end, and its request."""
-
-    chunks: Any
-    end: End
-    request: Request
 
 
 class Call(ServedModel):
@@ -89,6 +73,7 @@ class Call(ServedModel):
         ask: settings that make an LLM send logprobs whose class does not say how.
         server: what is known about the server.
         client: for async calls, the SDK's client of the running loop.
+        limiter: the wrapper's ``rate_limiter``, which is asked before every request.
         settings: as in :class:`entropy_chains.backends.remote.model.ServedModel`.
     """
 
@@ -102,6 +87,7 @@ class Call(ServedModel):
         ask: Mapping[str, Any] | None = None,
         server: Server | None = None,
         client: Any = None,
+        limiter: Any = None,
         **settings: Any,
     ):
         self.responses = is_a(llm, "OpenAIResponses")
@@ -110,8 +96,8 @@ class Call(ServedModel):
         super().__init__(llm, llm.metadata.model_name, **settings)
         self.llm: Any = llm
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
-        self._ask, self._server, self.client = ask, server, client
-        self._span = active_span_id.get()  # the wrapper's: a request that follows later belongs under it as well
+        self._ask, self._server, self.client, self._limiter = ask, server, client, limiter
+        self.run = Run()
 
     # --- what this call is
 
@@ -230,6 +216,8 @@ class Call(ServedModel):
             target[name] = request.max_tokens
         if extra:
             given["extra_body"] = extra
+        if self._limiter is not getattr(llm, "rate_limiter", None):
+            fields["rate_limiter"] = self._limiter
         if body != additional(llm):
             fields["additional_kwargs"] = body
         turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]
@@ -268,62 +256,71 @@ class Call(ServedModel):
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = client_of(self.llm).post(self._template_url, **self._rendering)
-        llm, asked, given = self._form(request, endable(self.llm, end), rendered)
-        with self._inside():
+        llm, content, given = self._form(request, endable(self.llm, end), rendered)
+        asked = self.run.ask(request.purpose)
+        with self._inside(asked):
             try:
-                chunks = llm.stream_chat(asked, **given) if self._as_chat(request) else llm.stream_complete(asked, True, **given)
+                chunks = (
+                    llm.stream_chat(content, **given) if self._as_chat(request) else llm.stream_complete(content, True, **given)
+                )
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
-                chunks = _failing(_deferred(error, request))
-        return Opened(chunks, end, request)
+                chunks = failing(deferred(error, request))
+        return Opened(chunks, end, request, asked, Reply(request.purpose))
 
     async def aopen(self, request: Request) -> Opened:
         """The same for ``asyncio``."""
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = await self.client.post(self._template_url, **self._rendering)
-        llm, asked, given = self._form(request, async_endable(self.llm, end, self.client), rendered)
-        with self._inside():
+        llm, content, given = self._form(request, async_endable(self.llm, end, self.client), rendered)
+        asked = self.run.ask(request.purpose)
+        with self._inside(asked):
             try:
-                call = llm.astream_chat(asked, **given) if self._as_chat(request) else llm.astream_complete(asked, True, **given)
+                call = (
+                    llm.astream_chat(content, **given) if self._as_chat(request) else llm.astream_complete(content, True, **given)
+                )
                 chunks = await call
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
-                chunks = _afailing(_deferred(error, request))
-        return Opened(chunks, end, request)
+                chunks = afailing(deferred(error, request))
+        return Opened(chunks, end, request, asked, Reply(request.purpose))
 
     @contextmanager
-    def _inside(self) -> Iterator[None]:
-        """Spans that begin here are children of the wrapper's."""
-        token = active_span_id.set(self._span)
+    def _inside(self, asked: Asked) -> Iterator[None]:
+        """Spans that begin here are children of the wrapper's, and the request's."""
+        span, request = active_span_id.set(self.run.span_id), requested.set(asked)
         try:
             yield
         finally:
-            active_span_id.reset(token)
+            requested.reset(request)
+            active_span_id.reset(span)
 
     # --- streams
 
     def updates(self, request: Request, first: Opened | None = None) -> Generator[Update, None, None]:
         """One request's stream; closing this ends it, so that the server stops."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), _errors(request):
+        with hiding(self.llm, self.kwargs), errors(request):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
-                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
+                    yield counted(reader, response, opened)
                 yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
             finally:
                 finish(opened.chunks, opened.end)
+                opened.asked.over()
 
     async def aupdates(self, request: Request, first: Opened | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), _errors(request):
+        with hiding(self.llm, self.kwargs), errors(request):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
-                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
+                    yield counted(reader, response, opened)
                 yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
             finally:
                 await afinish(opened.chunks, opened.end)
+                opened.asked.over()
 
     def _rest(self, reader: Any, end: End) -> Update:
         """Returns what is left when a stream is over. Raises BackendError where it broke off: LlamaIndex does not see that."""
@@ -349,35 +346,3 @@ def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
     """Why nothing may be cut in a call of an LLM with these settings; None where it may."""
     inside = {"extra_body": extra_body(llm, kwargs)}
     return forms.never_cut(forms.merged(forms.of_model(llm), kwargs, additional(llm), inside))
-
-
-def _deferred(error: Exception, request: Request) -> Exception:
-    """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
-    if not request.logprobs or refusal(error) is None:
-        raise error
-    return error
-
-
-def _failing(error: Exception) -> Generator[Any, None, None]:
-    raise error
-    yield
-
-
-async def _afailing(error: Exception) -> AsyncGenerator[Any, None]:
-    raise error
-    yield
-
-
-@contextmanager
-def _errors(request: Request) -> Iterator[None]:
-    """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
-    try:
-        with refusals(request.logprobs):
-            yield
-    except EntropyChainsError:
-        raise
-    except Exception as error:
-        if request.purpose == "reason":
-            raise
-        told = quoted(str(error))
-        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {told})") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from llama_index.llms.entropy_chains._runs import SCOPES, requested
 from llama_index.llms.entropy_chains._streams import (
     End,
     is_soft,
@@ -15,7 +16,7 @@ from llama_index.llms.entropy_chains._streams import (
     uses_sdk,
 )
 from llama_index.llms.entropy_chains._summary import Row
-from llama_index.llms.entropy_chains.tracing import current_span, mark_span
+from llama_index.llms.entropy_chains.tracing import current_span, mark_request
 
 from entropy_chains import Outcome, Policy, Segmentation, ThinkTags
 from entropy_chains.adapters import (
@@ -156,13 +157,15 @@ class Call:
     """One LLM call, from its start event to its end.
 
     Attributes:
-        query: whoever is told the outcome.
+        asked: the request of a wrapper's run that it is, if it is one.
+        scope: where it runs.
     """
 
-    def __init__(self, terms: Terms, model_dict: Mapping[str, Any], query: Any):
-        self._terms, self.query = terms, query
+    def __init__(self, terms: Terms, model_dict: Mapping[str, Any], span_id: str):
+        self._terms, self.scope = terms, SCOPES.at(span_id)
         self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
         self._span = current_span()
+        self.asked = requested.get()
         self._policy, self._why = self._judging()
         self._reader: Any = None
         self._dialogue: Dialogue | None = None
@@ -217,7 +220,12 @@ class Call:
         if update.usage and update.usage.completion_tokens is not None:
             self._counted = update.usage.completion_tokens
         if update.finish_reason or update.usage or self._closed:
-            mark_span(self._outcome(), self._span)
+            self._mark(self._outcome())
+
+    def _mark(self, outcome: Outcome) -> None:
+        """Write it on the call's span; a wrapper's run sees to its spans itself."""
+        if self.asked is None:
+            mark_request(outcome.metadata(), outcome.tokens, self._span)
 
     def _outcome(self) -> Outcome:
         assert self._dialogue is not None  # noqa: S101 (nothing is fed before)
@@ -238,11 +246,13 @@ class Call:
         assert self._dialogue is not None  # noqa: S101 (just begun, if not before)
         self._why = self._why or why
         run, own, told = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
-        outcome = outcome_of(told) if "early_stop_active" in told else own  # an EarlyStopLLM has judged its call itself
-        mark_span(outcome, self._span)
+        whole = self.asked is None and "early_stop_active" in told  # a local model has judged its call itself
+        outcome = outcome_of(told) if whole else own
+        self._mark(outcome)
+        steps = run.steps if self.asked is None or self.asked.purpose in ("reason", "full") else ()
         step = None if outcome.stopped or outcome.policy != own.policy else outcome.step
-        would_save = max(0, run.reasoning_tokens - run.steps[step - 1].end) if step and step <= len(run.steps) else None
-        return Row(self._model, streamed, tuple(s.record.entropy for s in run.steps), outcome, would_save)
+        would_save = max(0, run.reasoning_tokens - steps[step - 1].end) if step and step <= len(steps) else None
+        return Row(self._model, streamed, tuple(s.record.entropy for s in steps), outcome, would_save)
 
 
 def reader_of(raw: Any) -> type[ChatReader | CompletionReader | ResponsesReader] | None:

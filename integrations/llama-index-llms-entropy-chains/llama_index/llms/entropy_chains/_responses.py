@@ -56,10 +56,8 @@ class Telling:
             told = self._corrected(response, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))
         if told is not None:
             self._last = told
-        if closing:
-            self._mark({"completion_tokens": self.dialogue.result().tokens})
-        elif update.finish_reason or (update.usage and not update.pieces):  # vLLM counts on every chunk
-            self._mark({})
+        if not closing and (update.finish_reason or (update.usage and not update.pieces)):  # vLLM counts on every chunk
+            self._mark()
         return told
 
     def _as_it_is(self, response: Any, closing: bool) -> ChatResponse | None:
@@ -97,18 +95,20 @@ class Telling:
         thinking = [self._thinking] if self._thinking else []
         told.message.blocks = [*thinking, TextBlock(text=self._text), *others]
 
-    def _mark(self, counts: dict[str, Any]) -> None:
-        """Write the outcome on the LLM's own object, which events and callbacks get."""
+    def _mark(self) -> None:
+        """Write the outcome on the LLM's own object, which events and callbacks get; the tokens there are its request's own."""
         if self._heard is not None:
-            self._heard.additional_kwargs.update(self._outcome.metadata() | counts)
+            told = self._outcome.metadata()
+            del told["early_stop_tokens"]
+            self._heard.additional_kwargs.update(told)
 
     @property
     def _outcome(self) -> Outcome:
         outcome = self.dialogue.result().outcome
         return replace(outcome, reason=self._why) if self._why else outcome
 
-    def final(self) -> ChatResponse:
-        """The last response: the whole message, no delta, the outcome, the server's finish reason, the tokens of all requests."""
+    def final(self) -> tuple[ChatResponse, Outcome]:
+        """The last response (the whole message, no delta, the outcome, the server's finish reason, all tokens), and the outcome."""
         run, told = self.dialogue.result(), self._last
         counts: dict[str, Any] = {"completion_tokens": run.tokens, "finish_reason": run.finish_raw}
         prompt = run.prompt_tokens or self._prompt_estimate(run.tokens)
@@ -116,9 +116,9 @@ class Telling:
             counts |= {"prompt_tokens": prompt, "total_tokens": prompt + run.tokens}
         kept = {k: v for k, v in told.additional_kwargs.items() if k != "thinking_delta"}
         logprobs = None if self._tokens is None else [alternatives(t) for t in self._tokens if t.alternatives]
-        return told.model_copy(
-            update={"delta": "", "logprobs": logprobs, "additional_kwargs": kept | self._outcome.metadata() | counts}
-        )
+        outcome = self._outcome
+        last = {"delta": "", "logprobs": logprobs, "additional_kwargs": kept | outcome.metadata() | counts}
+        return told.model_copy(update=last), outcome
 
     def _prompt_estimate(self, tokens: int) -> int | None:
         """Returns the prompt's tokens where the server counts nothing on a closed stream: the answer's less the thinking."""

@@ -16,7 +16,8 @@ from entropy_chains.backends import Generation, Message, Sampling
 
 if TYPE_CHECKING:
     from llama_index.core.base.llms.types import ChatResponse
-    from llama_index.llms.entropy_chains._inner import Call, Opened
+    from llama_index.llms.entropy_chains._inner import Call
+    from llama_index.llms.entropy_chains._requests import Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,9 @@ def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None
             response = telling.tell(shown)
             if response is not None:
                 yield response
-    yield telling.final()
+    last, outcome = telling.final()
+    call.run.finish(outcome)
+    yield last
 
 
 async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
@@ -68,13 +71,16 @@ async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatRe
             response = telling.tell(shown)
             if response is not None:
                 yield response
-    yield telling.final()
+    last, outcome = telling.final()
+    call.run.finish(outcome)
+    yield last
 
 
 def refine(call: Call, terms: Terms) -> Generator[ChatResponse, None, None]:
     """The last call's response, whole: which call is the last is known only after it."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = run_refine(steps, **terms.loop(call))
+    call.run.finish(made.outcome)
     yield steps.response(made)
 
 
@@ -82,6 +88,7 @@ async def arefine(call: Call, terms: Terms) -> AsyncGenerator[ChatResponse, None
     """The same for ``asyncio``."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = await arun_refine(steps, **terms.loop(call))
+    call.run.finish(made.outcome)
     yield steps.response(made)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from rich.table import Table
 
@@ -29,11 +27,20 @@ class Row:
     outcome: Outcome
     would_save: int | None = None
 
-    def continues(self, other: Row) -> bool:
-        """Whether both are requests of one run of an ``EarlyStopLLM``: the cut one, then its answer's."""
-        mine, its = self.outcome, other.outcome
-        same = (mine.policy, mine.step, mine.entropy) == (its.policy, its.step, its.entropy)
-        return mine.stopped and its.stopped and same and not self.entropies and bool(other.entropies)
+    def joined(self, later: Row) -> Row:
+        """Both as one: requests of one run of an ``EarlyStopLLM``."""
+        tokens = self.outcome.tokens + later.outcome.tokens
+        first = self if self.entropies else later  # a request for an answer has no steps
+        return replace(
+            first,
+            entropies=(*self.entropies, *later.entropies),
+            outcome=replace(first.outcome, tokens=tokens),
+        )
+
+    def judged(self, outcome: Outcome) -> Row:
+        """With the outcome that its run came to."""
+        same = outcome.policy == self.outcome.policy and not outcome.stopped
+        return replace(self, outcome=outcome, would_save=self.would_save if same else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +103,3 @@ class Summary:
 
 def _would(tokens: int | None) -> str:
     return "" if tokens is None else f"({tokens})"
-
-
-def together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The contract's table for several calls of one query: the last that was decided, with sums over all."""
-    shown = next((o for o in reversed(outcomes) if o.stopped), None)
-    shown = shown or next((o for o in reversed(outcomes) if o.step is not None), outcomes[-1])
-    saved = [o.tokens_saved for o in outcomes if o.tokens_saved is not None]
-    whole = replace(
-        shown,
-        active=any(o.active for o in outcomes),
-        tokens=sum(o.tokens for o in outcomes),
-        tokens_saved=sum(saved) if saved else None,
-    )
-    return {**whole.metadata(), "early_stop_calls": len(outcomes)}

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.agent.workflow import AgentOutput, AgentStream, FunctionAgent, ReActAgent
 from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.bridge.pydantic import Field
+from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.workflow import Context, Event, Workflow
 from llama_index.llms.entropy_chains._inner import never_cut
 from llama_index.llms.entropy_chains._measured import reader_of
+from llama_index.llms.entropy_chains._runs import SCOPES, follow_spans
 from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
@@ -123,6 +125,7 @@ class EarlyStop(BaseWorkflowAgent):
         kind = type(self)
         check_settings(kind.__name__, settings, {*kind.model_fields, *signature(Workflow.__init__).parameters} - {"self", "policy"})
         super().__init__(*args, policy=Policy.of(policy), **settings)
+        follow_spans()
         self._check_policy()
 
     def _check_policy(self) -> None:
@@ -155,8 +158,11 @@ class EarlyStop(BaseWorkflowAgent):
         self._check_k(measured)
         await ctx.store.set(_key(self.name), loop.begun)
         outcome = loop.outcome(why)
-        output.early_stop = outcome.metadata()
-        mark_span(outcome)
+        table = output.early_stop = outcome.metadata()
+        mark_span({name: value for name, value in table.items() if name != "early_stop_tokens"})  # its calls have them
+        scope = SCOPES.at(active_span_id.get())
+        if scope is not None:
+            scope.add_loop(f"the loop of {self.name}", outcome)
         last, bound = loop.records[-1], loop.policy.threshold(loop.step - 1) if loop.policy else None
         ctx.write_event_to_stream(
             StepEntropyEvent(

@@ -30,6 +30,7 @@ from llama_index.llms.entropy_chains._delegate import Delegate
 from llama_index.llms.entropy_chains._inner import Call
 from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._run import Terms, arefine, arun, refine, run
+from llama_index.llms.entropy_chains._runs import follow_spans
 from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
 from llama_index_instrumentation.dispatcher import active_instrument_tags
 
@@ -115,6 +116,8 @@ class EarlyStopLLM(Delegate):
     return_logprobs: bool = False
 
     _last_learnt: Learnt | None = PrivateAttr(default=None)
+    _before: Any = PrivateAttr(default=None)  # of one made by attach(): the LLM that it took the place of
+    _given: tuple[str, ...] = PrivateAttr(default=())
 
     def __init__(self, llm: LLM, policy: Policy | str | Path | None = None, **settings: Any):
         if not isinstance(llm, LLM):
@@ -122,8 +125,14 @@ class EarlyStopLLM(Delegate):
         if isinstance(llm, EarlyStopLLM | StructuredLLM):
             raise SettingsError(f"llm is {type(llm).__name__}; wrap the LLM inside it")
         check_settings("EarlyStopLLM", settings, type(self).model_fields)
-        super().__init__(llm, policy=Policy.of(policy), **settings)
+        super().__init__(llm, policy=Policy.from_dict(policy) if isinstance(policy, dict) else Policy.of(policy), **settings)
+        self._given = tuple(settings)
         self._check()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was set when it was made, beside the LLM and the policy, as it is now."""
+        return {name: getattr(self, name) for name in self._given}
 
     def _check(self) -> None:
         if self.max_steps < 1:
@@ -144,6 +153,7 @@ class EarlyStopLLM(Delegate):
             remedy = "say how to ask with ask={…}, or wrap an OpenAILike or OpenAI"
             warnings.warn(f"{named} is not known to take logprobs, so all its calls run in full: {remedy}", stacklevel=3)
         self._check_policy(call)
+        follow_spans()
         call.dialogue(self.policy if self.mode == "thinking" else None, True, False, self.on_mismatch)  # its settings are checked
         if call.responses:
             told = "only thinking in its output text (<think>) can be stopped, all else runs in full; use OpenAI or OpenAILike"
@@ -227,6 +237,7 @@ class EarlyStopLLM(Delegate):
             ask=self.ask,
             server=server,
             client=client,
+            limiter=getattr(self, "rate_limiter", None),
             name=self.name,
             k=(self.policy.k if self.policy else None) or self.k,
             think_tags=self.think_tags,
@@ -244,9 +255,9 @@ class EarlyStopLLM(Delegate):
             learnt.server = call.connect()
             self._check_policy(call)
         if self._refines(call):
-            return refine(call, self._terms(call, kwargs))
+            return call.run.streamed(refine(call, self._terms(call, kwargs)))
         # The inner LLM is called now, not with the first chunk: its span begins inside of ours.
-        return run(call, self._terms(call, kwargs), call.open(call.first))
+        return call.run.streamed(run(call, self._terms(call, kwargs), call.open(call.first)))
 
     async def _arun(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseAsyncGen:
         learnt = self._learnt
@@ -255,7 +266,7 @@ class EarlyStopLLM(Delegate):
             learnt.server = await call.aconnect()
             self._check_policy(call)
         terms = self._terms(call, kwargs)
-        made = arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(call.first))
+        made = call.run.streamed(arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(call.first)))
         own = self._once and getattr(self.llm, "_async_http_client", None) is None
         return _closing(call.client, made) if own else made
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
@@ -24,10 +24,9 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionInProgressEvent,
     LLMCompletionStartEvent,
 )
-from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
 from llama_index.llms.entropy_chains._measured import Call, Terms, end_streams
-from llama_index.llms.entropy_chains._summary import Row, Summary, Totals, together
-from llama_index.llms.entropy_chains.tracing import mark_span
+from llama_index.llms.entropy_chains._runs import Run, follow_spans
+from llama_index.llms.entropy_chains._summary import Row, Summary, Totals
 from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic reads annotations)
 from llama_index_instrumentation.events.span import SpanDropEvent
 from pydantic import PrivateAttr
@@ -44,26 +43,6 @@ OPEN = 1024
 _STARTS = (LLMChatStartEvent, LLMCompletionStartEvent)
 _CHUNKS = (LLMChatInProgressEvent, LLMCompletionInProgressEvent)
 _ENDS = (LLMChatEndEvent, LLMCompletionEndEvent)
-
-
-@dataclass(slots=True)
-class _Query:
-    """The query that runs here, and the outcomes of its calls; those of a query inside it are its own, too."""
-
-    span_id: str | None
-    outer: _Query | None
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def add(self, outcome: Outcome, instead: Outcome | None = None) -> None:
-        if instead in self.outcomes:
-            self.outcomes.remove(instead)
-        self.outcomes.append(outcome)
-        if self.outer is not None:
-            self.outer.add(outcome, instead)
-
-
-_query: ContextVar[_Query | None] = ContextVar("_query", default=None)
-_before: ContextVar[Row | None] = ContextVar("_before", default=None)
 
 
 class EntropyEventHandler(BaseEventHandler):
@@ -88,6 +67,7 @@ class EntropyEventHandler(BaseEventHandler):
     _open: dict[str, Call] = PrivateAttr(default_factory=dict)
     _rows: deque[Row] = PrivateAttr()
     _totals: Totals = PrivateAttr(default_factory=Totals)
+    _runs: Any = PrivateAttr(default_factory=WeakKeyDictionary)  # the row of each run of a wrapper
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(
@@ -109,6 +89,7 @@ class EntropyEventHandler(BaseEventHandler):
             raise SettingsError("stop is True, but there is no policy that says when; give one, or leave stop")
         self._terms = Terms(policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, think_tags or ThinkTags(), opened)
         self._rows = deque(maxlen=keep)
+        follow_spans()
 
     @classmethod
     def class_name(cls) -> str:
@@ -143,10 +124,6 @@ class EntropyEventHandler(BaseEventHandler):
             self._begin(event)
         elif isinstance(event, _ENDS):
             self._end(event.span_id, event.response)
-        elif isinstance(event, QueryStartEvent):
-            _query.set(_Query(event.span_id, _query.get()))
-        elif isinstance(event, QueryEndEvent):
-            self._query_ended(event)
         elif isinstance(event, SpanDropEvent):
             self._dropped(event.span_id)
         elif isinstance(event, ExceptionEvent):
@@ -156,11 +133,13 @@ class EntropyEventHandler(BaseEventHandler):
         if event.span_id is None:
             return
         terms = replace(self._terms, stop=self._terms.stop and stopping_enabled())
-        call = Call(terms, event.model_dict, _query.get())
+        call = Call(terms, event.model_dict, event.span_id)
         with self._lock:
             self._open[event.span_id] = call
             while len(self._open) > OPEN:
                 del self._open[next(iter(self._open))]
+        if call.asked is not None and self._judged not in call.asked.run.watchers:
+            call.asked.run.watchers.append(self._judged)
 
     def _end(self, span_id: str | None, response: Any, why: str | None = None) -> None:
         with self._lock:
@@ -168,36 +147,37 @@ class EntropyEventHandler(BaseEventHandler):
         if call is None:
             return
         row = call.row(response, why)
-        before, continued = _before.get(), None
-        _before.set(row)
+        run = call.asked.run if call.asked else None
         with self._lock:
-            if before is not None and row.continues(before) and before in self._rows:
-                self._rows.remove(before)
-                self._totals = self._totals.add(before, -1)
-                row, continued = replace(row, entropies=before.entropies), before.outcome
-            self._rows.append(row)
-            self._totals = self._totals.add(row)
-        if call.query is not None:
-            call.query.add(row.outcome, continued)
+            before = self._runs.get(run) if run is not None else None
+            row = before.joined(row) if before is not None else row
+            self._put(row, before)
+            if run is not None:
+                self._runs[run] = row
+        if run is None and call.scope is not None:
+            call.scope.add(span_id, row.outcome)
 
-    def _query_ended(self, event: QueryEndEvent) -> None:
-        query = _query.get()
-        if query is None or query.span_id != event.span_id:
+    def _judged(self, run: Run, outcome: Outcome) -> None:
+        """A run of an ``EarlyStopLLM`` has ended: its requests are one row, with the wrapper's outcome."""
+        with self._lock:
+            before = self._runs.get(run)
+            if before is not None:
+                self._put(before.judged(outcome), before)
+
+    def _put(self, row: Row, before: Row | None) -> None:
+        """Keep a row, in an earlier one's place if there is one."""
+        self._totals = self._totals.add(row)
+        if before is None:
+            self._rows.append(row)
             return
-        _query.set(query.outer)
-        if query.outcomes:
-            told = together(query.outcomes)
-            mark_span(told)
-            if hasattr(event.response, "metadata"):
-                event.response.metadata = (event.response.metadata or {}) | told
+        self._totals = self._totals.add(before, -1)
+        if before in self._rows:
+            self._rows[self._rows.index(before)] = row
 
     def _dropped(self, span_id: str | None) -> None:
-        """A call or a query that failed."""
+        """A call that failed."""
         with self._lock:
             self._open.pop(span_id or "", None)
-        query = _query.get()
-        if query is not None and query.span_id == span_id:
-            _query.set(query.outer)
 
     def summary(self) -> Summary:
         """The calls so far; ``rich.print`` shows a table."""

@@ -24,6 +24,8 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.llms import LLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.llms.entropy_chains._runs import Run, follow_spans
+from llama_index.llms.entropy_chains.tracing import current_span, mark_request
 
 from entropy_chains import Policy, Segmentation
 from entropy_chains.adapters import OnMismatch, Shown, astream, check_options, in_thread, tags_of
@@ -88,6 +90,7 @@ class TransformersLLM(LLM):
             raise SettingsError(f"TransformersLLM has no {', '.join(sorted(settings))}; a loaded backend has its settings already")
         own |= {"backend": backend, "policy": Policy.of(policy)}
         super().__init__(**own)
+        follow_spans()
 
     @classmethod
     def class_name(cls) -> str:
@@ -130,10 +133,10 @@ class TransformersLLM(LLM):
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """See :meth:`complete`."""
-        request = _Request(self, self._asked(prompt, formatted), kwargs)
+        stream = _Request(self, self._asked(prompt, formatted), kwargs).stream()
 
         def responses() -> CompletionResponseGen:
-            with closing(request.stream()) as stream:
+            with closing(stream):
                 for response in stream:
                     yield as_completion(response)
 
@@ -147,10 +150,10 @@ class TransformersLLM(LLM):
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """See :meth:`complete`."""
-        request = _Request(self, self._asked(prompt, formatted), kwargs)
+        stream = _Request(self, self._asked(prompt, formatted), kwargs).astream()
 
         async def responses() -> CompletionResponseAsyncGen:
-            async with aclosing(request.astream()) as stream:
+            async with aclosing(stream):
                 async for response in stream:
                     yield as_completion(response)
 
@@ -207,6 +210,7 @@ class _Request:
         if tags is None and llm.policy is None:  # an ordinary model: all its text is answer
             self._settings["segmentation"] = Segmentation("call")
         self._shown = Shown(tags, kwargs.get("stop") or llm.stop)
+        self._run, self._span = Run(), current_span()
 
     def response(self, cancelled: threading.Event | None = None) -> ChatResponse:
         backend = self._backend.worker(cancelled) if cancelled else self._backend
@@ -214,6 +218,12 @@ class _Request:
         return self._final(run, None)
 
     def stream(self) -> Generator[ChatResponse, None, None]:
+        return self._run.streamed(self._responses())
+
+    def astream(self) -> AsyncGenerator[ChatResponse, None]:
+        return self._run.streamed(self._aresponses())
+
+    def _responses(self) -> Generator[ChatResponse, None, None]:
         thinking = text = ""
         with closing(self._backend.stream(self._messages, **self._settings)) as chunks:
             for chunk in chunks:
@@ -224,8 +234,8 @@ class _Request:
                 elif reasoned or answered:
                     yield self._part(thinking, text, reasoned, answered)
 
-    async def astream(self) -> AsyncGenerator[ChatResponse, None]:
-        async with aclosing(astream(self.stream())) as responses:
+    async def _aresponses(self) -> AsyncGenerator[ChatResponse, None]:
+        async with aclosing(astream(self._responses())) as responses:
             async for response in responses:
                 yield response
 
@@ -244,6 +254,8 @@ class _Request:
         }
         told = {**run.outcome.metadata(), **usage, "reasoning_tokens": run.reasoning_tokens, "finish_reason": run.finish_reason}
         message = _message(self._shown.reasoning(run), self._shown.answer(run), run.reasoning_tokens)
+        mark_request(run.outcome.metadata(), run.tokens, self._span)
+        self._run.finish(run.outcome)
         # LlamaIndex's own counters read the raw reply's usage.
         return ChatResponse(message=message, delta=delta, additional_kwargs=told, raw={"usage": usage})
 

@@ -6,7 +6,7 @@ when the call begins (:func:`current_span`): a stream's chunks are read after Ll
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from entropy_chains import Outcome
@@ -18,6 +18,26 @@ LANGSMITH, LANGSMITH_TAGS = "langsmith.metadata.", "langsmith.span.tags"
 """Where LangSmith's own SDK puts a run's metadata and its tags (one text, with commas) on a span, and its OTLP endpoint looks."""
 
 STOPPED = "early-stopped"
+
+FLAT, DOTTED = "early_stop_", "entropy_chains."
+"""How the names of the contract's table begin, in metadata and on spans, and beside them on spans."""
+
+TOTAL = "entropy_chains.total."
+"""How the names of a root's sums begin."""
+
+MADE = "gen_ai.usage.output_tokens"
+"""OpenTelemetry's own name for the tokens that a request made."""
+
+ONCE = (
+    "early_stop_runs",
+    "early_stop_stopped_runs",
+    "early_stop_tokens_saved_share",
+    "early_stop_policy",
+    "early_stop_holdout",
+)
+"""What only roots have, or what nobody adds up."""
+
+SUMS = ("early_stop_runs", "early_stop_stopped_runs", "early_stop_tokens", "early_stop_tokens_saved_estimate")
 
 
 def current_span() -> Any:
@@ -33,16 +53,76 @@ def current_span() -> Any:
 
 
 def mark_span(outcome: Outcome | Mapping[str, Any], span: Any = None) -> bool:
-    """Write an outcome, or its table, on a span, by default the one that is open here; whether it was still open."""
+    """Write an outcome, or its table, on a span, by default the one that is open here; whether it was still open.
+
+    Each figure stands under its own name and, for tools that group by dots, under ``entropy_chains.``.
+    """
     span = span or current_span()
     if span is None or not span.is_recording():
         return False
     table = outcome.metadata() if isinstance(outcome, Outcome) else outcome
-    span.set_attributes(table)
-    if table["early_stop_stopped"]:
-        known = (getattr(span, "attributes", None) or {}).get(TAGS) or ()
-        span.set_attribute(TAGS, [*(t for t in known if t != STOPPED), STOPPED])
+    span.set_attributes({**table, **{DOTTED + name.removeprefix(FLAT): value for name, value in table.items()}})
+    if table.get("early_stop_stopped"):
+        _tag(span)
     return True
+
+
+def mark_request(table: Mapping[str, Any], tokens: int, span: Any) -> bool:
+    """Write on a request's span what that request made, and the outcome of its run where it is told there."""
+    if not mark_span({**table, "early_stop_tokens": tokens}, span):
+        return False
+    span.set_attribute(MADE, tokens)
+    return True
+
+
+def mark_root(table: Mapping[str, Any], span: Any) -> bool:
+    """Write the totals of a trace on its root.
+
+    Sums stand under ``entropy_chains.total.`` alone: no sum over all spans counts a token, stop or saving of a model's span again.
+    """
+    if span is None or not span.is_recording():
+        return False
+    totals = {name: table[name] for name in SUMS if name in table}
+    once = {name: table[name] for name in ONCE if name in table}
+    span.set_attributes(once | {TOTAL + name.removeprefix(FLAT): value for name, value in totals.items()})
+    if table["early_stop_stopped_runs"]:
+        _tag(span)
+    return True
+
+
+def _tag(span: Any) -> None:
+    known = (getattr(span, "attributes", None) or {}).get(TAGS) or ()
+    span.set_attribute(TAGS, [*(t for t in known if t != STOPPED), STOPPED])
+
+
+def lasting(span: Any, busy: Callable[[], bool], before: Callable[[], Any] = bool) -> Callable[[], None]:
+    """Let a span end when the work in it does: tracers end that of a stream as soon as its generator was made.
+
+    Args:
+        span: an OpenTelemetry span.
+        busy: whether the work still runs.
+        before: what is to be written on the span before it ends.
+
+    Returns:
+        what to call when the work has ended. A span that nobody has ended by then stays open.
+    """
+    end, asked = span.end, False
+
+    def finish() -> None:
+        if asked and not busy() and span.is_recording():
+            before()
+            end()
+
+    def later(end_time: int | None = None) -> None:  # the time at which the generator was made
+        nonlocal asked
+        asked = True
+        finish()
+
+    try:
+        span.end = later
+    except AttributeError:  # a span of a class that cannot be changed ends as it did
+        before()
+    return finish
 
 
 class ForLangSmith:
@@ -76,7 +156,9 @@ def _for_langsmith(span: Any) -> Any:
     from opentelemetry.sdk.trace import ReadableSpan
 
     known = dict(span.attributes or {})
-    added = {LANGSMITH + name: value for name, value in known.items() if name.startswith("early_stop_")}
+    totals = {FLAT + name.removeprefix(TOTAL): value for name, value in known.items() if name.startswith(TOTAL)}
+    table = {name: value for name, value in known.items() if name.startswith(FLAT)} | totals
+    added = {LANGSMITH + name: value for name, value in table.items()}
     if TAGS in known:
         added[LANGSMITH_TAGS] = ", ".join(known[TAGS])
     if not added:

@@ -1,0 +1,244 @@
+"""Where the LLMs of an app stand: its objects are walked, and what cannot be reached from outside is named."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Set
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any, NamedTuple
+
+from llama_index.core import Settings
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.llms.base import BaseLLM
+from llama_index.core.data_structs.data_structs import IndexStruct
+from llama_index.core.graph_stores.types import GraphStore, PropertyGraphStore
+from llama_index.core.llms import LLM
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.schema import BaseNode
+from llama_index.core.storage.docstore.types import BaseDocumentStore
+from llama_index.core.storage.storage_context import StorageContext
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
+from llama_index.core.workflow import Workflow
+from llama_index.llms.entropy_chains._delegate import Delegate
+
+Exclude = Iterable[type | str] | type | str
+
+LIBRARIES = ("llama_index", "workflows")
+"""Objects of these are looked into, those of classes made from theirs, and those of the user's own classes."""
+
+STORES = (BaseDocumentStore, BasePydanticVectorStore, GraphStore, PropertyGraphStore, StorageContext)
+LEAVES = (BaseLLM, BaseEmbedding, BaseNode, IndexStruct, *STORES)
+"""Not looked into: an index may hold a million nodes, and no LLM among them."""
+
+CONTAINERS = (dict, list, tuple, set, frozenset, MutableSequence)
+INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+
+GIVE = "give it EarlyStopLLM(llm=…, policy=…)"
+
+
+class Place(NamedTuple):
+    """Where an LLM stands: what holds it, under which key, and its path from the start."""
+
+    holder: Any
+    key: Any
+    path: str
+
+    @property
+    def llm(self) -> Any:
+        """The LLM that stands there."""
+        return self.holder[self.key]
+
+
+class Found(NamedTuple):
+    """The LLMs of an app; ``missed`` names the parts that cannot be reached, each with what to do."""
+
+    places: list[Place]
+    missed: list[str]
+
+
+class _Part(NamedTuple):
+    """A part of an object. ``holder``: where it can be replaced by ``holder[key]``, or None; ``missed``: why not."""
+
+    holder: Any
+    key: Any
+    value: Any
+    path: str
+    missed: str = ""
+
+
+class _Attribute:
+    """An attribute that stands in no ``__dict__``: a slot, or what a function has of the one around it."""
+
+    def __init__(self, owner: Any):
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._owner, name, value)
+
+
+class _InTuple:
+    """A tuple that is replaced, where it stands, when one of its items is."""
+
+    def __init__(self, holder: Any, key: Any):
+        self._holder, self._key = holder, key
+
+    def __getitem__(self, n: int) -> Any:
+        return self._holder[self._key][n]
+
+    def __setitem__(self, n: int, value: Any) -> None:
+        before = self._holder[self._key]
+        items = [*before[:n], value, *before[n + 1 :]]
+        self._holder[self._key] = before._make(items) if hasattr(before, "_make") else type(before)(items)
+
+
+def look(target: Any, exclude: Exclude) -> Found:
+    """Returns every LLM below ``target`` that is not for structured output, and the parts that cannot be reached."""
+    named = {exclude} if isinstance(exclude, str | type) else set(exclude)
+    kinds = tuple(e for e in named if isinstance(e, type))
+    found = Found([], [])
+    waiting = [_Part(None, None, target, type(target).__name__)]
+    seen = {id(target): target}
+    while waiting:
+        thing = waiting.pop()
+        for part in _parts(thing):
+            if part.key in named or isinstance(part.value, kinds):
+                continue
+            if isinstance(part.value, StructuredLLM):
+                continue
+            if isinstance(part.value, LLM):
+                if part.holder is not None:
+                    found.places.append(Place(part.holder, part.key, part.path))
+                elif not isinstance(part.value, Delegate):  # that one stops already
+                    found.missed.append(f"{part.path} ({part.missed})")
+            elif part.value is Settings and target is not Settings:
+                found.missed.append(f"{part.path} (uses Settings: attach(Settings, …))")
+            elif id(part.value) not in seen and _is_looked_into(part.value):
+                seen[id(part.value)] = part.value
+                waiting.append(part)
+        found.missed.extend(_resources(thing, named, kinds))
+    return Found(found.places, list(dict.fromkeys(found.missed)))
+
+
+def _parts(part: _Part) -> Iterator[_Part]:
+    """What a container, object or function holds."""
+    thing, path = part.value, part.path
+    if isinstance(thing, FunctionType):
+        yield from _of_function(thing, path)
+    elif isinstance(thing, MethodType):
+        yield _Part(None, "__self__", thing.__self__, path, f"a method of the LLM itself: {GIVE}'s")
+        yield _Part(None, "__func__", thing.__func__, path)
+    elif isinstance(thing, functools.partial):
+        yield _Part(None, "func", thing.func, path)
+        yield from _items(_Part(None, None, thing.args, path))
+        yield from _items(_Part(None, None, thing.keywords, path))
+    elif isinstance(thing, CONTAINERS):
+        yield from _items(part)
+    else:
+        yield from _of_object(thing, path)
+
+
+def _items(part: _Part) -> Iterator[_Part]:
+    """What a container holds; an item of a set cannot be replaced, nor one of a tuple that stands nowhere."""
+    thing, path = part.value, part.path
+    if isinstance(thing, Set):
+        yield from (_Part(None, None, value, f"{path}{{…}}", f"in a set: {GIVE}") for value in list(thing))
+        return
+    holder: Any = thing if isinstance(thing, MutableMapping | MutableSequence) else None
+    if holder is None and part.holder is not None:
+        holder = _InTuple(part.holder, part.key)
+    items = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
+    yield from (_Part(holder, key, value, f"{path}[{key!r}]", "in a tuple: give a list") for key, value in list(items))
+
+
+def _of_object(thing: Any, path: str) -> Iterator[_Part]:
+    held = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
+    known = {key for fields in held for key in fields}
+    for fields in held:
+        yield from (_Part(fields, key, value, f"{path}.{key}") for key, value in list(fields.items()))
+    for kind in type(thing).__mro__:
+        if not _is_users(kind.__module__):
+            continue
+        for key, value in list(vars(kind).items()):
+            function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)  # a static method's
+            if isinstance(function, FunctionType):
+                yield from _of_function(function, f"{path}.{key}")
+            elif inspect.ismemberdescriptor(value):  # a slot
+                if hasattr(thing, key):
+                    yield _Part(_Attribute(thing), key, getattr(thing, key), f"{path}.{key}")
+            elif key not in known and not key.startswith("__"):  # of the class: replaced on this object alone
+                yield _Part(held[0] if held[0] is getattr(thing, "__dict__", None) else None, key, value, f"{path}.{key}", GIVE)
+
+
+def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
+    """What a function of the user's takes from outside of it, by name."""
+    function = inspect.unwrap(function)
+    if not _is_users(function.__module__):
+        return
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield _Part(_Attribute(cell), "cell_contents", cell.cell_contents, f"{path}:{name}")
+        except ValueError:  # not set yet
+            continue
+    names = _names(function.__code__)
+    for name in sorted(names & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if inspect.ismodule(value) or (value is Settings and ("llm" not in names or isinstance(Settings._llm, Delegate))):
+            continue
+        missed = f"a name of the module {function.__module__}: {GIVE} there"
+        yield _Part(None, name, value, f"{path}:{name}", missed)
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names that a function's code, and the functions in it, look up."""
+    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+
+
+def _resources(part: _Part, named: set[type | str], kinds: tuple[type, ...]) -> Iterator[str]:
+    """What a workflow's steps are given when they run."""
+    if not isinstance(part.value, Workflow):
+        return
+    for step, function in part.value._get_steps().items():
+        for resource in getattr(getattr(function, "_step_config", None), "resources", ()):
+            annotated = getattr(resource, "type_annotation", None)
+            about = annotated if isinstance(annotated, type) and annotated is not Any else object
+            other = issubclass(about, BaseEmbedding | BaseNode) or not (about is object or _is_known(about))
+            if other or resource.name in named or (kinds and issubclass(about, kinds)):
+                continue
+            factory = getattr(resource.resource, "name", resource.name)
+            yield f"{part.path}.{step}:{resource.name} (the resource {factory} is made when the step runs: {GIVE} there)"
+
+
+def _is_looked_into(thing: Any) -> bool:
+    if isinstance(thing, (*CONTAINERS, functools.partial, MethodType)):
+        return True
+    if isinstance(thing, FunctionType):
+        return _is_users(inspect.unwrap(thing).__module__)
+    if isinstance(thing, (type, *LEAVES)):
+        return False
+    return _is_known(type(thing))
+
+
+def _is_known(kind: type) -> bool:
+    return any(cls.__module__.partition(".")[0] in LIBRARIES or _is_users(cls.__module__) for cls in kind.__mro__)
+
+
+@functools.cache
+def _is_users(module: str | None) -> bool:
+    """Whether a module is the app's own: neither Python's, nor of a package that was installed, nor of this project."""
+    if module == "__main__":
+        return True
+    root = (module or "builtins").partition(".")[0]
+    if root in (*LIBRARIES, "entropy_chains"):
+        return False
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    if file is None:
+        return False
+    path = Path(file)
+    return not ({"site-packages", "dist-packages"} & {*path.parts} or any(path.is_relative_to(folder) for folder in INSTALLED))

@@ -1,0 +1,73 @@
+"""One request to the LLM inside: its stream, what came of it, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from entropy_chains.adapters import Reply, Request, Update, refusal, refusals
+from entropy_chains.errors import BackendError, EntropyChainsError, quoted
+
+if TYPE_CHECKING:
+    from llama_index.llms.entropy_chains._runs import Asked
+    from llama_index.llms.entropy_chains._streams import End
+
+
+class Heard(NamedTuple):
+    """An update's ``raw``: what the request was for, and the response of the LLM inside."""
+
+    purpose: str
+    response: Any
+
+
+def counted(reader: Any, response: Any, opened: Opened) -> Update:
+    """The update that a response of the LLM inside is; the request's tokens so far are written on the response."""
+    update: Update = reader.feed(response.raw)
+    opened.reply.take(update)
+    opened.asked.took(response, opened.reply.tokens)
+    return replace(update, raw=Heard(opened.request.purpose, response))
+
+
+@dataclass(slots=True)
+class Opened:
+    """A stream of the LLM inside, its end, its request, and what it came to so far."""
+
+    chunks: Any
+    end: End
+    request: Request
+    asked: Asked
+    reply: Reply
+
+
+def deferred(error: Exception, request: Request) -> Exception:
+    """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
+    if not request.logprobs or refusal(error) is None:
+        raise error
+    return error
+
+
+def failing(error: Exception) -> Generator[Any, None, None]:
+    raise error
+    yield
+
+
+async def afailing(error: Exception) -> AsyncGenerator[Any, None]:
+    raise error
+    yield
+
+
+@contextmanager
+def errors(request: Request) -> Iterator[None]:
+    """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
+    try:
+        with refusals(request.logprobs):
+            yield
+    except EntropyChainsError:
+        raise
+    except Exception as error:
+        if request.purpose == "reason":
+            raise
+        told = quoted(str(error))
+        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {told})") from error

@@ -1,0 +1,304 @@
+"""What runs came to, where a user looks: a call of a wrapper is one run, and a query, a chat or an agent adds up its runs.
+
+LlamaIndex opens a span around every public call of its objects. Here each becomes a :class:`Scope`; when a query, a chat or an
+agent returns, what its runs came to is written on the response, and on the root's OpenTelemetry span where there is one. It needs
+no handler of the user's.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from llama_index.core.agent.workflow.workflow_events import AgentOutput
+from llama_index.core.base.response.schema import AsyncStreamingResponse, PydanticResponse, Response, StreamingResponse
+from llama_index.core.chat_engine.types import AgentChatResponse, StreamingAgentChatResponse
+from llama_index.core.instrumentation.span import active_span_id
+from llama_index.core.workflow import StopEvent
+from llama_index.llms.entropy_chains.tracing import current_span, lasting, mark_request, mark_root
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.span_handlers.base import BaseSpanHandler
+from pydantic import PrivateAttr
+
+from entropy_chains import Outcome
+
+G = TypeVar("G")
+
+RESPONSES = (
+    Response,
+    StreamingResponse,
+    AsyncStreamingResponse,
+    PydanticResponse,
+    AgentChatResponse,
+    StreamingAgentChatResponse,
+    AgentOutput,
+)
+"""What queries, chats and agents return: what their runs came to is written there."""
+
+STREAMS = (Generator, AsyncGenerator, StreamingResponse, AsyncStreamingResponse, StreamingAgentChatResponse)
+
+_lock = threading.RLock()
+
+
+class Scope:
+    """One open span of LlamaIndex, and the runs inside it; those of a span within it are its own, too.
+
+    Attributes:
+        outer: the span around it, if that is known.
+        outcomes: of the runs inside it, in order, each under a key of its own.
+    """
+
+    __slots__ = ("__weakref__", "_ended", "_left", "_result", "_running", "_span", "outcomes", "outer")
+
+    def __init__(self, outer: Scope | None = None):
+        self.outer, self.outcomes = outer, dict[Any, Outcome]()
+        self._running, self._ended = set[Any](), list[Callable[[], None]]()
+        self._left, self._span = False, None
+        self._result: Callable[[], Any] = lambda: None
+
+    @property
+    def _chain(self) -> Iterator[Scope]:
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.outer
+
+    def add(self, key: Any, outcome: Outcome) -> None:
+        """A run came to this; under a key that is known it takes the earlier one's place."""
+        for scope in self._chain:
+            with _lock:
+                scope.outcomes[key] = outcome
+            if scope._left:  # a stream: what was returned is told when its tokens have come
+                scope._tell()
+
+    def add_loop(self, name: str, outcome: Outcome) -> None:
+        """An agent's loop came to this; tokens of its calls that are told already are not told again."""
+        scope = self.outer or self  # a step's, inside the run's
+        known = sum(o.tokens for key, o in scope.outcomes.items() if key != name)
+        self.add(name, replace(outcome, tokens=max(0, outcome.tokens - known)))
+
+    def began(self, run: Any) -> None:
+        """A stream of a run was handed out."""
+        for scope in self._chain:
+            with _lock:
+                scope._running.add(run)
+
+    def over(self, run: Any) -> None:
+        """It has ended, or was given up."""
+        for scope in self._chain:
+            with _lock:
+                scope._running.discard(run)
+                ended = [] if scope._running else scope._ended
+                scope._ended = [] if ended else scope._ended
+            for end in ended:
+                end()
+
+    def leave(self, result: Any) -> None:
+        """The call has returned this."""
+        self._span, self._left = current_span(), True
+        if isinstance(result, StopEvent):  # a workflow's; it holds what is returned
+            result = getattr(result, "result", None)
+        if isinstance(result, RESPONSES):
+            self._result = weakref.ref(result)
+        if isinstance(result, STREAMS):  # a model may be called first when it is read: that call belongs in here
+            weakref.finalize(result, self._given_up).atexit = False
+        if self._running and self._span is not None:
+            self._ended.append(lasting(self._span, lambda: bool(self._running)))
+        self._tell()
+
+    def _given_up(self) -> None:
+        """Nobody can read the stream any more, nor what it came to."""
+
+    def _tell(self) -> None:
+        with _lock:
+            outcomes = list(self.outcomes.values())
+        if not outcomes:
+            return
+        told, result = together(outcomes), self._result()
+        if isinstance(result, AgentOutput):
+            for name, value in told.items():  # an event takes further fields
+                setattr(result, name, value)
+        elif result is not None:
+            result.metadata = (getattr(result, "metadata", None) or {}) | told
+        if self.outer is None:
+            mark_root(told, self._span)
+
+
+class Scopes(BaseSpanHandler[Any]):
+    """Follows LlamaIndex's spans; it stands before every tracer, which would end a span before it is marked."""
+
+    _open: dict[str, Scope] = PrivateAttr(default_factory=dict)
+    _known: Any = PrivateAttr(default_factory=weakref.WeakValueDictionary)  # also those that were left, as long as a run is in one
+
+    @classmethod
+    def class_name(cls) -> str:
+        """As LlamaIndex wants it."""
+        return "EntropyChainsScopes"
+
+    def new_span(self, *args: Any, **kwargs: Any) -> None:
+        """Not used; see :meth:`span_enter`."""
+
+    def prepare_to_exit_span(self, *args: Any, **kwargs: Any) -> None:
+        """Not used; see :meth:`span_exit`."""
+
+    def prepare_to_drop_span(self, *args: Any, **kwargs: Any) -> None:
+        """Not used; see :meth:`span_drop`."""
+
+    def span_enter(
+        self, id_: str, bound_args: Any, instance: Any = None, parent_id: str | None = None, tags: Any = None, **kwargs: Any
+    ) -> None:
+        """A call begins."""
+        self._open[id_] = self._known[id_] = Scope(self._known.get(parent_id or ""))
+
+    def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
+        """A call has returned."""
+        scope, asked = self._open.pop(id_, None), requested.get()
+        if asked is not None and isinstance(result, Generator | AsyncGenerator) and (span := current_span()) is not None:
+            asked.found(span)
+        if scope is not None:
+            scope.leave(result)
+
+    def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
+        """A call has failed."""
+        self._open.pop(id_, None)
+
+    def at(self, span_id: str | None) -> Scope | None:
+        """The scope of a span, if it is known."""
+        found: Scope | None = self._known.get(span_id or "")
+        return found
+
+
+SCOPES = Scopes()
+
+
+def follow_spans() -> None:
+    """Begin to follow LlamaIndex's spans, unless that is done already."""
+    handlers = get_dispatcher().span_handlers
+    if SCOPES not in handlers[:1]:
+        handlers[:] = [SCOPES, *(h for h in handlers if h is not SCOPES)]
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Run:
+    """One call of a wrapper: its requests belong together, and it comes to one outcome.
+
+    Attributes:
+        span_id: LlamaIndex's span of the call.
+        watchers: are told the outcome.
+    """
+
+    span_id: str | None = field(default_factory=active_span_id.get)
+    watchers: list[Callable[[Run, Outcome], None]] = field(default_factory=list)
+    _scope: Scope | None = None
+    _last: Asked | None = None  # the request whose stream was over last: the outcome is written on its span
+
+    def __post_init__(self) -> None:
+        self._scope = SCOPES.at(self.span_id)
+
+    def streamed(self, stream: G) -> G:
+        """A stream of this run, as it is: the spans around it last until it has ended, or is given up."""
+        if self._scope is not None:
+            self._scope.began(self)
+            weakref.finalize(stream, self.over).atexit = False
+        return stream
+
+    def ask(self, purpose: str) -> Asked:
+        """A request begins."""
+        self._settle()
+        return Asked(self, purpose)
+
+    def asked(self, request: Asked) -> None:
+        """A request's stream is over."""
+        self._settle()
+        self._last = request
+
+    def _settle(self, table: dict[str, Any] | None = None) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.settle(table or {})
+
+    def finish(self, outcome: Outcome) -> None:
+        """The run has come to this."""
+        table = outcome.metadata()
+        del table["early_stop_tokens"]  # each request's span has its own
+        self._settle(table)
+        for told in self.watchers:
+            told(self, outcome)
+        if self._scope is not None:
+            self._scope.add(self.span_id, outcome)
+        self.over()
+
+    def over(self) -> None:
+        """Nothing more comes, with or without an outcome."""
+        self._settle()
+        if self._scope is not None:
+            self._scope.over(self)
+
+
+class Asked:
+    """One request of a run: its tokens and, once it is known, its OpenTelemetry span, which lasts as long as the request.
+
+    Attributes:
+        run: whose request it is.
+        purpose: what it is for, as in the core's requests.
+        tokens: completion tokens so far.
+    """
+
+    def __init__(self, run: Run, purpose: str):
+        self.run, self.purpose, self.tokens = run, purpose, 0
+        self._settled, self._table = False, dict[str, Any]()
+        self._ends = list[Callable[[], None]]()
+
+    def found(self, span: Any) -> None:
+        """Its span. A class that calls its parent's method has a second one around it, which tells nothing."""
+        before = bool if self._ends else lambda: mark_request(self._table, self.tokens, span)
+        self._ends.append(lasting(span, lambda: not self._settled, before))
+
+    def took(self, response: Any, tokens: int) -> None:
+        """A chunk came: the LLM's own object, which events and callbacks get, says how many tokens it has made by then."""
+        self.tokens = tokens
+        response.additional_kwargs.update(completion_tokens=tokens, early_stop_tokens=tokens)
+
+    def over(self) -> None:
+        """Its stream is over."""
+        self.run.asked(self)
+
+    def settle(self, table: dict[str, Any]) -> None:
+        """All is known. ``table``: the run's outcome, if it is written here."""
+        self._settled, self._table = True, table
+        for end in self._ends:
+            end()
+
+
+requested: ContextVar[Asked | None] = ContextVar("requested", default=None)
+"""The request that a wrapper is just making of the LLM inside."""
+
+
+def together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The contract's table for several runs: the last that was decided, with sums over all."""
+    shown = next((o for o in reversed(outcomes) if o.stopped), None)
+    shown = shown or next((o for o in reversed(outcomes) if o.step is not None), outcomes[-1])
+    saved = _sum(o.tokens_saved for o in outcomes)
+    whole = replace(
+        shown,
+        active=any(o.active for o in outcomes),
+        holdout=any(o.holdout for o in outcomes),
+        tokens=sum(o.tokens for o in outcomes),
+        tokens_saved=saved,
+    )
+    counts: dict[str, Any] = {
+        "early_stop_runs": len(outcomes),
+        "early_stop_stopped_runs": sum(o.stopped for o in outcomes),
+    }
+    if saved is not None and whole.tokens + saved:
+        counts["early_stop_tokens_saved_share"] = saved / (whole.tokens + saved)
+    return whole.metadata() | counts
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
