@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from entropy_chains import demo
 from entropy_chains.backends import Probe, Sampling
-from entropy_chains.backends.local.generate_hooks import Trial
+from entropy_chains.backends.local.generate_hooks import TrialProcessor
 from entropy_chains.backends.local.sampling import Draw
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
@@ -521,7 +521,7 @@ def test_probes_of_a_run_share_their_prefill(bundled):
 def test_a_trial_by_hand():
     """Two rows, three tokens: the first token's entropy, and the chance of each drawn token, whatever is drawn from later."""
     third, half, sure = torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, -torch.inf], [-torch.inf, 5.0, -torch.inf]])
-    trial, ids = Trial(None), torch.tensor([[7], [7]])
+    trial, ids = TrialProcessor(None), torch.tensor([[7], [7]])
     assert trial(ids, torch.stack([third, half])) is not None
     ids = torch.cat([ids, torch.tensor([[0], [1]])], dim=-1)
     trial(ids, torch.stack([half, sure]))

@@ -62,7 +62,7 @@ CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
 
 
-class Heard(NamedTuple):
+class RawResponse(NamedTuple):
     """An update's ``raw``: what the request was for, and the response of the LLM inside."""
 
     purpose: str
@@ -89,7 +89,7 @@ class Call(ServedModel):
         ask: settings that make an LLM send logprobs whose class does not say how.
         server: what is known about the server.
         client: for async calls, the SDK's client of the running loop.
-        settings: as in :class:`entropy_chains.backends.remote.model.ServedModel`.
+        settings: as in :class:`entropy_chains.adapters.ServedModel`.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Call(ServedModel):
         return f"{why}: run in full; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
-        """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
+        """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
         return known(self.llm, (getattr(self.llm, "api_base", None), self._served, k, self.tools))
 
     @property
@@ -308,8 +308,8 @@ class Call(ServedModel):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
-                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
-                yield replace(self._rest(reader), raw=Heard(request.purpose, None))
+                    yield replace(reader.feed(response.raw), raw=RawResponse(request.purpose, response))
+                yield replace(self._rest(reader), raw=RawResponse(request.purpose, None))
             finally:
                 finish(opened.chunks, opened.end)
 
@@ -320,8 +320,8 @@ class Call(ServedModel):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
-                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
-                yield replace(self._rest(reader), raw=Heard(request.purpose, None))
+                    yield replace(reader.feed(response.raw), raw=RawResponse(request.purpose, response))
+                yield replace(self._rest(reader), raw=RawResponse(request.purpose, None))
             finally:
                 await afinish(opened.chunks, opened.end)
 

@@ -14,7 +14,7 @@ from llama_index.llms.entropy_chains._streams import (
     softened,
     uses_sdk,
 )
-from llama_index.llms.entropy_chains._summary import Row
+from llama_index.llms.entropy_chains._summary import MeasuredCall
 from llama_index.llms.entropy_chains.tracing import current_span, mark_span
 
 from entropy_chains import Outcome, Policy, Segmentation, ThinkTags
@@ -131,7 +131,7 @@ def _body(options: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class HandlerTerms:
     """How calls are followed; see :class:`.handlers.EntropyEventHandler`."""
 
     policy: Policy | None
@@ -152,14 +152,14 @@ class Terms:
         return made
 
 
-class Call:
+class CallMeasurement:
     """One LLM call, from its start event to its end.
 
     Attributes:
         query: whoever is told the outcome.
     """
 
-    def __init__(self, terms: Terms, model_dict: Mapping[str, Any], query: Any):
+    def __init__(self, terms: HandlerTerms, model_dict: Mapping[str, Any], query: Any):
         self._terms, self.query = terms, query
         self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
         self._span = current_span()
@@ -225,7 +225,7 @@ class Call:
         tokens = run.tokens + self._more if self._counted is None else self._counted
         return replace(run.outcome, tokens=tokens, reason=self._why or run.outcome.reason)
 
-    def row(self, response: Any, why: str | None) -> Row:
+    def row(self, response: Any, why: str | None) -> MeasuredCall:
         """The call has ended."""
         streamed = self._reader is not None
         raw = getattr(response, "raw", None)
@@ -242,7 +242,7 @@ class Call:
         mark_span(outcome, self._span)
         step = None if outcome.stopped or outcome.policy != own.policy else outcome.step
         would_save = max(0, run.reasoning_tokens - run.steps[step - 1].end) if step and step <= len(run.steps) else None
-        return Row(self._model, streamed, tuple(s.record.entropy for s in run.steps), outcome, would_save)
+        return MeasuredCall(self._model, streamed, tuple(s.record.entropy for s in run.steps), outcome, would_save)
 
 
 def reader_of(raw: Any) -> type[ChatReader | CompletionReader | ResponsesReader] | None:

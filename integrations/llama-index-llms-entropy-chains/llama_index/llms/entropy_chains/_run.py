@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunTerms:
     """On what terms a run may be stopped. ``why``: why it may not, if so."""
 
     policy: Policy | None
@@ -49,7 +49,7 @@ class Terms:
         }
 
 
-def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None, None]:
+def run(call: Call, terms: RunTerms, first: Opened) -> Generator[ChatResponse, None, None]:
     """The responses of a run that begins with a stream already called for."""
     telling = terms.follow(call)
     with closing(drive(telling.dialogue, partial(call.updates, first=first))) as events:
@@ -60,7 +60,7 @@ def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None
     yield telling.final()
 
 
-async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
+async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
     telling = terms.follow(call)
     async with aclosing(adrive(telling.dialogue, partial(call.aupdates, first=first))) as events:
@@ -71,14 +71,14 @@ async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatRe
     yield telling.final()
 
 
-def refine(call: Call, terms: Terms) -> Generator[ChatResponse, None, None]:
+def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
     """The last call's response, whole: which call is the last is known only after it."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = run_refine(steps, **terms.loop(call))
     yield steps.response(made)
 
 
-async def arefine(call: Call, terms: Terms) -> AsyncGenerator[ChatResponse, None]:
+async def arefine(call: Call, terms: RunTerms) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = await arun_refine(steps, **terms.loop(call))

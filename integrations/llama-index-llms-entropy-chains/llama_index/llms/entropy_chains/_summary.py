@@ -12,7 +12,7 @@ from entropy_chains import Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredCall:
     """One LLM call.
 
     Attributes:
@@ -29,7 +29,7 @@ class Row:
     outcome: Outcome
     would_save: int | None = None
 
-    def continues(self, other: Row) -> bool:
+    def continues(self, other: MeasuredCall) -> bool:
         """Whether both are requests of one run of an ``EarlyStopLLM``: the cut one, then its answer's."""
         mine, its = self.outcome, other.outcome
         same = (mine.policy, mine.step, mine.entropy) == (its.policy, its.step, its.entropy)
@@ -56,7 +56,7 @@ class Totals:
     would_stop: int = 0
     would_save: int = 0
 
-    def add(self, row: Row, sign: int = 1) -> Totals:
+    def add(self, row: MeasuredCall, sign: int = 1) -> Totals:
         """With one more row; ``sign`` -1: with one less."""
         outcome = row.outcome
         return Totals(
@@ -74,7 +74,7 @@ class Totals:
 class Summary:
     """The last rows and the totals; ``rich.print`` shows it as a table."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredCall, ...]
     totals: Totals
 
     def __rich__(self) -> Table:

@@ -25,8 +25,8 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionStartEvent,
 )
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
-from llama_index.llms.entropy_chains._measured import Call, Terms, end_streams
-from llama_index.llms.entropy_chains._summary import Row, Summary, Totals, together
+from llama_index.llms.entropy_chains._measured import CallMeasurement, HandlerTerms, end_streams
+from llama_index.llms.entropy_chains._summary import MeasuredCall, Summary, Totals, together
 from llama_index.llms.entropy_chains.tracing import mark_span
 from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic reads annotations)
 from llama_index_instrumentation.events.span import SpanDropEvent
@@ -63,7 +63,7 @@ class _Query:
 
 
 _query: ContextVar[_Query | None] = ContextVar("_query", default=None)
-_before: ContextVar[Row | None] = ContextVar("_before", default=None)
+_before: ContextVar[MeasuredCall | None] = ContextVar("_before", default=None)
 
 
 class EntropyEventHandler(BaseEventHandler):
@@ -84,9 +84,9 @@ class EntropyEventHandler(BaseEventHandler):
         keep: rows kept for :meth:`summary`; the totals count all.
     """
 
-    _terms: Terms = PrivateAttr()
-    _open: dict[str, Call] = PrivateAttr(default_factory=dict)
-    _rows: deque[Row] = PrivateAttr()
+    _terms: HandlerTerms = PrivateAttr()
+    _open: dict[str, CallMeasurement] = PrivateAttr(default_factory=dict)
+    _rows: deque[MeasuredCall] = PrivateAttr()
     _totals: Totals = PrivateAttr(default_factory=Totals)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
@@ -107,7 +107,9 @@ class EntropyEventHandler(BaseEventHandler):
         check_options({"on_mismatch": on_mismatch})
         if stop and policy is None:
             raise SettingsError("stop is True, but there is no policy that says when; give one, or leave stop")
-        self._terms = Terms(policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, think_tags or ThinkTags(), opened)
+        self._terms = HandlerTerms(
+            policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, think_tags or ThinkTags(), opened
+        )
         self._rows = deque(maxlen=keep)
 
     @classmethod
@@ -156,7 +158,7 @@ class EntropyEventHandler(BaseEventHandler):
         if event.span_id is None:
             return
         terms = replace(self._terms, stop=self._terms.stop and stopping_enabled())
-        call = Call(terms, event.model_dict, _query.get())
+        call = CallMeasurement(terms, event.model_dict, _query.get())
         with self._lock:
             self._open[event.span_id] = call
             while len(self._open) > OPEN:
