@@ -42,7 +42,7 @@ def write_traces(
     """
     failed: dict[str, str] = {}
     given_up = cut = count = 0
-    tally = grading.Tally()
+    tally = grading.GradeTally()
     with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
         before = set(writer.ids) - (writer.cut if redo_cut else set())
         skipped = sum(q["id"] in before for q in questions)

@@ -47,7 +47,7 @@ def graded(question: Mapping[str, Any], steps: list[Step], compared: Comparer) -
 
 
 @dataclass(slots=True)
-class Tally:
+class GradeTally:
     """How many full answers equal gold, and the first that do not.
 
     Attributes:
@@ -76,7 +76,7 @@ class Tally:
 
 
 def told_of_gold(found: Mapping[str, Any]) -> list[str]:
-    """Lines for people of :meth:`Tally.to_dict`; none where no full answer has gold."""
+    """Lines for people of :meth:`GradeTally.to_dict`; none where no full answer has gold."""
     if not found.get("with_gold"):
         return []
     lines = [f"{found['equal_to_gold']} of {found['with_gold']} full answers equal gold"]
@@ -92,7 +92,7 @@ def told_of_gold(found: Mapping[str, Any]) -> list[str]:
 
 def nothing_right(traces: Iterable[Trace]) -> list[str]:
     """What to tell of recorded runs of which no full answer equals gold."""
-    tally = Tally()
+    tally = GradeTally()
     for trace in traces:
         tally.add(trace)
     return told_of_gold(tally.to_dict())

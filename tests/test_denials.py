@@ -143,9 +143,9 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "A model inside a function or an agent is out of reach, and if none is found that is an error.": LANGCHAIN
         + "test_attachment.py::test_what_is_out_of_reach_is_named",
         "Structured output (`with_structured_output`, `response_format`), a forced tool call, `n` > 1, the Responses API, `disable_streaming` and models that cannot stream.": LANGCHAIN
-        + "test_chat_models.py::test_what_cannot_be_stopped_says_so",
+        + "test_never_cut.py::test_what_cannot_be_stopped_says_so",
         "Tools that are offered and not forced are no hindrance:": LANGCHAIN
-        + "test_chat_models.py::test_an_agent_is_stopped_before_its_tool_call_and_never_in_it",
+        + "test_never_cut.py::test_an_agent_is_stopped_before_its_tool_call_and_never_in_it",
     },
     "docs/langsmith.md": {
         "this recipe was written from its documentation and not tried on its site.": nowhere(r"smith\.langchain\.com", "tests"),
@@ -167,7 +167,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "its reasoning has no logprobs.": LLAMA_INDEX + "test_base.py::test_the_responses_api_is_loud_and_never_stops_reasoning",
     },
     "docs/local-models.md": {
-        "tools | A model cannot be made to call one": LANGCHAIN + "test_local.py::test_the_choice_of_tools",
+        "tools | A model cannot be made to call one": LANGCHAIN + "test_local_messages.py::test_the_choice_of_tools",
         "It is no function-calling model:": LLAMA_INDEX + "test_local.py::test_what_cannot_work_fails_at_the_door",
     },
     "docs/openai.md": {
@@ -178,7 +178,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/refine.md": {
         "those not yet sure make the next call in one batch.": OF_A_CASE,
-        "Without a policy that stops there is nothing to give:": "tests/test_refine.py::test_nothing_to_reallocate",
+        "Without a policy that stops there is nothing to give:": "tests/test_reallocation.py::test_nothing_to_reallocate",
     },
     "docs/results.md": {"energy | not measured": "tests/test_results.py::test_the_page_is_rendered_from_the_kept_figures"},
     "docs/steps.md": {
@@ -188,7 +188,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "the offline half of this package needs nothing else.": "tests/test_layering.py::test_imports_point_one_way",
     },
     "docs/transformers.md": {
-        "A setting that cannot work raises `SettingsError`:": "tests/backends/test_transformers.py::test_impossible_settings",
+        "A setting that cannot work raises `SettingsError`:": "tests/backends/test_transformers_settings.py::test_impossible_settings",
         "quantised models, several devices | not tested here": nowhere("quantization_config|bitsandbytes", "tests"),
         "encoder-decoder models, images | not supported": nowhere(
             "pixel_values|AutoProcessor|AutoModelForSeq2SeqLM|AutoModelForImageTextToText", "entropy_chains"

@@ -29,7 +29,7 @@ try:
     import torch
     import transformers
 
-    from entropy_chains.backends.local.generate_hooks import Cancelled, Trial, Watch
+    from entropy_chains.backends.local.generate_hooks import Cancelled, TrialProcessor, Watch
     from entropy_chains.backends.local.kv_cache import growing_cache, prefilled, taken
     from entropy_chains.backends.local.model import LocalModel
     from entropy_chains.backends.local.sampling import Numbers, warped
@@ -172,7 +172,7 @@ class TransformersBackend(LocalModel):
         draw: Callable[[], Sequence[float]],
         *,
         watch: Watch | None = None,
-        trial: Trial | None = None,
+        trial: TrialProcessor | None = None,
         cancelled: threading.Event | None = None,
         cache: Any | None = None,
     ) -> torch.Tensor:
@@ -217,7 +217,7 @@ class TransformersBackend(LocalModel):
             masks.append([1] * held + [0] * hidden + [1] * (1 + len(close)))
         prompts = self._padded(ids, masks)
         numbers, step = Numbers(sampling.seed, range(len(prefixes)), PROBES), count()
-        trial = Trial(self._k if policy is None else policy.k)
+        trial = TrialProcessor(self._k if policy is None else policy.k)
 
         def draw() -> list[float]:
             position = next(step)

@@ -81,7 +81,7 @@ Asking = Generator[Ask, Heard, Any]
 """A generator that yields requests and is sent their replies."""
 
 
-class Reading(Exchange[Ask]):
+class StreamedReply(Exchange[Ask]):
     """A streamed reply, read to its end or as far as its request says."""
 
     def __init__(self, ask: Ask):

@@ -15,7 +15,7 @@ from entropy_chains.backends.remote.model import ended
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, Update, read_message
 from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
 from entropy_chains.backends.remote.transfer import Transfer
-from entropy_chains.doctor.asking import Ask, Heard, Reading
+from entropy_chains.doctor.asking import Ask, Heard, StreamedReply
 from entropy_chains.doctor.findings import Examination, Finding
 from entropy_chains.doctor.server import examination
 from entropy_chains.errors import BackendError, MissingExtraError, NoLogprobsError, SettingsError
@@ -55,7 +55,7 @@ def _send(client: openai.OpenAI, ask: Ask) -> Heard:
             if ask.body is None:
                 return Heard(said=client.get(ask.address, cast_to=object))
             if ask.body.get("stream"):
-                reading = Reading(ask)
+                reading = StreamedReply(ask)
                 for _ in drive(reading, partial(_updates, client), partial(_control, client)):
                     pass
                 return reading.heard

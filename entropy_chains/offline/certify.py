@@ -65,8 +65,8 @@ def readings(table: Table, rule: Rule, floor: MassFloor) -> Rows:
     """What a rule reads after each recorded step, as :meth:`Rule.reading` reads it live."""
     low = table.mass < floor.step  # a missing mass is not a low one
     read = {s.name: np.where(low, MISSING, table.values(s.name)) for s in rule.signals}
-    value = read.pop(rule.signal, np.broadcast_to(MISSING, len(low)))
-    return Rows(table.step, value, table.same_as_previous, read)
+    value = read.get(rule.signal, np.broadcast_to(MISSING, len(low)))
+    return Rows(table.step, value, table.same_as_previous, {name: read[name] for name in rule.also_reads if name in read})
 
 
 def curve(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import every_signal
 from rich.console import Console
 
 from entropy_chains.backends.scripted import Script, ScriptedBackend
@@ -56,11 +57,12 @@ GOOD = FROZEN[0]["policy"] | {"signal": "mean_entropy"}
 
 
 def traces_for(policy: Policy) -> list[Trace]:
-    """Ten runs of three steps that record the policy's signal."""
+    """Ten runs of three steps that record every signal, the policy's among them."""
+    signals = every_signal(0.2) | {policy.signal: 0.2}
     return [
         Trace(
             f"q{n}",
-            [Step("7" if s + n % 2 else "8", 0.3 - 0.1 * s, 60, seconds=0.1, signals={policy.signal: 0.2}) for s in range(3)],
+            [Step("7" if s + n % 2 else "8", 0.3 - 0.1 * s, 60, seconds=0.1, signals=signals) for s in range(3)],
             gold="7",
         )
         for n in range(10)
@@ -72,7 +74,7 @@ def stopped_by(policy: Policy) -> Outcome:
     sure = min([t for t in policy.thresholds if t is not None], default=0.0)
     monitor = Monitor(policy)
     for step in range(1, 5):
-        monitor.take(StepRecord(step, 10, max(sure, 0.0), 1.0, signals={policy.signal: sure}), "7")
+        monitor.take(StepRecord(step, 10, max(sure, 0.0), 1.0, signals=every_signal(sure) | {policy.signal: sure}), "7")
     return monitor.finish()
 
 

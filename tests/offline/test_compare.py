@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from recorded import every_signal
 
 from entropy_chains.cli import main
+from entropy_chains.core.rules import RULES
+from entropy_chains.core.signals import MEAN, SIGNALS
 from entropy_chains.errors import InputError, PolicyMismatch
 from entropy_chains.offline import compare as comparing
 from entropy_chains.offline import contenders
@@ -24,7 +27,7 @@ from entropy_chains.options import OPTIONS
 from entropy_chains.show.plots import figure_format, saved_against_change, together
 
 RIGHT, WRONG = "1", "0"
-ALL = ("eat", "deepconf", "trial_confidence", "trial_entropy", "sum_entropy")
+ALL = tuple(name for name in SIGNALS if name != MEAN)
 
 
 def population(questions=150, steps=5, *, shift=0.5, copies=1, seed=0, record=ALL, gold=RIGHT, **given):
@@ -36,13 +39,8 @@ def population(questions=150, steps=5, *, shift=0.5, copies=1, seed=0, record=AL
         for i in range(1, steps + 1):
             wrong = rng.random() < (0.05 if i == steps else 0.4 / i)
             unsure, tokens = abs(rng.normal(0.1, 0.1)) + shift * wrong, int(rng.integers(30, 60))
-            signals = {
-                "eat": unsure,
-                "deepconf": max(0.0, 10 - unsure),
-                "trial_confidence": 1 / (1 + unsure),
-                "trial_entropy": unsure,
-                "sum_entropy": unsure * tokens,
-            }
+            special = {"deepconf": max(0.0, 10 - unsure), "trial_confidence": 1 / (1 + unsure), "sum_entropy": unsure * tokens}
+            signals = every_signal(unsure) | special
             kept = {name: signals[name] for name in record}
             recorded.append(Step(WRONG if wrong else RIGHT, unsure, tokens, probe_tokens=4, signals=kept))
         runs.append(
@@ -194,7 +192,13 @@ def test_what_the_traces_lack_is_said_and_not_faked():
     """Without its signal a rule has no figures and names what is missing; it stands at the end."""
     found = compare(population(60, record=()), folds=2, resamples=100)
     missing = {r.rule: r for r in found.rules if not r.applicable}
-    assert set(missing) == {"eat", "deepconf", "trial-confidence", "entropy (sum)", "entropy (trial)"}
+    assert set(missing) - {name for name, rule in RULES.items() if rule.also_reads} == {
+        "eat",
+        "deepconf",
+        "trial-confidence",
+        "entropy (sum)",
+        "entropy (trial)",
+    }
     assert "trial_confidence" in missing["trial-confidence"].reason
     assert all(r.tokens_saved is None and r.lost_correct is None and not r.pareto for r in missing.values())
     assert [r.applicable for r in found.rules] == sorted((r.applicable for r in found.rules), reverse=True)

@@ -104,6 +104,13 @@ def test_it_is_a_policy_file(policy, tmp_path):
     assert replace(policy, rule="entropy").fingerprint != policy.fingerprint
 
 
+def test_both_signals_may_be_the_same(policy, traces, backend):
+    """A policy may name the one that the rule reads besides: it is read twice, live and in replay."""
+    twice = replace(policy, signal="max_entropy")
+    runs = backend.generate([conversation(q) for q in QUESTIONS], policy=twice)
+    assert sum(run.tokens for run in runs) == replay(traces, twice).tokens
+
+
 def test_live_does_what_replay_says(policy, traces, backend):
     """The same steps, tokens and answers, of every question; and the outcome has the rule's own words."""
     expected = replay(traces, policy)

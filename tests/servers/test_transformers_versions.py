@@ -24,7 +24,12 @@ NEEDED = [
     "pytest-timeout",
     "pytest-asyncio",
 ]
-TESTS = ["tests/backends/test_transformers.py", "tests/test_live_equals_replay.py"]
+TESTS = [
+    "tests/backends/test_transformers.py",
+    "tests/backends/test_transformers_probes.py",
+    "tests/backends/test_transformers_settings.py",
+    "tests/test_live_equals_replay.py",
+]
 
 
 @pytest.fixture

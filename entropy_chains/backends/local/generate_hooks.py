@@ -39,7 +39,7 @@ class Cancelled:
         return torch.full((input_ids.shape[0],), self._cancelled.is_set(), device=input_ids.device)
 
 
-class Trial(LogitsProcessor):  # type: ignore[misc]
+class TrialProcessor(LogitsProcessor):  # type: ignore[misc]
     """Reads what rules read of a forced answer, from the logits before temperature.
 
     Args:

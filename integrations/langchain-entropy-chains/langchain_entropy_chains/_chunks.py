@@ -1,6 +1,7 @@
 """Between LangChain's chunks and what a dialogue reads and shows. Pure: no I/O.
 
-:class:`ChunkReader` reads the chunks of one request of an inner model; :class:`Shown` makes the chunks that the user gets of them.
+:class:`ChunkReader` reads the chunks of one request of an inner model; :class:`ChunkWriter` makes those that the
+user gets of them.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def usage_of(readers: Sequence[ChunkReader], tokens: int, reasoning: int) -> Usa
     return cast("UsageMetadata", usage)
 
 
-class Shown:
+class ChunkWriter:
     """The user's chunks of one run: the inner's own, with the text that the dialogue shows; the reasoning in its own field.
 
     Args:

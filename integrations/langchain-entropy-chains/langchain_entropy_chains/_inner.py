@@ -34,7 +34,7 @@ from entropy_chains.adapters import (
 )
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
-from langchain_entropy_chains._chunks import ChunkReader, Shown
+from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
 from langchain_entropy_chains._model_info import limit, model_name, number
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class InnerModel(ServedModel):
         stop: the call's stop texts.
         kwargs: the call's settings.
         owner: the user's model, where ``chat`` is made of it for one call.
-        settings: those of :class:`entropy_chains.backends.remote.model.ServedModel`.
+        settings: those of :class:`entropy_chains.adapters.ServedModel`.
 
     Attributes:
         readers: one for every request sent.
@@ -82,7 +82,7 @@ class InnerModel(ServedModel):
         self._limit = limit(chat, kwargs)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
         self.readers: list[ChunkReader] = []
-        self.shown = Shown(logprobs=asked)
+        self.shown = ChunkWriter(logprobs=asked)
 
     @property
     def sampling(self) -> Sampling:
@@ -97,7 +97,7 @@ class InnerModel(ServedModel):
         return f"{why}; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
-        """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
+        """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
         return known(self._owner, (self._served, k, bool(self._kwargs.get("tools"))))
 
     @property

@@ -49,7 +49,7 @@ def _chosen(choice: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Request:
+class LocalRequest:
     """One call: what is asked of the backend, and how its run is told.
 
     Attributes:
@@ -123,7 +123,7 @@ class Request:
         }
 
 
-class Rows:
+class BatchRuns:
     """The prompts of one batch: the first that asks for its run has all of them run. ``held``: which are in the holdout."""
 
     def __init__(self, conversations: list[list[Message]], held: list[bool]):
@@ -132,7 +132,7 @@ class Rows:
         self._error: BaseException | None = None
         self._lock = threading.Lock()
 
-    def take(self, request: Request, cancelled: threading.Event | None) -> Generation:
+    def take(self, request: LocalRequest, cancelled: threading.Event | None) -> Generation:
         """The run of this request; of equal ones each is taken once."""
         with self._lock:
             if self._error is not None:

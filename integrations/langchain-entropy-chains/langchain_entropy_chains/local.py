@@ -22,7 +22,7 @@ from entropy_chains.adapters import OnMismatch, astream, check_options, check_se
 from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
-from langchain_entropy_chains._local_requests import Request, Rows, offered
+from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest, offered
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -77,12 +77,13 @@ class ChatTransformers(Switched):
     holdout_salt: str = ""
     batch_size: int = 64
 
-    _rows: Rows | None = PrivateAttr(default=None)  # only on the copy that serves one batch()
+    _rows: BatchRuns | None = PrivateAttr(default=None)  # only on the copy that serves one batch()
 
     def __init__(self, *, policy: Policy | str | Path | None = None, **settings: Any):
         given = {name: value for name, value in settings.items() if name not in OF_SERVERS}
         check_settings(type(self).__name__, given, type(self).model_fields)
-        super().__init__(policy=Policy.of(policy), **given)
+        given["policy"] = Policy.of(policy)
+        super().__init__(**given)
         is_holdout("", share=self.holdout)
 
     @classmethod
@@ -150,7 +151,7 @@ class ChatTransformers(Switched):
 
     # --- requests
 
-    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Request:
+    def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> LocalRequest:
         unknown = sorted(kwargs.keys() - PER_CALL)
         if unknown:
             raise SettingsError(
@@ -164,7 +165,7 @@ class ChatTransformers(Switched):
         uncut = forms.STRUCTURED if given.get(STRUCTURED) else forms.never_cut({"tool_choice": kwargs.get("tool_choice")})
         tags = tags_of(backend)
         plain = tags is None and self.policy is None  # an ordinary model: all its text is answer
-        return Request(
+        return LocalRequest(
             backend,
             conversation(messages),
             {
@@ -201,7 +202,7 @@ class ChatTransformers(Switched):
         request = self._request(messages, stop, kwargs)
         return request.result(await in_thread(lambda cancelled: self._run(request, cancelled)))
 
-    def _run(self, request: Request, cancelled: threading.Event | None = None) -> Generation:
+    def _run(self, request: LocalRequest, cancelled: threading.Event | None = None) -> Generation:
         if self._rows is not None:
             return self._rows.take(request, cancelled)
         return request.generate([request.messages], [request.held], cancelled)[0]
@@ -264,6 +265,6 @@ class ChatTransformers(Switched):
             part = slice(start, start + size)
             model = self.model_copy()
             conversations = [conversation(self._convert_input(i).to_messages()) for i in inputs[part]]
-            model._rows = Rows(conversations, [bool(given.get(HELD)) for _, given in asked[part]])
+            model._rows = BatchRuns(conversations, [bool(given.get(HELD)) for _, given in asked[part]])
             # All prompts wait for the one call, so each needs a place.
             yield model, inputs[part], [{**c, "max_concurrency": size} for c in configs[part]]

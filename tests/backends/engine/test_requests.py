@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from entropy_chains.backends.engine import buffers as vllm_ledger
 from entropy_chains.backends.engine import settings as vllm_settings
 from entropy_chains.backends.engine.buffers import Row
-from entropy_chains.backends.engine.requests import Rows
+from entropy_chains.backends.engine.requests import EngineRows
 from entropy_chains.backends.engine.settings import Serving, check, read
 from entropy_chains.backends.engine.slots import Seats
 from entropy_chains.core.entropy import EntropyBounds
@@ -102,7 +102,7 @@ class Engine:
     def __init__(self, requests, seed, places=5, *, late=False):
         self.random, self.places = random.Random(seed), places
         self.waiting, self.batch, self.unknown = list(requests), [], {}
-        self.rows = Rows(SERVING, places, late=late)
+        self.rows = EngineRows(SERVING, places, late=late)
         self.seats = Seats(self.rows, kept=64)
         self.steps = self.resumed = self.moves = 0
 
@@ -197,7 +197,7 @@ def test_every_request_gets_what_it_would_alone(seed, late):
 def one(keys, steps=60, *, opened=True, seed=3, spoil=None):
     """One request alone in the batch, with its engine."""
     request = Request(seed, keys, opened=opened)
-    rows = Rows(SERVING, 1)
+    rows = EngineRows(SERVING, 1)
     seats = Seats(rows, kept=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     for _ in range(steps):
@@ -254,7 +254,7 @@ def test_a_step_longer_than_a_seat_keeps_is_summed_up_on_the_way(late):
     spoil = lambda row, output: row.__setitem__(LINE, 50.0 if len(output) == 600 else -50.0)  # noqa: E731
     plain = request.logits
     request.logits = lambda output: (row := plain(output), spoil(row, output))[0]
-    rows = Rows(SERVING, 1, late=late)
+    rows = EngineRows(SERVING, 1, late=late)
     seats = Seats(rows, kept=1)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     while not request.done(request.output):
@@ -283,7 +283,7 @@ def test_the_prompt_tells_that_thinking_has_begun():
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_that_mentions_a_tag_is_left_alone(prompt, reply, late):
     """However sure its lines are: thinking begins at the start of the output, if the prompt has not closed it."""
-    seats = Seats(Rows(SERVING, 1, late=late), kept=1)
+    seats = Seats(EngineRows(SERVING, 1, late=late), kept=1)
     output, tokens = [], WORDS.encode(reply + "12*3=36;so 36.\n" * 4)
     added = [(0, asked(**{**LOW, "threshold": 9, "min_tokens": 8}), WORDS.encode(prompt), output)]
     seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
@@ -352,7 +352,7 @@ def too_large_k(row, seat, sit=Row.sit):
     sit(row, seat)
 
 
-def closed_too_far(rows, row, known, token, take=Rows.take):
+def closed_too_far(rows, row, known, token, take=EngineRows.take):
     """A row that has more of the closing text than there is."""
     take(rows, row, known, token)
     if bad(row) and row.closing is not None:
@@ -360,14 +360,14 @@ def closed_too_far(rows, row, known, token, take=Rows.take):
 
 
 BREAKS = {
-    "while it begins": (Rows, "begin", fails(Rows.begin, lambda rows, settings, *_: settings.id == "bad")),
+    "while it begins": (EngineRows, "begin", fails(EngineRows.begin, lambda rows, settings, *_: settings.id == "bad")),
     "while it takes its seat": (Row, "sit", fails(Row.sit, lambda row, seat: bad(row))),
     "at a seat that cannot hold its k": (Row, "sit", too_large_k),
     "while it leaves its seat": (Row, "rise", fails(Row.rise, bad)),
-    "with a token": (Rows, "take", fails(Rows.take, lambda rows, row, known, token: bad(row))),
+    "with a token": (EngineRows, "take", fails(EngineRows.take, lambda rows, row, known, token: bad(row))),
     "while its entropies are computed": (vllm_ledger, "logits_entropy", fails(logits_entropy, lambda part, k: k == BAD_K)),
     "while its entropies arrive": (vllm_ledger, "logits_entropy", unreadable),
-    "while it is closed": (Rows, "take", closed_too_far),
+    "while it is closed": (EngineRows, "take", closed_too_far),
 }
 """Where one request may break: a function of ours, and what it does then."""
 
@@ -379,7 +379,7 @@ def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
     monkeypatch.setattr(*BREAKS[where])
     keys = [LOW | {"threshold": 2.0}] * 2 + [LOW | {"threshold": 2.5, "k": BAD_K, "id": "bad"}]
     requests = [Request(n, k, opened=True) for n, k in enumerate(keys, 2)]
-    seats = Seats(Rows(SERVING, 3), kept=4)
+    seats = Seats(EngineRows(SERVING, 3), kept=4)
     added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
     seats.update(SimpleNamespace(removed=[], added=added[:2], moved=[]))
     batch = requests[:2]
@@ -405,7 +405,7 @@ def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
 def test_a_token_that_no_vocabulary_has_harms_its_row_only():
     """All rows' tokens are looked up at once; where that fails, each row is tried alone."""
     requests = [Request(n, LOW | {"threshold": 2.0 if n != 1 else 9}, opened=True) for n in range(3)]
-    seats = Seats(Rows(SERVING, 3), kept=4)
+    seats = Seats(EngineRows(SERVING, 3), kept=4)
     added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
     seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
     for step in range(60):
@@ -437,7 +437,7 @@ def test_a_row_whose_tokens_do_not_add_up_runs_in_full():
 def test_a_request_that_came_back_unknown_runs_in_full(caplog):
     """It has tokens, but nobody remembers it: its steps could not be counted."""
     caplog.set_level(logging.INFO, "vllm.entropy_chains")
-    seats = Seats(Rows(SERVING, 1), kept=4)
+    seats = Seats(EngineRows(SERVING, 1), kept=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, asked(threshold=9), [1], [5, 6])], moved=[]))
     assert not seats._seats
     assert "came back" in caplog.text
@@ -544,7 +544,7 @@ def test_whatever_a_request_says_it_is_refused_or_watched(keys):
             check(found, SERVING, params)
     except InputError:
         return
-    rows = Rows(SERVING, 1)
+    rows = EngineRows(SERVING, 1)
     seats = Seats(rows, kept=1)
     output = []
     seats.update(SimpleNamespace(removed=[], added=[(0, params, WORDS.encode("1=?<think>\n"), output)], moved=[]))
@@ -559,7 +559,7 @@ def test_what_is_remembered_of_requests_is_bounded(tmp_path):
     """Forty policies of a megabyte leave nothing behind; a file is remembered once, however its path is written."""
     path = tmp_path / "policy.json"
     POLICY.save(path)
-    seats = Seats(Rows(SERVING, 1), kept=256)
+    seats = Seats(EngineRows(SERVING, 1), kept=256)
     vllm_settings._from_file.cache_clear()
     tracemalloc.start()
     for n in range(40):
@@ -595,7 +595,7 @@ def test_a_file_that_is_no_policy_is_not_told_from_one_that_is_not_there(tmp_pat
         ({"signal": "of_my_own"}, "'of_my_own' is not recorded"),
         ({"model": "another"}, "model 'another'"),
         ({"template": "sha256:0"}, "template 'sha256:0'"),
-        ({"temperature_mode": "processed"}, "temperature_mode"),
+        ({"temperature_mode": "scaled"}, "temperature_mode"),
     ],
 )
 def test_a_policy_for_something_else_is_refused(change, said):
@@ -655,7 +655,7 @@ def test_a_server_that_cannot_close_thinking_says_so():
     for serving in (Serving.of(("m",), None), Serving(("m",), WORDS, speculative=True)):
         with pytest.raises(SettingsError):
             check(settings, serving)
-        assert Rows(serving, 1).begin(settings, [1]) is None
+        assert EngineRows(serving, 1).begin(settings, [1]) is None
 
 
 def test_phases_end_the_watching():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
-from llama_index.llms.entropy_chains._requests import Heard, Opened, afailing, counted, deferred, errors, failing
+from llama_index.llms.entropy_chains._requests import Opened, RawResponse, afailing, counted, deferred, errors, failing
 from llama_index.llms.entropy_chains._runs import Asked, Run, requested
 from llama_index.llms.entropy_chains._streams import (
     End,
@@ -74,7 +74,7 @@ class Call(ServedModel):
         server: what is known about the server.
         client: for async calls, the SDK's client of the running loop.
         limiter: the wrapper's ``rate_limiter``, which is asked before every request.
-        settings: as in :class:`entropy_chains.backends.remote.model.ServedModel`.
+        settings: as in :class:`entropy_chains.adapters.ServedModel`.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Call(ServedModel):
         return f"{why}: run in full; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
-        """See :class:`.ServedModel`. Some servers refuse logprobs of calls with tools only."""
+        """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
         return known(self.llm, (getattr(self.llm, "api_base", None), self._served, k, self.tools))
 
     @property
@@ -304,7 +304,7 @@ class Call(ServedModel):
             try:
                 for response in opened.chunks:
                     yield counted(reader, response, opened)
-                yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
+                yield replace(self._rest(reader, opened.end), raw=RawResponse(request.purpose, None))
             finally:
                 finish(opened.chunks, opened.end)
                 opened.asked.over()
@@ -317,7 +317,7 @@ class Call(ServedModel):
             try:
                 async for response in opened.chunks:
                     yield counted(reader, response, opened)
-                yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
+                yield replace(self._rest(reader, opened.end), raw=RawResponse(request.purpose, None))
             finally:
                 await afinish(opened.chunks, opened.end)
                 opened.asked.over()

@@ -15,7 +15,7 @@ from llama_index.llms.entropy_chains._streams import (
     softened,
     uses_sdk,
 )
-from llama_index.llms.entropy_chains._summary import Row
+from llama_index.llms.entropy_chains._summary import MeasuredCall
 from llama_index.llms.entropy_chains.tracing import current_span, mark_request
 
 from entropy_chains import Outcome, Policy, Segmentation, ThinkTags
@@ -132,7 +132,7 @@ def _body(options: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class HandlerTerms:
     """How calls are followed; see :class:`.handlers.EntropyEventHandler`."""
 
     policy: Policy | None
@@ -153,7 +153,7 @@ class Terms:
         return made
 
 
-class Call:
+class CallMeasurement:
     """One LLM call, from its start event to its end.
 
     Attributes:
@@ -161,7 +161,7 @@ class Call:
         scope: where it runs.
     """
 
-    def __init__(self, terms: Terms, model_dict: Mapping[str, Any], span_id: str):
+    def __init__(self, terms: HandlerTerms, model_dict: Mapping[str, Any], span_id: str):
         self._terms, self.scope = terms, SCOPES.at(span_id)
         self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
         self._span = current_span()
@@ -233,7 +233,7 @@ class Call:
         tokens = run.tokens + self._more if self._counted is None else self._counted
         return replace(run.outcome, tokens=tokens, reason=self._why or run.outcome.reason)
 
-    def row(self, response: Any, why: str | None) -> Row:
+    def row(self, response: Any, why: str | None) -> MeasuredCall:
         """The call has ended."""
         streamed = self._reader is not None
         raw = getattr(response, "raw", None)
@@ -252,7 +252,7 @@ class Call:
         steps = run.steps if self.asked is None or self.asked.purpose in ("reason", "full") else ()
         step = None if outcome.stopped or outcome.policy != own.policy else outcome.step
         would_save = max(0, run.reasoning_tokens - steps[step - 1].end) if step and step <= len(steps) else None
-        return Row(self._model, streamed, tuple(s.record.entropy for s in steps), outcome, would_save)
+        return MeasuredCall(self._model, streamed, tuple(s.record.entropy for s in steps), outcome, would_save)
 
 
 def reader_of(raw: Any) -> type[ChatReader | CompletionReader | ResponsesReader] | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llama_index.llms.entropy_chains._streams import End
 
 
-class Heard(NamedTuple):
+class RawResponse(NamedTuple):
     """An update's ``raw``: what the request was for, and the response of the LLM inside."""
 
     purpose: str
@@ -27,7 +27,7 @@ def counted(reader: Any, response: Any, opened: Opened) -> Update:
     update: Update = reader.feed(response.raw)
     opened.reply.take(update)
     opened.asked.took(response, opened.reply.tokens)
-    return replace(update, raw=Heard(opened.request.purpose, response))
+    return replace(update, raw=RawResponse(opened.request.purpose, response))
 
 
 @dataclass(slots=True)

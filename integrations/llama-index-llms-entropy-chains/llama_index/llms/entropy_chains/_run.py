@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class RunTerms:
     """On what terms a run may be stopped. ``why``: why it may not, if so."""
 
     policy: Policy | None
@@ -50,7 +50,7 @@ class Terms:
         }
 
 
-def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None, None]:
+def run(call: Call, terms: RunTerms, first: Opened) -> Generator[ChatResponse, None, None]:
     """The responses of a run that begins with a stream already called for."""
     telling = terms.follow(call)
     with closing(drive(telling.dialogue, partial(call.updates, first=first))) as events:
@@ -63,7 +63,7 @@ def run(call: Call, terms: Terms, first: Opened) -> Generator[ChatResponse, None
     yield last
 
 
-async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
+async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
     telling = terms.follow(call)
     async with aclosing(adrive(telling.dialogue, partial(call.aupdates, first=first))) as events:
@@ -76,7 +76,7 @@ async def arun(call: Call, terms: Terms, first: Opened) -> AsyncGenerator[ChatRe
     yield last
 
 
-def refine(call: Call, terms: Terms) -> Generator[ChatResponse, None, None]:
+def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
     """The last call's response, whole: which call is the last is known only after it."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = run_refine(steps, **terms.loop(call))
@@ -84,7 +84,7 @@ def refine(call: Call, terms: Terms) -> Generator[ChatResponse, None, None]:
     yield steps.response(made)
 
 
-async def arefine(call: Call, terms: Terms) -> AsyncGenerator[ChatResponse, None]:
+async def arefine(call: Call, terms: RunTerms) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
     (made,) = await arun_refine(steps, **terms.loop(call))

@@ -10,7 +10,7 @@ from entropy_chains import Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredCall:
     """One LLM call.
 
     Attributes:
@@ -27,7 +27,7 @@ class Row:
     outcome: Outcome
     would_save: int | None = None
 
-    def joined(self, later: Row) -> Row:
+    def joined(self, later: MeasuredCall) -> MeasuredCall:
         """Both as one: requests of one run of an ``EarlyStopLLM``."""
         tokens = self.outcome.tokens + later.outcome.tokens
         first = self if self.entropies else later  # a request for an answer has no steps
@@ -37,7 +37,7 @@ class Row:
             outcome=replace(first.outcome, tokens=tokens),
         )
 
-    def judged(self, outcome: Outcome) -> Row:
+    def judged(self, outcome: Outcome) -> MeasuredCall:
         """With the outcome that its run came to."""
         same = outcome.policy == self.outcome.policy and not outcome.stopped
         return replace(self, outcome=outcome, would_save=self.would_save if same else None)
@@ -63,7 +63,7 @@ class Totals:
     would_stop: int = 0
     would_save: int = 0
 
-    def add(self, row: Row, sign: int = 1) -> Totals:
+    def add(self, row: MeasuredCall, sign: int = 1) -> Totals:
         """With one more row; ``sign`` -1: with one less."""
         outcome = row.outcome
         return Totals(
@@ -81,7 +81,7 @@ class Totals:
 class Summary:
     """The last rows and the totals; ``rich.print`` shows it as a table."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[MeasuredCall, ...]
     totals: Totals
 
     def __rich__(self) -> Table:

@@ -144,7 +144,7 @@ class EarlyStop(BaseWorkflowAgent):
         """One step, without tools where the step before was sure."""
         begun = await _begun(ctx, self.name)
         why = self._never_ended
-        loop = _Loop(None if why else self.policy, self.early_stop, begun)
+        loop = _AgentLoop(None if why else self.policy, self.early_stop, begun)
         before, forced = list(await ctx.store.get(self._notes, default=[])), loop.sure
         measured = Measured(ctx, self.policy.k if self.policy else None)
         output = await super().take_step(measured, llm_input, [] if forced else tools, memory)  # type: ignore[safe-super]
@@ -224,7 +224,7 @@ class EarlyStopReActAgent(EarlyStop, ReActAgent):
         return self.reasoning_key
 
 
-class _Loop:
+class _AgentLoop:
     """The steps of one run so far, and what follows from them. ``begun`` is its state, plain values that a context can keep."""
 
     def __init__(self, policy: Policy | None, stop: bool, begun: dict[str, Any]):

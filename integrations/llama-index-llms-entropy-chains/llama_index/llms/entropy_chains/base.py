@@ -29,7 +29,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.llms.entropy_chains._delegate import Delegate
 from llama_index.llms.entropy_chains._inner import Call
 from llama_index.llms.entropy_chains._responses import as_completion
-from llama_index.llms.entropy_chains._run import Terms, arefine, arun, refine, run
+from llama_index.llms.entropy_chains._run import RunTerms, arefine, arun, refine, run
 from llama_index.llms.entropy_chains._runs import follow_spans
 from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
 from llama_index_instrumentation.dispatcher import active_instrument_tags
@@ -277,12 +277,12 @@ class EarlyStopLLM(Delegate):
         """Whether a call may be stopped, by the settings."""
         return self.early_stop and bool(kwargs.get("early_stop", True))
 
-    def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> Terms:
+    def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> RunTerms:
         why = call.uncut
         if self.mode == "refine" and call.tools:
             why = why or "a call with tools is not repeated"
         stop = self._wants(kwargs) and stopping_enabled() and why is None
-        return Terms(
+        return RunTerms(
             policy=None if self.mode == "refine" and why else self.policy,
             stop=stop,
             holdout=stop and self._held(),

@@ -24,9 +24,9 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionInProgressEvent,
     LLMCompletionStartEvent,
 )
-from llama_index.llms.entropy_chains._measured import Call, Terms, end_streams
+from llama_index.llms.entropy_chains._measured import CallMeasurement, HandlerTerms, end_streams
 from llama_index.llms.entropy_chains._runs import Run, follow_spans
-from llama_index.llms.entropy_chains._summary import Row, Summary, Totals
+from llama_index.llms.entropy_chains._summary import MeasuredCall, Summary, Totals
 from llama_index_instrumentation.base import BaseEvent  # noqa: TC002 (pydantic reads annotations)
 from llama_index_instrumentation.events.span import SpanDropEvent
 from pydantic import PrivateAttr
@@ -63,9 +63,9 @@ class EntropyEventHandler(BaseEventHandler):
         keep: rows kept for :meth:`summary`; the totals count all.
     """
 
-    _terms: Terms = PrivateAttr()
-    _open: dict[str, Call] = PrivateAttr(default_factory=dict)
-    _rows: deque[Row] = PrivateAttr()
+    _terms: HandlerTerms = PrivateAttr()
+    _open: dict[str, CallMeasurement] = PrivateAttr(default_factory=dict)
+    _rows: deque[MeasuredCall] = PrivateAttr()
     _totals: Totals = PrivateAttr(default_factory=Totals)
     _runs: Any = PrivateAttr(default_factory=WeakKeyDictionary)  # the row of each run of a wrapper
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
@@ -87,7 +87,9 @@ class EntropyEventHandler(BaseEventHandler):
         check_options({"on_mismatch": on_mismatch})
         if stop and policy is None:
             raise SettingsError("stop is True, but there is no policy that says when; give one, or leave stop")
-        self._terms = Terms(policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, think_tags or ThinkTags(), opened)
+        self._terms = HandlerTerms(
+            policy, stop, on_mismatch, segmentation, (policy and policy.k) or k, think_tags or ThinkTags(), opened
+        )
         self._rows = deque(maxlen=keep)
         follow_spans()
 
@@ -133,7 +135,7 @@ class EntropyEventHandler(BaseEventHandler):
         if event.span_id is None:
             return
         terms = replace(self._terms, stop=self._terms.stop and stopping_enabled())
-        call = Call(terms, event.model_dict, event.span_id)
+        call = CallMeasurement(terms, event.model_dict, event.span_id)
         with self._lock:
             self._open[event.span_id] = call
             while len(self._open) > OPEN:
@@ -164,7 +166,7 @@ class EntropyEventHandler(BaseEventHandler):
             if before is not None:
                 self._put(before.judged(outcome), before)
 
-    def _put(self, row: Row, before: Row | None) -> None:
+    def _put(self, row: MeasuredCall, before: MeasuredCall | None) -> None:
         """Keep a row, in an earlier one's place if there is one."""
         self._totals = self._totals.add(row)
         if before is None:
