@@ -31,10 +31,11 @@ from entropy_chains.adapters import (
     without_secrets,
 )
 from entropy_chains.errors import SettingsError
-from langchain_entropy_chains._call import Call, whole
+from langchain_entropy_chains._call import Call, as_whole, whole
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal
+from langchain_entropy_chains._traced import computing
 from langchain_entropy_chains._tree import is_configurable, replaced
 
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ class EarlyStopChatModel(Switched):
         )
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any], *, asynchronous: bool = False) -> Call:
+        computing()
         given = {**self.bound, **switch_of(ensure_config()), **kwargs}
         wanted, held = given.pop(OFF, True), given.pop(HELD, False)
         structured = given.pop(STRUCTURED, False)
@@ -274,7 +276,7 @@ class EarlyStopChatModel(Switched):
         if call.refused:
             return self._told(call, self.inner._generate(messages, **call.given))
         with closing(self._talk(call, messages)) as chunks:
-            return generate_from_stream(chunks)
+            return as_whole(generate_from_stream(chunks))
 
     async def _agenerate(
         self,
@@ -287,7 +289,7 @@ class EarlyStopChatModel(Switched):
         if call.refused:
             return self._told(call, await self.inner._agenerate(messages, **call.given))
         async with aclosing(self._atalk(call, messages)) as chunks:
-            return generate_from_stream(iter([chunk async for chunk in chunks]))
+            return as_whole(generate_from_stream(iter([chunk async for chunk in chunks])))
 
     def _stream(
         self,

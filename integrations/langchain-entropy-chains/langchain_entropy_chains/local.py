@@ -23,6 +23,7 @@ from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import Request, Rows, offered
+from langchain_entropy_chains._traced import computing
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -133,6 +134,14 @@ class ChatTransformers(Switched):
         params["ls_provider"] = "transformers"
         return params
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text's tokens by the model's own tokenizer, without those that a template adds; nothing is loaded for it."""
+        own = getattr(self.backend, "token_ids", None)
+        if self.custom_get_token_ids is not None or own is None:
+            return super().get_token_ids(text)
+        made: list[int] = own(text)
+        return made
+
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
@@ -145,6 +154,7 @@ class ChatTransformers(Switched):
     # --- requests
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> Request:
+        computing()
         unknown = sorted(kwargs.keys() - PER_CALL)
         if unknown:
             raise SettingsError(

@@ -60,8 +60,8 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
     Each call's figures are added up in the agent's state (``early_stop_calls``, ``early_stop_stopped``, ``early_stop_tokens``,
     ``early_stop_tokens_saved_estimate``) and told as ``{"early_stop": …}`` in the stream mode ``custom``.
 
-    It may stand anywhere in the list: a model that another middleware puts in (selection, fallback) is stopped as well. One that the
-    policy is not for runs in full, and so does what holds no chat model; a warning says so. Nothing of that breaks the agent.
+    It may stand anywhere in the list: a model that another middleware puts in (selection, fallback) is stopped as well. One that
+    the policy is not for runs in full, and so does what holds no chat model; a warning says so. None of that breaks the agent.
 
     Args:
         policy: when to stop, or the path of its file; None only measures.
@@ -102,7 +102,6 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
 
     def stopping(self, model: Any, *, structured: bool = False) -> Any:
         """The model of a call, whatever holds it, with every chat model in it stopping; as it is, with a warning, where none is."""
-
         found: list[BaseChatModel] = []
 
         def swap(chat: BaseChatModel) -> BaseChatModel:

@@ -149,7 +149,12 @@ def test_one_that_answers_itself_is_said(server):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"colour": "red"}, "colour"), ({"on_mismatch": "never"}, "on_mismatch"), ({"holdout": 3.0}, "share is 3.0"), ({"k": 0}, "k is 0")],
+    [
+        ({"colour": "red"}, "colour"),
+        ({"on_mismatch": "never"}, "on_mismatch"),
+        ({"holdout": 3.0}, "share is 3.0"),
+        ({"k": 0}, "k is 0"),
+    ],
 )
 def test_settings_are_checked_when_it_is_built(settings, message):
     """A wrong name or value is an error before any agent runs."""
