@@ -140,7 +140,7 @@ class LocalModel:
 
     def token_ids(self, text: str) -> list[int]:
         """A text's tokens by the model's own tokenizer, without those that a template adds."""
-        return self._vocabulary.token_ids(text)
+        return self._vocabulary.encode(text)
 
     def with_template(self, **settings: Any) -> Self:
         """The same model with further settings of its chat template, such as ``tools``."""

@@ -52,10 +52,6 @@ class Vocabulary:
         self.eos = frozenset(own if isinstance(own, Sequence) else [own])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
 
-    def token_ids(self, text: str) -> list[int]:
-        """A text's tokens, without those that a template adds."""
-        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
-
     def with_template(self, settings: Mapping[str, Any]) -> Vocabulary:
         """The same with further settings of the chat template."""
         other = copy.copy(self)

@@ -33,6 +33,7 @@ from entropy_chains.adapters import (
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, Shown
+from langchain_entropy_chains._closing import aclosed, closed
 from langchain_entropy_chains._model_info import identified, limit, model_name, number
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class InnerModel(ServedModel):
                 stream = chat._stream(**given)
             else:
                 stream = self._completion(request)
-            with closing(stream) as chunks:  # type: ignore[type-var]  # an Iterator to LangChain, a generator in every model
+            with closed(stream) as chunks:
                 for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
@@ -140,7 +141,7 @@ class InnerModel(ServedModel):
                 stream = chat._astream(**given)
             else:
                 stream = self._acompletion(request)
-            async with aclosing(stream) as chunks:  # type: ignore[type-var]
+            async with aclosed(stream) as chunks:
                 async for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
