@@ -140,8 +140,8 @@ class EarlyStopTracer(LangChainTracer):
                 if again:
                     self.client.update_feedback(feedback_id, score=score)
                 else:
-                    given = {"session_id": self._projects[project], "extend_trace_retention": False}
-                    self.client.create_feedback(run_id, key, score=score, feedback_id=feedback_id, **given)
+                    given = {"session_id": self._projects[project], "feedback_id": feedback_id}
+                    self.client.create_feedback(run_id, key, score=score, extend_trace_retention=False, **given)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 (tracing never breaks the user's run)
             logger.warning("early stopping: feedback was not posted: %s", type(error).__name__)
 

@@ -42,7 +42,8 @@ class Hidden:
                 yield json.loads(line[6:])
 
     def __iter__(self) -> Any:
-        yield from self._iterator
+        for event in self._iterator:  # noqa: UP028 (closing this does not close that one)
+            yield event
 
 
 class Hiding(BaseChatModel):
@@ -66,9 +67,10 @@ class Hiding(BaseChatModel):
 
     def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         client = httpx.Client(timeout=10)
-        self.kept.append(client)  # the user's client lives on
         request = client.build_request("POST", f"{self.url}/chat/completions", json=self._body(messages, kwargs))
-        for event in Hidden(client.send(request, stream=True)):
+        events = Hidden(client.send(request, stream=True))
+        self.kept += [client, events]  # no tidying up of memory comes to help
+        for event in events:
             choice = event["choices"][0]
             delta = choice["delta"]
             thought = delta.get("reasoning_content") or delta.get("reasoning")
