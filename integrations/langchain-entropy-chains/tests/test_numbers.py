@@ -18,7 +18,6 @@ from langchain_openai import AzureChatOpenAI, ChatOpenAI
 from loopback import Loopback, sums
 from pydantic import Field
 
-from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
@@ -112,8 +111,10 @@ def test_a_limit_is_lowered_in_its_place():
     assert found.put(20, ollama, {"options": {"num_predict": 50, "top_k": 1}})[1] == {"options": {"num_predict": 20, "top_k": 1}}
 
 
-def test_a_local_model_counts_by_its_own_tokenizer(monkeypatch):
+def test_counts_on_a_local_model_are_by_its_own_tokenizer(monkeypatch):
     """Offline and at once: no other tokenizer is asked for, and messages are trimmed by these counts."""
+    from entropy_chains.backends.transformers import TransformersBackend  # torch: not where the oldest LangChain is tested
+
     monkeypatch.setattr("langchain_core.language_models.base.get_tokenizer", lambda: 1 / 0)
     backend = TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME)
     model = ChatTransformers(backend=backend)
