@@ -41,9 +41,31 @@ PER_CALL = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_temp
 class ChatTransformers(Switched):
     """A local model that thinks, is stopped early where its policy says so, and answers.
 
-    ::
+    Setup: ``pip install 'langchain-entropy-chains[transformers]'``, and a policy.
 
-        llm = ChatTransformers.from_model_id("Qwen/Qwen3-0.6B", policy=Policy.load("policy.json"), device_map="auto")
+    Instantiate::
+
+        from langchain_entropy_chains import ChatTransformers
+
+        llm = ChatTransformers.from_model_id("Qwen/Qwen3-0.6B", policy="policy.json", device_map="auto")
+
+    Invoke, stream, and ``asyncio``::
+
+        message = llm.invoke("34*7=?")
+        text = "".join(chunk.text for chunk in llm.stream("34*7=?"))
+        message = await llm.ainvoke("34*7=?")
+
+    Tools, through the chat template; a local model cannot be made to call one::
+
+        message = llm.bind_tools([multiply]).invoke("34*7=?")
+
+    Structured output: none; ask for JSON in the prompt, and parse the answer.
+
+    Metadata, usage, and counts by the model's own tokenizer::
+
+        message.response_metadata["early_stop_stopped"]
+        message.usage_metadata["output_tokens"]
+        llm.get_num_tokens("34*7=?")
 
     ``early_stop=False`` in a call, or in a config's ``configurable``, runs that call in full; ``ENTROPY_CHAINS_STOP=0`` all calls.
     Requests may run in several threads at once; a seed repeats a run only where no other runs beside it.
