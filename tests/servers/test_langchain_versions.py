@@ -19,6 +19,8 @@ HERE = ROOT / "integrations" / "langchain-entropy-chains"
 COMMON = [
     "langsmith==0.12.0",
     "langchain-deepseek==1.0.1",
+    "langchain-ollama==1.0.1",
+    "zstandard",
     "numpy",
     "scipy",
     "click",
@@ -28,15 +30,15 @@ COMMON = [
     "pytest-asyncio",
 ]
 OLDEST = {
-    "langchain-core-1.0.7": ["langchain-core==1.0.7", "langchain==1.0.8", "langchain-openai==1.0.3", "langchain-tests==1.0.1",
-                             "langgraph==1.0.3", "langgraph-prebuilt==1.0.4", "langgraph-checkpoint==3.0.1"],
+    "langchain-core-1.2.5": ["langchain-core==1.2.5", "langchain==1.2.0", "langchain-openai==1.1.6", "langchain-tests==1.1.2",
+                             "langgraph==1.0.5", "langgraph-prebuilt==1.0.5", "langgraph-checkpoint==3.0.1"],
     "langchain-1.2.9": ["langchain-core==1.2.9", "langchain==1.2.9", "langchain-openai==1.1.7", "langchain-tests==1.1.4",
                         "langgraph==1.0.7", "langgraph-prebuilt==1.0.7", "langgraph-checkpoint==4.0.0"],
 }  # fmt: skip
 """By what is the oldest: of all, and of what agents need (the ``agents`` extra)."""
 TESTS = {
-    "langchain-core-1.0.7": ["attachment", "callbacks", "chat_models", "tracing"],
-    "langchain-1.2.9": ["middleware", "attachment"],
+    "langchain-core-1.2.5": ["attachment", "callbacks", "chat_models", "closing", "numbers", "reach", "tracing"],
+    "langchain-1.2.9": ["agent_shapes", "middleware", "attachment", "root_runs"],
 }
 
 
@@ -68,6 +70,6 @@ def test_these_are_the_oldest_that_the_package_names():
     project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     least = dict(p.split(",")[0].split(">=") for p in project["dependencies"] if ">=" in p)
     least |= dict(p.split(">=") for p in project["optional-dependencies"]["agents"])
-    tested = dict(p.split("==") for p in [*OLDEST["langchain-core-1.0.7"], *COMMON] if "==" in p)
+    tested = dict(p.split("==") for p in [*OLDEST["langchain-core-1.2.5"], *COMMON] if "==" in p)
     tested |= {"langchain": "1.2.9"}
     assert least == {name: tested[name] for name in least}

@@ -150,6 +150,10 @@ class LocalModel:
         config = self._config(sampling, None)
         return float(config.temperature or 1.0) if config.do_sample else 0.0
 
+    def token_ids(self, text: str) -> list[int]:
+        """A text's tokens by the model's own tokenizer, without those that a template adds."""
+        return self._vocabulary.encode(text)
+
     def with_template(self, **settings: Any) -> Self:
         """The same model with further settings of its chat template, such as ``tools``."""
         other = copy.copy(self)

@@ -68,7 +68,8 @@ class Criterion:
             self.policy, self._unread = policy.by_agreement(), True
             monitor.judge_by(self.policy)
         else:
-            plan.known.warn(f"{plan.model}: {what}: {'running in full' if policy else 'nothing is measured'}")
+            then = "running in full, without early stopping" if policy else "nothing is measured"
+            plan.known.warn(f"{plan.model}: {what}: {then}")
             monitor.switch_off(f"{what}: run in full")
 
     def check_k(self, bounds: EntropyBounds) -> None:

@@ -9,8 +9,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-"""What a limit on the reply's tokens is called, newest first: chat completions, all others, the Responses API."""
+LIMITS = (
+    "max_completion_tokens",  # chat completions
+    "max_tokens",  # nearly all others
+    "max_output_tokens",  # the Responses API, Gemini
+    "num_predict",  # Ollama
+    "n_predict",  # llama.cpp
+    "max_new_tokens",  # Hugging Face
+    "max_tokens_to_sample",  # Anthropic, before
+)
+"""What a limit on the reply's tokens is called, the one that wins first."""
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "response_format": ("text",),  # OpenAI, vLLM, SGLang, llama.cpp, TGI, Fireworks, Together, Mistral, Groq, …

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.outputs import ChatResult
+
 from entropy_chains.adapters import RefineRun, Show
 from entropy_chains.backends import Generation
 from langchain_entropy_chains._chunks import as_chunk, usage_of
 from langchain_entropy_chains._inner import InnerModel
 
 if TYPE_CHECKING:
-    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+    from langchain_core.outputs import ChatGenerationChunk
 
 
 @dataclass(frozen=True)
@@ -54,3 +56,16 @@ class Call:
 def whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
     """A result as a stream."""
     yield as_chunk(result.generations[0].message)
+
+
+def as_whole(result: ChatResult) -> ChatResult:
+    """A result put together from a stream, with what LangChain's models tell of whole replies only."""
+    message = result.generations[0].message
+    usage = getattr(message, "usage_metadata", None)
+    if not usage:
+        return result
+    told = {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"]}
+    told["total_tokens"] = usage["total_tokens"]
+    message.response_metadata.setdefault("token_usage", told)
+    named = {"model_name": name} if (name := message.response_metadata.get("model_name")) else {}
+    return ChatResult(generations=result.generations, llm_output={"token_usage": told, **named})

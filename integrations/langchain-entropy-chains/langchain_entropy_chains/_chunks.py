@@ -15,11 +15,13 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGenerationChunk
 
+from entropy_chains import Token
 from entropy_chains.adapters import (
     REASONING,
     Characters,
     ChatReader,
     Phase,
+    Piece,
     Show,
     Transfer,
     Update,
@@ -31,6 +33,10 @@ from entropy_chains.adapters import (
 
 EVERY_CHUNK = ("model_provider", "output_version")
 """Metadata that LangChain reads on every chunk. All else is said once, on the last one: merged, it would be added up or lost."""
+
+
+DROPPED = (Piece(Token(""), Phase.THINKING, ""),)
+"""A chunk without anything, before the answer: a token of the thinking, of which the inner drops text and logprobs alike."""
 
 
 class ChunkReader:
@@ -54,6 +60,7 @@ class ChunkReader:
         self.transfer = Transfer()
         self._told = False  # the inner has passed on a text of its own
         self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes
+        self._sighted = self._begun = False  # logprobs came; anything came
         self.usage: UsageMetadata | None = None
         self.pieces = 0
 
@@ -78,6 +85,10 @@ class ChunkReader:
             self.usage = _largest(self.usage, told)
             event["usage"] = self.usage
         update = replace(self._reader.feed(event), raw=chunk)
+        self._sighted = self._sighted or bool(logprobs)
+        if self._begun and not (self._told or self._sighted or finish or called or told or _holds(message)):
+            update = replace(update, pieces=DROPPED)
+        self._begun = True
         self.pieces += len(update.pieces)
         return update
 
@@ -111,6 +122,11 @@ def _text(listed: Sequence[Any], characters: Characters) -> str:
     bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
     text = "".join([characters.read(token).text for token in entries_of(bare)])
     return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
+
+
+def _holds(message: BaseMessage) -> bool:
+    """Whether a chunk holds anything."""
+    return bool(message.content or message.additional_kwargs)
 
 
 def texts(message: BaseMessage) -> tuple[str, str]:

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
+from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 from entropy_chains import is_holdout
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._roots import rooted
+from langchain_entropy_chains._traced import Carried, Computed, told
 
 OFF, HELD, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
 """Settings of a call: False runs it in full; True leaves it to the holdout; True says that structured output was asked for."""
@@ -30,7 +32,7 @@ class Switched(BaseChatModel):
     def _entropy_chains_switched(
         self, config: RunnableConfig | None, given: dict[str, Any]
     ) -> tuple[RunnableConfig, dict[str, Any]]:
-        config = ensure_config(config)
+        config = _versioned(ensure_config(config))
         given = {**switch_of(config), **given}
         if any(map(given.get, ASKED)):
             given[STRUCTURED] = True
@@ -53,14 +55,19 @@ class Switched(BaseChatModel):
         return await super(Switched, self._entropy_chains_chosen(config)).ainvoke(input, config, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
-        config, kwargs = self._entropy_chains_switched(config, kwargs)
-        yield from super(Switched, self._entropy_chains_chosen(config)).stream(input, config, **kwargs)
+        carried = Carried(ensure_config(config), CallbackManager)
+        config, kwargs = self._entropy_chains_switched(carried.config, kwargs)
+        for chunk in super(Switched, self._entropy_chains_chosen(config)).stream(input, config, **kwargs):
+            carried.see(chunk)
+            yield chunk
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:  # noqa: A002
-        config, kwargs = self._entropy_chains_switched(config, kwargs)
+        carried = Carried(ensure_config(config), AsyncCallbackManager)
+        config, kwargs = self._entropy_chains_switched(carried.config, kwargs)
         stream = super(Switched, self._entropy_chains_chosen(config)).astream(input, config, **kwargs)
         async with aclosing(stream) as chunks:  # type: ignore[type-var]  # a generator
             async for chunk in chunks:
+                carried.see(chunk)
                 yield chunk
 
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
@@ -71,6 +78,18 @@ class Switched(BaseChatModel):
         config, kwargs = self._entropy_chains_switched(config, kwargs)
         return super(Switched, self._entropy_chains_chosen(config)).astream_events(input, config, **kwargs)
 
+    # LangChain's own two below, around the cache
+
+    def _generate_with_cache(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        with Computed() as computed:
+            result = super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+        return told(result, run_manager, cached=not computed)
+
+    async def _agenerate_with_cache(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        with Computed() as computed:
+            result = await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
+        return told(result, run_manager, cached=not computed)
+
 
 def switch_of(config: RunnableConfig) -> dict[str, Any]:
     """The config's switch, where it has one."""
@@ -78,3 +97,12 @@ def switch_of(config: RunnableConfig) -> dict[str, Any]:
     if wanted is not None and not isinstance(wanted, bool):
         raise SettingsError(f"configurable {OFF} is {wanted!r}; it must be True or False")
     return {} if wanted is None else {OFF: wanted}
+
+
+def _versioned(config: RunnableConfig) -> RunnableConfig:
+    """The config, with this package among the versions that LangChain tells of a run."""
+    from langchain_entropy_chains import __version__
+
+    metadata = config.get("metadata") or {}
+    versions = {**(metadata.get("lc_versions") or {}), "langchain-entropy-chains": __version__}
+    return {**config, "metadata": {**metadata, "lc_versions": versions}}

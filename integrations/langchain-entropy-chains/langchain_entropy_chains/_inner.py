@@ -35,7 +35,8 @@ from entropy_chains.adapters import (
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
-from langchain_entropy_chains._model_info import limit, model_name, number
+from langchain_entropy_chains._closing import aclosed, closed
+from langchain_entropy_chains._model_info import identified, limit, model_name, number
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -80,6 +81,7 @@ class InnerModel(ServedModel):
         self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
         self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
         self._limit = limit(chat, kwargs)
+        self._named = identified(chat)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
         self.readers: list[ChunkReader] = []
         self.shown = ChunkWriter(logprobs=asked)
@@ -88,7 +90,7 @@ class InnerModel(ServedModel):
     def sampling(self) -> Sampling:
         """The model's own temperature, seed and token limit, as far as it has them."""
         given = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
-        return Sampling(**given, max_tokens=self._limit[1] if self._limit else NO_LIMIT)
+        return Sampling(**given, max_tokens=self._limit.value if self._limit else NO_LIMIT)
 
     @property
     def blind(self) -> str | None:
@@ -125,9 +127,12 @@ class InnerModel(ServedModel):
         """One request; closing this closes the connection, so that the server stops."""
         reader = self._reader()
         with hiding(self._chat, self._kwargs), _failures(request):
-            raw = request.prefix is not None
-            stream = self._completion(request, reader) if raw else self._heard(reader)._stream(**self._call_settings(request, seed))
-            with closing(stream) as chunks:  # type: ignore[type-var]  # an Iterator to LangChain, a generator in every model
+            if request.prefix is None:
+                chat, given = self._asked(request, seed)
+                stream = self._heard(chat, reader)._stream(**given)
+            else:
+                stream = self._completion(request, reader)
+            with closed(stream) as chunks:
                 for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
@@ -136,11 +141,12 @@ class InnerModel(ServedModel):
         """The same for ``asyncio``."""
         reader = self._reader()
         with hiding(self._chat, self._kwargs), _failures(request):
-            raw = request.prefix is not None
-            stream = (
-                self._acompletion(request, reader) if raw else self._heard(reader)._astream(**self._call_settings(request, seed))
-            )
-            async with aclosing(stream) as chunks:  # type: ignore[type-var]
+            if request.prefix is None:
+                chat, given = self._asked(request, seed)
+                stream = self._heard(chat, reader)._astream(**given)
+            else:
+                stream = self._acompletion(request, reader)
+            async with aclosed(stream) as chunks:
                 async for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
@@ -150,15 +156,15 @@ class InnerModel(ServedModel):
         self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai))
         return self.readers[-1]
 
-    def _heard(self, reader: ChunkReader) -> BaseChatModel:
+    def _heard(self, chat: BaseChatModel, reader: ChunkReader) -> BaseChatModel:
         """The model; where it is known how, a copy of it whose streams tell how they end."""
         if not self._speaks_openai:
-            return self._chat
-        ears = {name: Listening(getattr(self._chat, name), reader.transfer) for name in CLIENTS if getattr(self._chat, name, None)}
-        return self._chat.model_copy(update=ears)
+            return chat
+        ears = {name: Listening(getattr(chat, name), reader.transfer) for name in CLIENTS if getattr(chat, name, None)}
+        return chat.model_copy(update=ears)
 
-    def _call_settings(self, request: Request, seed: int | None) -> dict[str, Any]:
-        """Of the inner's ``_stream``."""
+    def _asked(self, request: Request, seed: int | None) -> tuple[BaseChatModel, dict[str, Any]]:
+        """The model, and the settings of its ``_stream``."""
         given = dict(self._kwargs)
         if request.logprobs:
             wanted = given.get("top_logprobs") or number(self._chat, "top_logprobs") or 0
@@ -170,11 +176,10 @@ class InnerModel(ServedModel):
                 raise BackendError(f"{type(self._chat).__name__} cannot go on from a given text: use continuation='turn'")
             own = given.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
             given["extra_body"] = {**own, **request.extra}
-        if self._limit:
-            given[self._limit[0]] = request.max_tokens
         if seed is not None:
             given["seed"] = seed
-        return {"messages": convert_to_messages(request.messages), "stop": self._stop, **given}
+        given = {"messages": convert_to_messages(request.messages), "stop": self._stop, **given}
+        return self._limit.put(request.max_tokens, self._named, given) if self._limit else (self._named, given)
 
     def _completion(self, request: Request, reader: ChunkReader) -> Generator[ChatGenerationChunk, None, None]:
         client, asked, given = self._chat.root_client, *self._raw(request)  # type: ignore[attr-defined]  # looked up before

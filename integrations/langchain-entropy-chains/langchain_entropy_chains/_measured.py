@@ -19,9 +19,9 @@ from entropy_chains.adapters import Close, Dialogue, Update, held_back, tokens_o
 from entropy_chains.backends import Generation
 from entropy_chains.errors import NoLogprobsError
 from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
+from langchain_entropy_chains._traced import CACHED
 
 NO_LOGPROBS = "no logprobs arrived: switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
-CACHED = "answered from the cache"
 RECORD = "early_stop_record"
 """Metadata field with the run's steps, as JSON."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
@@ -10,10 +11,39 @@ from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 from entropy_chains.adapters import Continuation, Mode, forms
 from entropy_chains.errors import SettingsError
 
+NAMES = ("model_name", "model", "model_id", "deployment_name")
+"""Fields in which a model has its name; the last one is an Azure deployment's."""
+
+OPTIONS = "options"
+"""A setting of a call that holds settings itself (Ollama's)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The limit on a reply's tokens.
+
+    Attributes:
+        name: what it is called.
+        value: tokens.
+        place: where it stands: in the ``call``, in its ``options``, or on the ``model``.
+    """
+
+    name: str
+    value: int
+    place: str
+
+    def put(self, tokens: int, chat: BaseChatModel, given: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any]]:
+        """Model and settings of a call with another limit, in the same place."""
+        if self.place == "model":
+            return chat.model_copy(update={self.name: tokens}), given
+        if self.place == OPTIONS:
+            return chat, {**given, OPTIONS: {**given[OPTIONS], self.name: tokens}}
+        return chat, {**given, self.name: tokens}
+
 
 def model_name(chat: BaseChatModel, kwargs: Mapping[str, Any] = {}) -> str:
     """What a model calls itself; of one that has no name its class."""
-    names = (kwargs.get("model"), getattr(chat, "model_name", None), getattr(chat, "model", None), getattr(chat, "model_id", None))
+    names = (kwargs.get("model"), *(getattr(chat, name, None) for name in NAMES))
     return next((name for name in names if isinstance(name, str) and name), type(chat).__name__)
 
 
@@ -51,11 +81,13 @@ def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinki
     return None
 
 
-def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> tuple[str, int] | None:
-    """What the limit on the reply's tokens is called, and the limit: the call's, else the model's; None where there is none."""
+def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> Limit | None:
+    """The limit on the reply's tokens: the call's, else the model's; None where there is none."""
     own = {name: number(chat, name) for name in forms.LIMITS}
-    found = ((name, place.get(name)) for place in (kwargs, own) for name in forms.LIMITS)
-    return next(((name, int(value)) for name, value in found if value), None)
+    options = kwargs.get(OPTIONS)
+    places = {"call": kwargs, OPTIONS: options if isinstance(options, Mapping) else {}, "model": own}
+    found = (Limit(name, int(place[name]), where) for where, place in places.items() for name in forms.LIMITS if place.get(name))
+    return next((each for each in found if each.value > 0), None)  # Ollama's -1 is none
 
 
 def checked_ways(continuation: Continuation | Sequence[Continuation]) -> None:
@@ -68,3 +100,20 @@ def number(chat: BaseChatModel, name: str) -> Any:
     """A setting of the model that is a number; None where it has none."""
     value = getattr(chat, name, None)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def identified(chat: BaseChatModel) -> BaseChatModel:
+    """The same model, whose chunks keep the reply's id where its class drops that in streams and tells it of whole replies."""
+    convert = getattr(chat, "_convert_chunk_to_generation_chunk", None)  # langchain-openai's, and of all that build on it
+    if convert is None:
+        return chat
+
+    def keeping(chunk: Any, *given: Any, **more: Any) -> Any:
+        made = convert(chunk, *given, **more)
+        if made is not None and isinstance(chunk, Mapping) and chunk.get("id"):
+            made.generation_info = {**(made.generation_info or {}), "id": chunk["id"]}
+        return made
+
+    named = chat.model_copy()
+    named.__dict__["_convert_chunk_to_generation_chunk"] = keeping
+    return named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,7 @@ class RootRuns(BaseCallbackHandler):
         known = self._roots.get(run)
         if known is not None:
             return known
-        from langsmith.run_helpers import get_current_run_tree  # late: it takes as long to load as all of LangChain's core
-
-        tree = get_current_run_tree()  # LangSmith's own runs, as around an agent's middleware, are told to no callback
+        tree = _current()  # LangSmith's own runs, as around an agent's middleware, are told to no callback
         if tree is None or str(run) not in tree.dotted_order:
             return run
         above = [UUID(part[-36:]) for part in tree.dotted_order.split(".")]
@@ -77,6 +76,12 @@ class RootRuns(BaseCallbackHandler):
         self._roots.pop(run_id, None)
 
 
+def _current() -> Any:
+    """LangSmith's run that this code is in; None where there is none. Where nothing is traced, LangSmith is not loaded."""
+    helpers = sys.modules.get("langsmith.run_helpers")
+    return helpers.get_current_run_tree() if helpers else None
+
+
 class _Watch(RootRuns):
     """Of all but models: a model's run has no runs below it."""
 
@@ -95,5 +100,5 @@ def rooted(config: RunnableConfig) -> tuple[RunnableConfig, str]:
     parent = callbacks.parent_run_id if isinstance(callbacks, BaseCallbackManager) else None
     if parent is not None:
         return config, str(WATCH.root(parent))
-    run = config.get("run_id") or uuid4()
-    return {**config, "run_id": run}, str(run)
+    run, outside = config.get("run_id") or uuid4(), _current()
+    return {**config, "run_id": run}, str(outside.trace_id if outside else run)

@@ -51,9 +51,9 @@ class Replacing:
 
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, BaseChatModel):
-            made = self._swap(value)
-            self._swapped += [value, made]
-            return made
+            chat = self._swap(value)
+            self._swapped += [value, chat]
+            return chat
         if isinstance(value, DynamicRunnable):
             fields = self({name: getattr(value, name) for name in type(value).model_fields})
             # What is chosen by the config is known when it is called; the fields that it may set are the model's own.

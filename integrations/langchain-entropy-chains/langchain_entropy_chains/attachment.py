@@ -220,7 +220,8 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
         SettingsError: it is no chat model, stops early already, or its class allows no subclass.
     """
     if is_configurable(model):
-        return _instrument_choices(model, policy, settings)
+        _instrument_choices(model, policy, settings)
+        return model
     if not isinstance(model, BaseChatModel):
         raise SettingsError(f"model is a {type(model).__name__}, not a chat model: for a chain use with_early_stop()")
     if isinstance(model, _Instrumented | EarlyStopChatModel):
@@ -232,7 +233,7 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
     return model
 
 
-def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings: Mapping[str, Any]) -> Any:
+def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings: Mapping[str, Any]) -> None:
     """The same for a model that is made for each call."""
     from langchain_entropy_chains._configurable import StoppingConfigurable, instrumented
 
@@ -241,7 +242,6 @@ def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings
     policy = Policy.of(policy)
     check_values(policy, settings)
     instrumented(model, lambda chat: EarlyStopChatModel(chat, policy, **settings))
-    return model
 
 
 def uninstrument(model: M) -> M:

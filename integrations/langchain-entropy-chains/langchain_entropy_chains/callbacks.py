@@ -215,8 +215,9 @@ class EntropyCallbackHandler(RootRuns):
             self._say(NO_LOGPROBS)
         with self._lock:
             self._rows.append(row)
-            counts = {"runs": 1, "measured": row.measured, "stopped": row.stopped, "would_stop": row.would_save is not None}
-            self._totals.update({**counts, "tokens": row.tokens, "would_save": row.would_save or 0})
+            counts = {"runs": True, "measured": row.measured, "stopped": row.stopped, "would_stop": row.would_save is not None}
+            self._totals.update({name: int(counted) for name, counted in counts.items()})
+            self._totals.update({"tokens": row.tokens, "would_save": row.would_save or 0})
         return row
 
     def _details(self) -> dict[str, Any]:

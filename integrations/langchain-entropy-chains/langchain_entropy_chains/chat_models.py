@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel, FakeListChatModel, LanguageModelInput
 from langchain_core.language_models.chat_models import generate_from_stream
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
@@ -31,11 +31,13 @@ from entropy_chains.adapters import (
     without_secrets,
 )
 from entropy_chains.errors import SettingsError
-from langchain_entropy_chains._call import Call, whole
+from langchain_entropy_chains._call import Call, as_whole, whole
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal
-from langchain_entropy_chains._tree import is_configurable, replaced
+from langchain_entropy_chains._opening import opened, unbound
+from langchain_entropy_chains._traced import computing
+from langchain_entropy_chains._tree import replaced
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -56,6 +58,30 @@ INHERITED = ("callbacks", "metadata", "tags")
 
 class EarlyStopChatModel(Switched):
     """A chat model that stops thinking when it is sure.
+
+    Setup: ``pip install 'langchain-entropy-chains[openai]'`` and a policy, see ``docs/langchain-providers.md``.
+
+    Instantiate::
+
+        from langchain_entropy_chains import EarlyStopChatModel
+        from langchain_openai import ChatOpenAI
+
+        model = EarlyStopChatModel(ChatOpenAI(model="demo"), "policy.json")
+
+    Invoke, stream, and ``asyncio``::
+
+        message = model.invoke("What is 6*7?")
+        text = "".join(chunk.text for chunk in model.stream("What is 6*7?"))
+        message = await model.ainvoke("What is 6*7?")
+
+    Tools and structured output, as the inner model has them: thinking before a call is stopped, the call and the value never::
+
+        message = model.bind_tools([multiply]).invoke("What is 6*7?")
+        value = model.with_structured_output(Answer).invoke("What is 6*7?")
+
+    Metadata, and the usage of all that was computed::
+
+        message.response_metadata["early_stop_stopped"], message.usage_metadata["output_tokens"]
 
     Whatever the policy, nothing is stopped where the form of the reply is given (structured output, a forced tool call), with
     ``n`` > 1, the Responses API, ``disable_streaming`` and models that cannot stream: the metadata and a warning say so.
@@ -103,7 +129,7 @@ class EarlyStopChatModel(Switched):
 
     def __init__(self, inner: BaseChatModel | Runnable[Any, Any] | str, policy: Policy | str | Path | None = None, **settings: Any):
         own = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
-        choices, chat, bound, config = _opened(inner, settings)
+        choices, chat, bound, config = opened(inner, settings)
         copied = {name: getattr(chat, name, None) for name in COPIED if name in type(self).model_fields}
         copied |= merge_configs({name: copied[name] for name in INHERITED if copied[name]}, config)  # type: ignore[arg-type]
         copied = {name: value for name, value in copied.items() if name in COPIED}
@@ -204,7 +230,7 @@ class EarlyStopChatModel(Switched):
     def _entropy_chains_chosen(self, config: RunnableConfig | None) -> EarlyStopChatModel:
         if self._choices is None:
             return self
-        chat, bound, _ = _unbound(self._choices._model(config))
+        chat, bound, _ = unbound(self._choices._model(config))
         return self.model_copy(update={"inner": chat, "bound": {**bound, **self.bound}})
 
     # --- one call
@@ -225,6 +251,7 @@ class EarlyStopChatModel(Switched):
         )
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any], *, asynchronous: bool = False) -> Call:
+        computing()
         given = self._with_bound(stop, {**switch_of(ensure_config()), **kwargs})
         stop = given.pop("stop")
         wanted, held = given.pop(OFF, True), given.pop(HELD, False)
@@ -281,7 +308,7 @@ class EarlyStopChatModel(Switched):
         if call.refused:
             return self._told(call, self.inner._generate(messages, **call.given))
         with closing(self._talk(call, messages)) as chunks:
-            return generate_from_stream(chunks)
+            return as_whole(generate_from_stream(chunks))
 
     async def _agenerate(
         self,
@@ -294,7 +321,7 @@ class EarlyStopChatModel(Switched):
         if call.refused:
             return self._told(call, await self.inner._agenerate(messages, **call.given))
         async with aclosing(self._atalk(call, messages)) as chunks:
-            return generate_from_stream(iter([chunk async for chunk in chunks]))
+            return as_whole(generate_from_stream(iter([chunk async for chunk in chunks])))
 
     def _stream(
         self,
@@ -378,43 +405,3 @@ class EarlyStopChatModel(Switched):
 def check_values(policy: Policy | None, settings: Mapping[str, Any]) -> None:
     """Raises what :class:`EarlyStopChatModel` would for these settings, before there is a model."""
     EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)
-
-
-def _opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
-    """What chooses the chat model by the config (None: nothing does), the chat model, and the settings and config bound to it."""
-    if isinstance(inner, str):
-        try:
-            from langchain.chat_models import init_chat_model
-        except ImportError as error:
-            remedy = "pip install 'langchain-entropy-chains[agents]', or give the model itself"
-            raise SettingsError(f"inner is {inner!r}, and langchain is not installed: {remedy}") from error
-        inner, settings = init_chat_model(inner, **settings), {}
-    if settings:
-        named = ", ".join(sorted(settings))
-        raise SettingsError(f"EarlyStopChatModel knows no {named}; a setting of the model is set on the model itself")
-    inner, bound, config = _unbound(inner)
-    choices = None
-    if is_configurable(inner):
-        choices = inner
-        try:
-            inner, more, told = _unbound(inner._model(config))
-        except Exception as error:  # without a model of its own it cannot be made
-            remedy = "give it one (model=…), or use with_early_stop(model, policy), which waits for the call"
-            raise SettingsError(f"inner is made by the call's config alone ({error}): {remedy}") from error
-        bound, config = {**more, **bound}, merge_configs(told, config)
-    if not isinstance(inner, BaseChatModel):
-        remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
-        raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")
-    if isinstance(inner, Switched):
-        remedy = "set its policy and settings on it, or use with_early_stop(model, policy), which does so"
-        raise SettingsError(f"inner is a {type(inner).__name__}, which stops by itself: {remedy}")
-    return choices, inner, bound, config
-
-
-def _unbound(inner: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
-    """A runnable without its bindings, their settings, and their config."""
-    bound: dict[str, Any] = {}
-    config: RunnableConfig = {}
-    while isinstance(inner, RunnableBinding):
-        bound, config, inner = {**inner.kwargs, **bound}, merge_configs(inner.config, config), inner.bound
-    return inner, bound, config

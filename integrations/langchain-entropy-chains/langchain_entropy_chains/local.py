@@ -23,6 +23,7 @@ from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest, offered
+from langchain_entropy_chains._traced import computing
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -44,9 +45,31 @@ OF_SERVERS = ("api_key", "base_url", "max_retries", "streaming", "timeout")
 class ChatTransformers(Switched):
     """A local model that thinks, is stopped early where its policy says so, and answers.
 
-    ::
+    Setup: ``pip install 'langchain-entropy-chains[transformers]'``, and a policy.
 
-        llm = ChatTransformers.from_model_id("Qwen/Qwen3-0.6B", policy=Policy.load("policy.json"), device_map="auto")
+    Instantiate::
+
+        from langchain_entropy_chains import ChatTransformers
+
+        llm = ChatTransformers.from_model_id("Qwen/Qwen3-0.6B", policy="policy.json", device_map="auto")
+
+    Invoke, stream, and ``asyncio``::
+
+        message = llm.invoke("34*7=?")
+        text = "".join(chunk.text for chunk in llm.stream("34*7=?"))
+        message = await llm.ainvoke("34*7=?")
+
+    Tools, through the chat template; a local model cannot be made to call one::
+
+        message = llm.bind_tools([multiply]).invoke("34*7=?")
+
+    Structured output: none; ask for JSON in the prompt, and parse the answer.
+
+    Metadata, usage, and counts by the model's own tokenizer::
+
+        message.response_metadata["early_stop_stopped"]
+        message.usage_metadata["output_tokens"]
+        llm.get_num_tokens("34*7=?")
 
     ``early_stop=False`` in a call, or in a config's ``configurable``, runs that call in full; ``ENTROPY_CHAINS_STOP=0`` all calls.
     Requests may run in several threads at once; a seed repeats a run only where no other runs beside it.
@@ -140,6 +163,14 @@ class ChatTransformers(Switched):
         params["ls_provider"] = "transformers"
         return params
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text's tokens by the model's own tokenizer, without those that a template adds; nothing is loaded for it."""
+        own = getattr(self.backend, "token_ids", None)
+        if self.custom_get_token_ids is not None or own is None:
+            return super().get_token_ids(text)
+        made: list[int] = own(text)
+        return made
+
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
@@ -152,6 +183,7 @@ class ChatTransformers(Switched):
     # --- requests
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> LocalRequest:
+        computing()
         unknown = sorted(kwargs.keys() - PER_CALL)
         if unknown:
             raise SettingsError(

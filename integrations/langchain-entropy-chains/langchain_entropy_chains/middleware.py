@@ -63,7 +63,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
     ``early_stop_tokens_saved_estimate``) and told as ``{"early_stop": …}`` in the stream mode ``custom``.
 
     It may stand anywhere in the list: a model that another middleware puts in (selection, fallback) is stopped as well. One that
-    the policy is not for runs in full, and so does what holds no chat model; a warning says so. Nothing of that breaks the agent.
+    the policy is not for runs in full, and so does what holds no chat model; a warning says so. None of that breaks the agent.
 
     Args:
         policy: when to stop, or the path of its file; None only measures.

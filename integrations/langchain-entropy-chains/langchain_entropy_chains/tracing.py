@@ -16,15 +16,15 @@ from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
 from entropy_chains.adapters import without_secrets
-from langchain_entropy_chains._measured import CACHED, WOULD_SAVE, was_cached
+from langchain_entropy_chains._measured import WOULD_SAVE, was_cached
 from langchain_entropy_chains._stopped import EarlyStopped
+from langchain_entropy_chains._traced import CACHED, add
 
 if TYPE_CHECKING:
     from langchain_core.tracers.schemas import Run
 
 logger = logging.getLogger("entropy_chains")
 
-TAG = "early-stopped"
 RUNS = "early_stop_runs"
 SUMS = ("early_stop_tokens", "early_stop_tokens_saved_estimate", WOULD_SAVE, RUNS, "early_stop_stopped_runs")
 """Fields of the root that are sums over its model runs."""
@@ -52,6 +52,7 @@ class EarlyStopTracer(LangChainTracer):
         self._poster = ThreadPoolExecutor(1, "early-stop-feedback") if feedback else None
         self._projects: dict[str, UUID] = {}  # ids by name
         self._totals: dict[UUID, dict[str, Any]] = {}  # by outermost run
+        self._own: dict[str, Run] = {}  # runs under way; LangChain's map holds LangSmith's own as well
 
     def copy_with_metadata_defaults(self, **settings: Any) -> LangChainTracer:
         """LangChain makes a copy for every call, with the call's parameters as metadata: all of them add to the same totals."""
@@ -59,6 +60,7 @@ class EarlyStopTracer(LangChainTracer):
         made = super().copy_with_metadata_defaults(metadata=metadata, **settings)
         if isinstance(made, EarlyStopTracer):
             made._poster, made._projects, made._totals = self._poster, self._projects, self._totals
+            made._own = self._own
         return made
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> Run:
@@ -68,7 +70,7 @@ class EarlyStopTracer(LangChainTracer):
             made = error.generation
             details = {"reasoning": made.reasoning_tokens}
             usage = {"output_tokens": made.tokens, "total_tokens": made.tokens, "output_token_details": details}
-            _add(run, {**error.outcome.metadata(), "usage_metadata": usage})
+            add(run, {**error.outcome.metadata(), "usage_metadata": usage})
         return super().on_llm_error(error, run_id=run_id, **kwargs)
 
     def _start_trace(self, run: Run) -> None:
@@ -77,6 +79,7 @@ class EarlyStopTracer(LangChainTracer):
             if isinstance(told, dict) and isinstance(told.get(name), dict):
                 told[name] = without_secrets(told[name])
         super()._start_trace(run)
+        self._own[str(run.id)] = run
 
     def _end_trace(self, run: Run) -> None:
         top = self._top(run)
@@ -84,13 +87,14 @@ class EarlyStopTracer(LangChainTracer):
             self._llm_ended(run, top)
         run.inputs, run.outputs = without_logprobs(run.inputs), without_logprobs(run.outputs)
         if run is top and (totals := self._totals.pop(run.id, None)):
-            root = self._outside(run) or run  # a traceable function, or langsmith.evaluate: several runs of ours may be below it
-            known = root.extra.get("metadata") or {}
-            _add(root, _sum(known, totals))
+            root = self._outside(run) or run
+            known = {} if root is run else root.extra.get("metadata") or {}
+            totals = _sum(known, totals)
+            add(root, totals)
             if self._poster:
                 project: Any = getattr(root, "session_name", None) or self.project_name
-                totals = {n: v for n, v in root.extra["metadata"].items() if n.startswith("early_stop_")}
                 self._poster.submit(self._post_feedback, root.id, project, totals, again=RUNS in known)
+        self._own.pop(str(run.id), None)
         super()._end_trace(run)
 
     def wait_for_futures(self) -> None:
@@ -102,14 +106,12 @@ class EarlyStopTracer(LangChainTracer):
     def _top(self, run: Run) -> Run:
         """The outermost run that this tracer follows. Between it and ``run`` may stand runs of LangSmith's own."""
         above = (part[-36:] for part in run.dotted_order.split("."))
-        return next((self.run_map[each] for each in above if each in self.run_map and each not in self._external_run_ids), run)
+        return next((self._own[each] for each in above if each in self._own), run)
 
     def _outside(self, top: Run) -> Any:
-        """The root above the outermost run that this tracer follows; None where there is none in this process."""
+        """LangSmith's own run right above the outermost one of ours, if it is the root: a traceable function, or an evaluation."""
         tree: Any = self.run_map.get(str(top.parent_run_id)) if top.parent_run_id else None
-        while tree is not None and tree.parent_run is not None:
-            tree = tree.parent_run
-        return tree
+        return None if tree is None or tree.parent_run_id else tree
 
     def _llm_ended(self, run: Run, top: Run) -> None:
         found = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith("early_stop_")}
@@ -119,14 +121,14 @@ class EarlyStopTracer(LangChainTracer):
             found |= {n: v for n, v in told.items() if n.startswith("early_stop_")}
         if "early_stop_reason" not in found:
             return
-        _add(run, {**found, **({"usage_metadata": usage} if usage else {})})  # langchain-core 1.0 leaves it in the outputs
+        add(run, {**found, **({"usage_metadata": usage} if usage else {})})  # langchain-core 1.0 leaves it in the outputs
         if found["early_stop_reason"] == CACHED:
             return
         one = {**found, RUNS: 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
         self._totals[top.id] = _sum(self._totals.get(top.id, {}), one)
 
     def _post_feedback(self, run_id: UUID, project: str, totals: Mapping[str, Any], *, again: bool) -> None:
-        """Once a root; where more is found below it ``again``, the scores are set anew."""
+        """Once a root: where another run of ours ended below it before, the scores are set anew."""
         saved = totals.get("early_stop_tokens_saved_estimate", 0)
         scores = {"early_stop_tokens_saved": saved, "early_stop_stopped": totals["early_stop_stopped_runs"]}
         try:
@@ -138,8 +140,8 @@ class EarlyStopTracer(LangChainTracer):
                 if again:
                     self.client.update_feedback(feedback_id, score=score)
                 else:
-                    given = {"session_id": self._projects[project], "extend_trace_retention": False}
-                    self.client.create_feedback(run_id, key, score=score, feedback_id=feedback_id, **given)
+                    given = {"session_id": self._projects[project], "feedback_id": feedback_id}
+                    self.client.create_feedback(run_id, key, score=score, extend_trace_retention=False, **given)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 (tracing never breaks the user's run)
             logger.warning("early stopping: feedback was not posted: %s", type(error).__name__)
 
@@ -176,13 +178,6 @@ def _message(outputs: Any) -> dict[str, Any]:
         return {}
     message = generations[0][0].get("message")
     return (message.get("kwargs") or {}) if isinstance(message, dict) else {}
-
-
-def _add(run: Run, found: Mapping[str, Any]) -> None:
-    """Metadata of a run, in a dict of its own: LangChain may share one between runs."""
-    run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **found}
-    if found.get("early_stop_stopped"):
-        run.tags = sorted({*(run.tags or []), TAG})
 
 
 def _sum(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

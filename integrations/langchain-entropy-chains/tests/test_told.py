@@ -127,7 +127,8 @@ def test_caches_tell_policies_apart(server):
     first = EarlyStopChatModel(inner, POLICY)
     first.invoke(ASKED)
     before = len(server.calls)
-    assert first.invoke(ASKED).response_metadata["early_stop_stopped"]
+    again = first.invoke(ASKED).response_metadata
+    assert (again["early_stop_stopped"], again["early_stop_reason"]) == (False, "answered from the cache")
     assert len(server.calls) == before
     assert not EarlyStopChatModel(inner, NEVER).invoke(ASKED).response_metadata["early_stop_stopped"]
     assert not first.invoke(ASKED, {"configurable": {"early_stop": False}}).response_metadata["early_stop_stopped"]

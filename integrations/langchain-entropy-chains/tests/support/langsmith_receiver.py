@@ -65,6 +65,10 @@ class Receiver:
                 elif self.path.endswith("/feedback"):
                     receiver.feedback.append(json.loads(data))
                     self._json(receiver.feedback[-1])
+                elif "/feedback/" in self.path:  # one that is known, changed
+                    known = next(f for f in receiver.feedback if f["id"] == self.path.rpartition("/")[2])
+                    known |= json.loads(data)
+                    self._json(known)
                 else:
                     self._json({})
 

@@ -1,0 +1,56 @@
+"""What a user gives as the inner model, opened: the chat model itself, and what is bound to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables.config import merge_configs
+
+from entropy_chains.errors import SettingsError
+from langchain_entropy_chains._config import Switched
+from langchain_entropy_chains._tree import is_configurable
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+
+def opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
+    """What chooses the chat model by the config (None: nothing does), the chat model, and the settings and config bound to it."""
+    if isinstance(inner, str):
+        try:
+            from langchain.chat_models import init_chat_model
+        except ImportError as error:
+            remedy = "pip install 'langchain-entropy-chains[agents]', or give the model itself"
+            raise SettingsError(f"inner is {inner!r}, and langchain is not installed: {remedy}") from error
+        inner, settings = init_chat_model(inner, **settings), {}
+    if settings:
+        named = ", ".join(sorted(settings))
+        raise SettingsError(f"EarlyStopChatModel knows no {named}; a setting of the model is set on the model itself")
+    inner, bound, config = unbound(inner)
+    choices = None
+    if is_configurable(inner):
+        choices = inner
+        try:
+            inner, more, told = unbound(inner._model(config))
+        except Exception as error:  # without a model of its own it cannot be made
+            remedy = "give it one (model=…), or use with_early_stop(model, policy), which waits for the call"
+            raise SettingsError(f"inner is made by the call's config alone ({type(error).__name__}): {remedy}") from error
+        bound, config = {**more, **bound}, merge_configs(told, config)
+    if not isinstance(inner, BaseChatModel):
+        remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
+        raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")
+    if isinstance(inner, Switched):
+        remedy = "set its policy and settings on it, or use with_early_stop(model, policy), which does so"
+        raise SettingsError(f"inner is a {type(inner).__name__}, which stops by itself: {remedy}")
+    return choices, inner, bound, config
+
+
+def unbound(inner: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
+    """A runnable without its bindings, their settings, and their config."""
+    bound: dict[str, Any] = {}
+    config: RunnableConfig = {}
+    while isinstance(inner, RunnableBinding):
+        bound, config, inner = {**inner.kwargs, **bound}, merge_configs(inner.config, config), inner.bound
+    return inner, bound, config

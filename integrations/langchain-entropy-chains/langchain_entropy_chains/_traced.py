@@ -1,0 +1,109 @@
+"""What early stopping says of a call, where LangSmith's own tracer carries it: metadata of the model run.
+
+A tracer of this package adds totals of the root (:mod:`.tracing`); without one the figures of each run still can be filtered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.callbacks.base import BaseCallbackManager
+from langchain_core.messages import AIMessage
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.outputs import ChatResult
+    from langchain_core.runnables import RunnableConfig
+
+CACHED = "answered from the cache"
+TAG = "early-stopped"
+PREFIX = "early_stop_"
+
+FIGURES = ("step", "entropy", "threshold", "tokens_saved_estimate", "tokens_would_save")
+"""What is said of a run that was computed, and of no other."""
+
+_COMPUTED: ContextVar[list[bool] | None] = ContextVar("entropy_chains_computed", default=None)
+
+
+def computing() -> None:
+    """A model begins to compute the reply of the call under way; one that is cached does not."""
+    under_way = _COMPUTED.get()
+    if under_way is not None:
+        under_way.append(True)
+
+
+class Computed:
+    """``with Computed() as computed:`` tells, by a list that is empty or not, whether a reply was computed inside."""
+
+    def __enter__(self) -> list[bool]:
+        self._under_way: list[bool] = []
+        self._token = _COMPUTED.set(self._under_way)
+        return self._under_way
+
+    def __exit__(self, *error: object) -> None:
+        _COMPUTED.reset(self._token)
+
+
+def told(result: ChatResult, run_manager: Any, *, cached: bool) -> ChatResult:
+    """A result, with what is said of a cached one set right; its tracers are told."""
+    if cached:
+        changed = [g.model_copy(update={"message": _of_the_cache(g.message)}) for g in result.generations]
+        result = result.model_copy(update={"generations": changed})
+    if run_manager is not None and result.generations:
+        carry(run_manager.handlers, run_manager.run_id, result.generations[0].message.response_metadata)
+    return result
+
+
+def _of_the_cache(message: Any) -> Any:
+    """Neither computed nor saved: what the run said that made it is no longer true of this one."""
+    known = message.response_metadata
+    if not isinstance(message, AIMessage) or f"{PREFIX}reason" not in known:
+        return message
+    kept = {name: value for name, value in known.items() if name.removeprefix(PREFIX) not in FIGURES}
+    changed = {f"{PREFIX}stopped": False, f"{PREFIX}reason": CACHED, f"{PREFIX}tokens": 0}
+    return message.model_copy(update={"response_metadata": kept | changed})
+
+
+def carry(handlers: Iterable[BaseCallbackHandler], run_id: Any, metadata: Mapping[str, Any]) -> None:
+    """Write what is said of a run to LangSmith's tracers that follow it; the run has not ended yet."""
+    found = {name: value for name, value in metadata.items() if name.startswith(PREFIX)}
+    for handler in handlers if found else ():
+        run = handler.run_map.get(str(run_id)) if _is_tracer(handler) else None  # type: ignore[attr-defined]
+        if run is not None:
+            add(run, found)
+
+
+def add(run: Any, found: Mapping[str, Any]) -> None:
+    """Metadata of a run, in a dict of its own: LangChain may share one between runs."""
+    run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **found}
+    if found.get("early_stop_stopped"):
+        run.tags = sorted({*(run.tags or []), TAG})
+
+
+def _is_tracer(handler: Any) -> bool:
+    """By the name: LangSmith takes long to load, and where nothing is traced it is not."""
+    return any(kind.__name__ == "LangChainTracer" for kind in type(handler).__mro__)
+
+
+class Carried:
+    """Follows the chunks of one stream, and tells the tracers when the last one comes.
+
+    Args:
+        config: of the call.
+        kind: LangChain's class of managers, of which one is made where the config has none.
+    """
+
+    def __init__(self, config: RunnableConfig, kind: type[Any]):
+        callbacks = config.get("callbacks")
+        if not isinstance(callbacks, BaseCallbackManager):
+            callbacks = kind.configure(callbacks)
+            config = {**config, "callbacks": callbacks}
+        self.config, self._handlers = config, [handler for handler in callbacks.handlers if _is_tracer(handler)]
+
+    def see(self, chunk: Any) -> None:
+        """A chunk, before it is passed on."""
+        metadata, name = getattr(chunk, "response_metadata", {}), str(getattr(chunk, "id", ""))
+        if self._handlers and f"{PREFIX}reason" in metadata:
+            carry(self._handlers, name[-36:], metadata)
