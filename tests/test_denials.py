@@ -164,7 +164,8 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "In a stream the last response has no delta.": LLAMA_INDEX + "test_base.py::test_the_stream_looks_like_the_inner_llms_own",
         "the latter cannot go on from closed thinking there, so the answer after a stop is asked for in a new turn, and a small model may answer that worse.": LLAMA_INDEX
         + "test_base.py::test_a_server_without_prefill_is_asked_in_another_way",
-        "its reasoning has no logprobs.": LLAMA_INDEX + "test_base.py::test_the_responses_api_is_loud_and_never_stops_reasoning",
+        "`OpenAIResponses` | its reasoning has no logprobs": LLAMA_INDEX
+        + "test_base.py::test_the_responses_api_is_loud_and_never_stops_reasoning",
     },
     "docs/local-models.md": {
         "tools | A model cannot be made to call one": LANGCHAIN + "test_local_messages.py::test_the_choice_of_tools",

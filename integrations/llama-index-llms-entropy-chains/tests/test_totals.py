@@ -209,6 +209,14 @@ def test_they_are_told_whatever_is_asked(traced, way):
     assert (told["early_stop_stopped"], told["early_stop_step"]) == (True, 3)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_they_are_told_without_any_tracer(way):
+    """As for users who have none."""
+    with Loopback() as server:
+        told = way(lambda target: attach(target, PLAIN), inside(server))
+    assert (told["early_stop_tokens"], told["early_stop_runs"], told["early_stop_stopped"]) == (124, 1, True)
+
+
 def test_an_agent_tells_of_all_its_calls(traced):
     """Two calls with a tool between them: what is returned holds the sums over both."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
+from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
 from llama_index.llms.entropy_chains._requests import Opened, RawResponse, afailing, counted, deferred, errors, failing
 from llama_index.llms.entropy_chains._runs import Asked, Run, requested
 from llama_index.llms.entropy_chains._streams import (
@@ -139,7 +140,7 @@ class Call(ServedModel):
     @property
     def sighted(self) -> bool:
         """It is known how to ask the LLM for logprobs."""
-        return uses_sdk(self.llm) or self._ask is not None
+        return uses_sdk(self.llm) or (self._ask is not None and instead_of(self.llm) is None)
 
     @property
     def blind(self) -> str | None:
@@ -326,10 +327,11 @@ class Call(ServedModel):
         """Returns what is left when a stream is over. Raises BackendError where it broke off: LlamaIndex does not see that."""
         return reader.finish() if self.responses or not uses_sdk(self.llm) else ended(reader, end.transfer)
 
-    def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader:
+    def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader | ForeignReader:
         if self.responses:
             return ResponsesReader()
-        return ChatReader() if self._as_chat(request) else CompletionReader()
+        reader = ChatReader() if self._as_chat(request) else CompletionReader()
+        return ForeignReader(reader) if not uses_sdk(self.llm) and self._ask is not None else reader
 
 
 def additional(llm: Any) -> dict[str, Any]:

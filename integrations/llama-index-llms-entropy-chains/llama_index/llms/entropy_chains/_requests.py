@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llama_index.llms.entropy_chains._native import ForeignReader
+
 from entropy_chains.adapters import Reply, Request, Update, refusal, refusals
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 
@@ -24,7 +26,7 @@ class RawResponse(NamedTuple):
 
 def counted(reader: Any, response: Any, opened: Opened) -> Update:
     """The update that a response of the LLM inside is; the request's tokens so far are written on the response."""
-    update: Update = reader.feed(response.raw)
+    update: Update = reader.feed(response) if isinstance(reader, ForeignReader) else reader.feed(response.raw)
     opened.reply.take(update)
     opened.asked.took(response, opened.reply.tokens)
     return replace(update, raw=RawResponse(opened.request.purpose, response))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -161,6 +162,9 @@ class Scopes(BaseSpanHandler[Any]):
             asked.found(span)
         if scope is not None:
             scope.leave(result)
+        if isinstance(result, StreamingResponse | AsyncStreamingResponse) and not _keeps_context():
+            stream = result.response_gen
+            result.response_gen = _within(id_, stream) if isinstance(stream, Generator) else _awithin(id_, stream)
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
         """A call has failed."""
@@ -170,6 +174,39 @@ class Scopes(BaseSpanHandler[Any]):
         """The scope of a span, if it is known."""
         found: Scope | None = self._known.get(span_id or "")
         return found
+
+
+def _keeps_context() -> bool:
+    """Whether a tracer does what :func:`_within` does; it would not know a stream that was put around its own."""
+    return any(type(handler).__module__.startswith("openinference.") for handler in get_dispatcher().span_handlers)
+
+
+def _within(span_id: str, stream: Any) -> Generator[Any, None, None]:
+    """A stream of a response: a model that is called first when it is read is called inside of the span, all the same."""
+    with closing(stream):
+        while True:
+            token = active_span_id.set(span_id)
+            try:
+                part = next(stream)
+            except StopIteration:
+                return
+            finally:
+                active_span_id.reset(token)
+            yield part
+
+
+async def _awithin(span_id: str, stream: Any) -> AsyncGenerator[Any, None]:
+    """The same for ``asyncio``."""
+    async with aclosing(stream):
+        while True:
+            token = active_span_id.set(span_id)
+            try:
+                part = await anext(stream)
+            except StopAsyncIteration:
+                return
+            finally:
+                active_span_id.reset(token)
+            yield part
 
 
 SCOPES = Scopes()

@@ -28,6 +28,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.llms.entropy_chains._delegate import Delegate
 from llama_index.llms.entropy_chains._inner import Call
+from llama_index.llms.entropy_chains._native import instead_of
 from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._run import RunTerms, arefine, arun, refine, run
 from llama_index.llms.entropy_chains._runs import follow_spans
@@ -145,13 +146,17 @@ class EarlyStopLLM(Delegate):
             raise SettingsError("mode is 'refine', which asks in turns; it needs a chat model (is_chat_model=True)")
         is_holdout("", share=self.holdout)
         call = self._call((), None, {})
-        named = type(self.llm).__name__
+        named, other = type(self.llm).__name__, instead_of(self.llm)
+        instead = f"use {other}" if other else None
+        takes = "passes no wish for logprobs on, with ask= neither" if other else "is not known to take logprobs"
         if not call.sighted and call.without_logprobs == "error":
-            remedy = "wrap an OpenAILike or OpenAI, say how to ask with ask={…}, or take full runs with without_logprobs='full'"
-            raise NoLogprobsError(f"{named} is not known to take logprobs, so there is no entropy: {remedy}")
+            remedy = instead or "wrap an OpenAILike or OpenAI, or say how to ask with ask={…}"
+            raise NoLogprobsError(
+                f"{named} {takes}, so there is no entropy: {remedy}; or take full runs with without_logprobs='full'"
+            )
         if not call.sighted and call.without_logprobs == "full" and self.policy is not None:
-            remedy = "say how to ask with ask={…}, or wrap an OpenAILike or OpenAI"
-            warnings.warn(f"{named} is not known to take logprobs, so all its calls run in full: {remedy}", stacklevel=3)
+            remedy = instead or "say how to ask with ask={…}, or wrap an OpenAILike or OpenAI"
+            warnings.warn(f"{named} {takes}, so all its calls run in full: {remedy}", stacklevel=3)
         self._check_policy(call)
         follow_spans()
         call.dialogue(self.policy if self.mode == "thinking" else None, True, False, self.on_mismatch)  # its settings are checked
