@@ -88,7 +88,7 @@ class Attempt:
         plan, monitor, markup, token = self._plan, self.monitor, self.markup, piece.token
         bounds = None
         if token.alternatives and monitor.phase is not Phase.ANSWER and piece.phase is not Phase.ANSWER:
-            bounds = token_entropy(token, k=plan.k)
+            bounds = token_entropy(token, k=self._criterion.k)
         forced = self._is_forced(token.text)
         began = markup.phase
         spans = markup.take(piece.text, piece.phase) if piece.text else markup.silent(token.text)
