@@ -9,11 +9,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from entropy_chains.backends.remote import providers
 from entropy_chains.backends.remote.continuations import WAYS, begun
 from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.readers import Piece
 from entropy_chains.backends.remote.refused import allowed
 from entropy_chains.backends.remote.servers import identify
+from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES, ThinkTags, detect_tags
 from entropy_chains.core.steps import Phase, phase_at_start
@@ -70,6 +72,9 @@ class _Examiner(Book):
     def _who(self) -> Asking:
         server = self.server = yield from identify(self.base_url, self.model, self._said)
         self.found("server", server.kind, "the owner that /models names", "what is tried below depends on it")
+        if known := providers.at(self.base_url):
+            told = "; ".join(f"logprobs {p.gives}; asked for what it does not give: {p.refuses}" for p in known)
+            self.found("provider", " or ".join(p.name for p in known), "the address of its API", told)
         if server.can.plugin:
             plugin, evidence = None, "the server does not tell a version of 0.6.4 or later, and older ones die of the question"
             if may_be_greeted((yield from self._said(f"{server.root}{VERSION}"))):
@@ -231,8 +236,10 @@ class _Examiner(Book):
             heard = yield from self._complete(f"{self._rendered}{request.prefix}", FIRST, body)
         else:
             heard = yield from self.chat(FIRST, **body, messages=list(request.messages))
-        text = "".join(p.text for p in heard.pieces).strip()
+        again = any(p.phase is Phase.THINKING and p.text.strip() for p in heard.pieces)
+        text = None if again else clean_answer("".join(p.text for p in heard.pieces), self._tags)
         asked = f"thinking closed after {half} tokens, answer asked for by {best!r}: {heard.tokens} tokens came"
+        asked += "" if text or not heard.pieces else ", and the model thinks again" if again else ", and no answer among them"
         meaning = "a stop gives an answer" if text else "a stop would be run again in full"
         self.found("answer", best if text else None, asked + (f"; {heard.refused}" if heard.refused else ""), meaning)
 

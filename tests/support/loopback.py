@@ -133,7 +133,8 @@ class Loopback:
 
     def __init__(
         self, script: Callable[[dict[str, Any]], Reply] = sums, *, owned_by: str = "vllm", field_name: str = "reasoning_content",
-        plugin: str | None = None, version: str | None = "0.32.0", pages: dict[str, Callable[[], Any]] | None = None, rendered: str | None = None,
+        plugin: str | None = None, version: str | None = "0.32.0",
+        pages: dict[str, Callable[[], Any]] | None = None, rendered: str | None = None,
     ):  # fmt: skip
         self.script, self.owned_by, self.field_name = script, owned_by, field_name  # field_name "" = inline <think> tags
         self.rendered = rendered  # what /apply-template makes of any conversation, as llama.cpp's does

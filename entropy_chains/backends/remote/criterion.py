@@ -96,6 +96,17 @@ class Criterion:
             plan.known.warn(f"{plan.model}: {what}: {'running in full' if policy else 'nothing is measured'}")
             monitor.switch_off(f"{what}: run in full")
 
+    def was_silent(self, monitor: Monitor) -> None:
+        """The reply is over, and no token of its text had logprobs: say so, for nothing could ever be stopped here."""
+        policy, plan = self.policy, self._plan
+        if policy is None or not policy.active or self._unread or not self.asks or not monitor.may_stop:
+            return
+        who, instead = plan.client
+        plan.known.warn(
+            f"{plan.model}: {who} gives no logprobs with its text, so nothing was measured, and nothing is stopped: {instead}"
+        )
+        monitor.switch_off(f"{who} gives no logprobs: run in full")
+
     def check_k(self, bounds: EntropyBounds) -> None:
         """Compare the alternatives that came with the policy's k: a threshold belongs to its k.
 

@@ -98,6 +98,7 @@ class Dialogue(Exchange[Request]):
         stream = now.streams[-1]
         stream.take(update)
         self._id = update.id or self._id
+        now.unread = now.unread or update.unread
         if update.tool_call or update.refusal:
             now.called = True
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
@@ -185,6 +186,8 @@ class Dialogue(Exchange[Request]):
             return rest, self._ask()
         if now.monitor.done and now.answer is None and not now.called and self._stopped is None:
             return rest, self._in_full(MALFORMED)
+        if now.was_silent:
+            self._criterion.was_silent(now.monitor)
         return rest, Finish()
 
     def failed(self, error: BackendError) -> Send[Request]:

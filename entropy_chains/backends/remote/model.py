@@ -14,7 +14,7 @@ from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of
-from entropy_chains.backends.remote.refused import UNREAD, Known, known, without_logprobs
+from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
@@ -43,6 +43,7 @@ class ServedModel:
     """What the sync and the async backend share: settings, and a dialogue for every reply."""
 
     _drops_reasoning = False
+    _chunks_of = "the server", REMEDY
 
     def __init__(
         self,
@@ -191,6 +192,7 @@ class ServedModel:
             known=self._known(k),
             uncut=self._uncut,
             dropped=self._drops_reasoning,
+            client=self._chunks_of,
             loop=loop,
         )
         return Dialogue(

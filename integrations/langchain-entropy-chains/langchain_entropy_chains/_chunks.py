@@ -26,6 +26,7 @@ from entropy_chains.adapters import (
     entries_of,
     fields,
     items,
+    reasoning_in,
 )
 
 EVERY_CHUNK = ("model_provider", "output_version")
@@ -114,8 +115,7 @@ def _text(listed: Sequence[Any], characters: Characters) -> str:
 
 def texts(message: BaseMessage) -> tuple[str, str]:
     """A message's reasoning and its content."""
-    kept = (message.additional_kwargs.get(name) for name in REASONING)
-    reasoning = next((text for text in kept if isinstance(text, str)), "")
+    reasoning = reasoning_in(message.additional_kwargs)
     if isinstance(message.content, str):
         return reasoning, message.content
     blocks = [block for block in message.content if isinstance(block, dict)]

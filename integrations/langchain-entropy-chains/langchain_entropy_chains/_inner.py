@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 NO_LIMIT = 2**31
 
+INSTEAD = "use langchain-openai's ChatOpenAI with the server's base_url, or another class that passes logprobs on"
+
 CLIENTS = ("client", "async_client")
 """Where an OpenAI-compatible model keeps the SDK's resources."""
 
@@ -80,6 +82,8 @@ class InnerModel(ServedModel):
         self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
         self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
         self._drops_reasoning = type(chat).__module__.startswith("langchain_openai")
+        if not self._drops_reasoning:
+            self._chunks_of = type(chat).__name__, INSTEAD
         self._limit = limit(chat, kwargs)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
         self.readers: list[ChunkReader] = []

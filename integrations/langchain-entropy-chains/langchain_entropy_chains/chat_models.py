@@ -27,6 +27,8 @@ from entropy_chains.adapters import (
     check_options,
     drive,
     forms,
+    known,
+    of_class,
     without_logprobs,
     without_secrets,
 )
@@ -123,6 +125,10 @@ class EarlyStopChatModel(Switched):
         is_holdout("", share=self.holdout)
         if self.policy is not None:
             self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
+            if (row := of_class(type(self.inner).__name__)) and self.policy.active and self.policy.stop_rule.reads_signal:
+                why = f"is not known to pass on logprobs, without which all runs in full ({row.name}: {row.use})"
+                told = f"{type(self.inner).__name__} {why}"
+                known(self._owner or self.inner, type(self.inner)).warn(told)
         if self.holdout:
             watch()
 

@@ -159,7 +159,7 @@ def test_other_refusals_are_no_hello(text):
     ],
 )  # fmt: skip
 def test_a_server_that_the_question_could_harm_is_not_asked_for_the_plug_in(version, safe):
-    """vLLM before 0.6.4 dies of an id that no vocabulary has; one that tells no version may be such a server."""
+    """A vLLM before 0.6.4 dies of an id that no vocabulary has; one that tells no version may be such a server."""
     with Loopback(plugin="0.1.0", version=version) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
         found = [who(client, "scripted", plugin=True).plugin, examine(client, "scripted")["plugin"]]
         assert (server.greeted, found) == ((2, ["0.1.0"] * 2) if safe else (0, [None] * 2))

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 NO_LIMIT = 2**31
 """Most tokens of a reply where nobody set a limit; never sent."""
 
+INSTEAD = "use an OpenAILike with the server's api_base, or another class whose raw responses are OpenAI's"
+
 
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
@@ -109,6 +111,7 @@ class Call(ServedModel):
             settings["without_logprobs"] = "full"  # its reasoning never has any, and the wrapper has said so
         super().__init__(llm, llm.metadata.model_name, **settings)
         self.llm: Any = llm
+        self._chunks_of = type(llm).__name__, INSTEAD
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
         self._ask, self._server, self.client = ask, server, client
         self._span = active_span_id.get()  # the wrapper's: a request that follows later belongs under it as well
@@ -302,7 +305,7 @@ class Call(ServedModel):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
-                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
+                    yield _update(reader, response, request)
                 yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
             finally:
                 finish(opened.chunks, opened.end)
@@ -314,7 +317,7 @@ class Call(ServedModel):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
-                    yield replace(reader.feed(response.raw), raw=Heard(request.purpose, response))
+                    yield _update(reader, response, request)
                 yield replace(self._rest(reader, opened.end), raw=Heard(request.purpose, None))
             finally:
                 await afinish(opened.chunks, opened.end)
@@ -327,6 +330,13 @@ class Call(ServedModel):
         if self.responses:
             return ResponsesReader()
         return ChatReader() if self._as_chat(request) else CompletionReader()
+
+
+def _update(reader: Any, response: Any, request: Request) -> Update:
+    """What a response of the LLM inside says. One whose text stands where no OpenAI-compatible API has it cannot be read."""
+    update = reader.feed(response.raw)
+    unread = bool(response.delta) and not reader.begun
+    return replace(update, raw=Heard(request.purpose, response), unread=unread)
 
 
 def additional(llm: Any) -> dict[str, Any]:
