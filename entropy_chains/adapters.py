@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items, tokens_of
     from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
     from entropy_chains.backends.remote.plan import Plan
+    from entropy_chains.backends.remote.providers import of_class
     from entropy_chains.backends.remote.readers import (
         REASONING,
         ChatReader,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Usage,
         held_back,
         read_message,
+        reasoning_in,
     )
     from entropy_chains.backends.remote.redaction import hiding, secrets_of, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
@@ -85,6 +87,7 @@ _HOME = {
     "Listening": "backends.remote.transfer",
     "MALFORMED": "backends.text.answer",
     "Mode": "options",
+    "of_class": "backends.remote.providers",
     "OnMismatch": "options",
     "own_class": "subclasses",
     "PER_CALL": "refine",
@@ -94,6 +97,7 @@ _HOME = {
     "prompt_of": "backends.remote.model",
     "read_message": "backends.remote.readers",
     "REASONING": "backends.remote.readers",
+    "reasoning_in": "backends.remote.readers",
     "RefineRun": "refine",
     "refusal": "backends.remote.refused",
     "refusals": "backends.remote.refused",
@@ -159,6 +163,7 @@ __all__ = [
     "Listening",
     "MALFORMED",
     "Mode",
+    "of_class",
     "OnMismatch",
     "own_class",
     "PER_CALL",
@@ -168,6 +173,7 @@ __all__ = [
     "prompt_of",
     "read_message",
     "REASONING",
+    "reasoning_in",
     "RefineRun",
     "refusal",
     "refusals",

@@ -100,7 +100,7 @@ def run_refine(
             BatchError which it was); the finished ones are on it. Where every one failed, the first one's own error.
     """
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
-    backend = _for_loop(backend, policy, stop)
+    backend = _for_loop(backend, policy, stop, on_mismatch)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
         # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
         given: dict[str, Any] = {"sampling": _reseeded(sampling, batch[0].step), "segmentation": PER_CALL}
@@ -144,7 +144,7 @@ async def arun_refine(
     if concurrency < 1:
         raise SettingsError(f"concurrency is {concurrency}; at least 1 conversation must run")
     loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
-    backend = _for_loop(backend, policy, stop)
+    backend = _for_loop(backend, policy, stop, on_mismatch)
     room = asyncio.Semaphore(concurrency)
 
     async def work(loop: _Loop) -> None:
@@ -298,9 +298,9 @@ def _open(
     return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h), agreeing) for c, h in asked]
 
 
-def _for_loop(backend: Any, policy: Policy | None, stop: bool) -> Any:
+def _for_loop(backend: Any, policy: Policy | None, stop: bool, on_mismatch: OnMismatch) -> Any:
     """The backend, or what it gives for a loop that may need less of its calls."""
-    return backend.for_loop(policy, stop=stop) if isinstance(backend, MayLackLogprobs) else backend
+    return backend.for_loop(policy, stop=stop, on_mismatch=on_mismatch) if isinstance(backend, MayLackLogprobs) else backend
 
 
 def _reseeded(sampling: Sampling, step: int) -> Sampling:

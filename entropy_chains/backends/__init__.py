@@ -281,6 +281,6 @@ class MayLackLogprobs(Protocol):
     without_logprobs: str
     """What a run that a policy may stop does then: ``error``, ``agreement`` or ``full``."""
 
-    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
-        """The backend for the calls of a loop, which have no policy of their own: they need logprobs where the loop does."""
+    def for_loop(self, policy: Policy | None, *, stop: bool, on_mismatch: OnMismatch = "error") -> Self:
+        """The backend for the calls of a loop, which have no policy of their own: they need logprobs, and how many, as it does."""
         ...

@@ -129,12 +129,12 @@ class OpenAIBackend(ServedModel):
 
         def ask(n: int, over: threading.Event) -> Probe:
             trial = self._trial(*runs[n], sampling)
-            send = partial(self._updates, sampling=seeded(sampling, n), k=self._k)
+            send = partial(self._updates, sampling=seeded(sampling, n))
             with closing(drive(trial, send)) as updates:
                 for _ in updates:
                     if over.is_set():
                         break
-            return trial.reply.probe(self.tags, self._k)
+            return trial.reply.probe(self.tags, trial.request.k)
 
         return self._together(ask, len(runs))
 
@@ -167,12 +167,12 @@ class OpenAIBackend(ServedModel):
             self._server = who(self._client, self._served, plugin=bool(self._plugin))
 
     def _events(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Show, None, None]:
-        return drive(dialogue, partial(self._updates, sampling=sampling, k=dialogue.k), self._control)
+        return drive(dialogue, partial(self._updates, sampling=sampling), self._control)
 
-    def _updates(self, request: Request, sampling: Sampling, k: int) -> Generator[Update, None, None]:
+    def _updates(self, request: Request, sampling: Sampling) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
         with failures(self._client, self._request, logprobs=request.logprobs):
-            reader, path, given = self._sending(request, sampling, k)
+            reader, path, given = self._sending(request, sampling)
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)
@@ -245,11 +245,11 @@ class AsyncOpenAIBackend(ServedModel):
 
         async def ask(n: int) -> Probe:
             trial = self._trial(*runs[n], sampling)
-            send = partial(self._updates, sampling=seeded(sampling, n), k=self._k)
+            send = partial(self._updates, sampling=seeded(sampling, n))
             async with aclosing(adrive(trial, send)) as updates:
                 async for _ in updates:
                     pass
-            return trial.reply.probe(self.tags, self._k)
+            return trial.reply.probe(self.tags, trial.request.k)
 
         return await self._together(ask, len(runs))
 
@@ -279,15 +279,15 @@ class AsyncOpenAIBackend(ServedModel):
             self._server = await awho(self._client, self._served, plugin=bool(self._plugin))
 
     async def _chunks(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
-        send = partial(self._updates, sampling=sampling, k=dialogue.k)
+        send = partial(self._updates, sampling=sampling)
         async with aclosing(adrive(dialogue, send, self._control)) as events:
             async for shown in events:
                 for chunk in shown.chunks:
                     yield chunk
 
-    async def _updates(self, request: Request, sampling: Sampling, k: int) -> AsyncGenerator[Update, None]:
+    async def _updates(self, request: Request, sampling: Sampling) -> AsyncGenerator[Update, None]:
         with failures(self._client, self._request, logprobs=request.logprobs):
-            reader, path, given = self._sending(request, sampling, k)
+            reader, path, given = self._sending(request, sampling)
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
                 given["body"]["prompt"] = prompt_of(rendered, request)

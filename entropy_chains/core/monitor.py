@@ -225,6 +225,11 @@ class Monitor:
         return self._course.done
 
     @property
+    def may_stop(self) -> bool:
+        """Nothing has switched it off so far."""
+        return self._course.off is None
+
+    @property
     def decided(self) -> bool:
         """A step was sure enough: the run was stopped, or would have been."""
         return self._course.decided is not None

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from entropy_chains.backends.remote import providers
 from entropy_chains.backends.remote.continuations import WAYS, begun
-from entropy_chains.backends.remote.plugin import hello, version_in
+from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.readers import Piece
+from entropy_chains.backends.remote.refused import allowed
 from entropy_chains.backends.remote.servers import identify
+from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES, ThinkTags, detect_tags
 from entropy_chains.core.steps import Phase, phase_at_start
@@ -70,13 +72,18 @@ class _Examiner(Book):
     def _who(self) -> Asking:
         server = self.server = yield from identify(self.base_url, self.model, self._said)
         self.found("server", server.kind, "the owner that /models names", "what is tried below depends on it")
+        if known := providers.at(self.base_url):
+            told = "; ".join(f"logprobs {p.gives}; asked for what it does not give: {p.refuses}" for p in known)
+            self.found("provider", " or ".join(p.name for p in known), "the address of its API", told)
         if server.can.plugin:
-            heard = yield from self.ask(Ask("/completions", hello(self.model)))
-            plugin = version_in(heard.refused or "")
+            plugin, evidence = None, "the server does not tell a version of 0.6.4 or later, and older ones die of the question"
+            if may_be_greeted((yield from self._said(f"{server.root}{VERSION}"))):
+                heard = yield from self.ask(Ask("/completions", hello(self.model)))
+                plugin, evidence = version_in(heard.refused or ""), "a request that only the plug-in answers"
             self.server = replace(server, plugin=plugin)
             there = "it closes the thinking inside the engine: one request a reply, nothing read twice"
             missing = "without it the client closes the stream and asks for the answer (docs/vllm.md says how to load it)"
-            self.found("plugin", plugin, "a request that only the plug-in answers", there if plugin else missing)
+            self.found("plugin", plugin, evidence, there if plugin else missing)
         self._tags = detect_tags(server.chat_template) or ThinkTags()
 
     def _said(self, address: str) -> Asking:
@@ -87,7 +94,8 @@ class _Examiner(Book):
         """The first reply, greedy and with logprobs, or with less where the server will not have that."""
         whole = {**STREAMED, "temperature": 0}
         refusals: list[str] = []
-        for settings in ({"top_logprobs": ENOUGH}, {"top_logprobs": 5}, {}, {"temperature": None}):
+        wanted: list[dict[str, Any]] = [{"top_logprobs": ENOUGH}, {"top_logprobs": 5}, {}, {"temperature": None}]
+        for settings in wanted:
             asked = {**whole, **({"logprobs": True} if "top_logprobs" in settings else {}), **settings}
             asked = {name: value for name, value in asked.items() if value is not None}
             heard = yield from self.chat(FIRST, **asked)
@@ -96,6 +104,8 @@ class _Examiner(Book):
             if heard.status in (401, 403, 404) and not heard.blind:
                 raise SettingsError(f"model {self.model!r} cannot be examined: {heard.refused}")
             refusals.append(heard.refused)
+            if settings == wanted[0] and (most := allowed(heard.refused, ENOUGH)):
+                wanted[1] = {"top_logprobs": most}
         else:
             raise SettingsError(f"model {self.model!r} cannot be examined: not even a plain request is accepted: {refusals[-1]}")
         self._first = heard
@@ -177,8 +187,7 @@ class _Examiner(Book):
         came = max(len(p.token.alternatives or ()) for p in self._first.pieces)
         heard = yield from self.chat(1, logprobs=True, top_logprobs=TOO_MANY)
         if heard.refused is not None:
-            limit = re.search(r"max allowed: (\d+)", heard.refused)
-            k = int(limit[1]) if limit else came
+            k = allowed(heard.refused, TOO_MANY) or came
             evidence = f"{came} came; {TOO_MANY} are refused: {heard.refused}"
         else:
             k = max([came, *(len(p.token.alternatives or ()) for p in heard.pieces)])
@@ -227,8 +236,10 @@ class _Examiner(Book):
             heard = yield from self._complete(f"{self._rendered}{request.prefix}", FIRST, body)
         else:
             heard = yield from self.chat(FIRST, **body, messages=list(request.messages))
-        text = "".join(p.text for p in heard.pieces).strip()
+        again = any(p.phase is Phase.THINKING and p.text.strip() for p in heard.pieces)
+        text = None if again else clean_answer("".join(p.text for p in heard.pieces), self._tags)
         asked = f"thinking closed after {half} tokens, answer asked for by {best!r}: {heard.tokens} tokens came"
+        asked += "" if text or not heard.pieces else ", and the model thinks again" if again else ", and no answer among them"
         meaning = "a stop gives an answer" if text else "a stop would be run again in full"
         self.found("answer", best if text else None, asked + (f"; {heard.refused}" if heard.refused else ""), meaning)
 

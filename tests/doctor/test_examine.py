@@ -24,8 +24,19 @@ class Model:
     """A thinking that can be gone on with, and how the server tells of it."""
 
     def __init__(
-        self, *, limit=20, prefill="exact", scaled=False, missing=0, logprobs=True, thinks=True, inline=False, refuse=None
+        self,
+        *,
+        limit=20,
+        prefill="exact",
+        scaled=False,
+        missing=0,
+        logprobs=True,
+        thinks=True,
+        inline=False,
+        refuse=None,
+        again=False,
     ):
+        self.again = again
         self.limit, self.prefill, self.scaled, self.missing = limit, prefill, scaled, missing
         self.logprobs, self.thinks, self.inline, self.refuse = logprobs, thinks, inline, refuse
         self.temperature, self.told = 1.0, 0
@@ -39,7 +50,8 @@ class Model:
             return Reply(status=400, message=message)
         self.temperature, self.told = body.get("temperature") or 1.0, 0
         if is_answer_call(body):
-            return Reply(said("It is 42"))
+            again = [Tok(t.text, reasoning=not self.inline) for t in ([Tok("<think>\n")] if self.inline else []) + THOUGHT[:20]]
+            return Reply([*(again if self.again else []), *said("It is 42")])
         last = body["messages"][-1]
         begun = last["content"].count("w") if last["role"] == "assistant" and self.prefill == "exact" else 0
         if last["role"] == "assistant" and self.prefill == "refused":
@@ -255,3 +267,26 @@ def test_what_makes_stopping_impossible(values, said_):
     assert not stopping
     assert said_ in verdict
     assert remedies
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["field", "inline"])
+def test_thinking_begun_again_is_no_way_to_an_answer(examined, inline):
+    """After the close the model thinks anew, as any thinking model may that is asked by a turn: a stop there is run in full."""
+    settings = {"owned_by": "deepseek", "field_name": "" if inline else "reasoning_content"}
+    found, _ = examined(Model(again=True, inline=inline), **settings)
+    assert (found.stopping, found["answer"]) == (True, None)
+    assert "full runs in place of most stops" in found.verdict
+
+
+def test_lists_of_other_tokens_are_no_logprobs(examined):
+    """Entropy cannot be computed from them, whatever they look like."""
+
+    class Others(Model):
+        def entry(self, token, k):
+            made = super().entry(token, k)
+            others = [{**a, "token": f"other {a['token']}"} for a in made["top_logprobs"]]
+            return {**made, "logprob": -0.01, "top_logprobs": others}
+
+    found, _ = examined(Others())
+    assert (found.stopping, found["logprobs"]) == (False, False)
+    assert "of another token" in next(f for f in found.findings if f.name == "logprobs").evidence

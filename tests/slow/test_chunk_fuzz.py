@@ -90,7 +90,7 @@ def entries_of(texts, rng):
 
 
 def synthetic(rng):
-    """Words cut into chunks of 1 to 4 tokens, for one API: entries with their text, late, early, or all of some on the first chunk."""
+    """Words cut into chunks of 1 to 4 tokens, for one API; their entries with them, late, early, or bundled on the first."""
     texts = words(rng)
     entries, shape = entries_of(texts, rng), rng.choice(("reasoning", "reasoning_content", "inline", "completion", "responses"))
     size, delay = rng.choice((1, 1, 1, 2, 4)), rng.choice((0, 0, 0, 1, 2, -3))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk
 
 QUESTION = "What is 6*7?"
-MESSAGES = [{"role": "user", "content": QUESTION}]
 
 
 @dataclass
@@ -45,18 +44,32 @@ class Asker:
     ``body``: further settings of every request, as users of each give them; ``settings``: of what is tested.
     """
 
-    def __init__(self, way: str, url: str, policy: Any, body: dict[str, Any] | None = None, **settings: Any):
+    def __init__(
+        self,
+        way: str,
+        url: str,
+        policy: Any,
+        body: dict[str, Any] | None = None,
+        *,
+        model: str = "scripted",
+        question: str = QUESTION,
+        name: str | None = None,
+        **settings: Any,
+    ):
+        self._question, self._messages = question, [{"role": "user", "content": question}]
+        settings |= {"name": name} if name and not way.startswith("langchain") else {}
+        policy = policy.for_model(model) if policy and name else policy
         self._way, self._loop = way, asyncio.new_event_loop()
         common = {"api_key": "none", "max_retries": 0, "timeout": 30}
         if way.startswith("core"):
             kinds = (openai.AsyncOpenAI, AsyncOpenAIBackend) if way.endswith("async") else (openai.OpenAI, OpenAIBackend)
-            self._model = kinds[1](kinds[0](base_url=url, **common), "scripted", request=body, **settings)
+            self._model = kinds[1](kinds[0](base_url=url, **common), model, request=body, **settings)
         elif way.startswith("langchain"):
-            inner = ChatOpenAI(model="scripted", base_url=url, **common)
+            inner = ChatOpenAI(model=model, base_url=url, **common)
             self._model = EarlyStopChatModel(inner.bind(**(body or {})), policy, **settings)
         else:
             common |= {"is_chat_model": True, "context_window": 8000, "additional_kwargs": body or {}}
-            inside = OpenAILike(model="scripted", api_base=url, **common)
+            inside = OpenAILike(model=model, api_base=url, **common)
             self._model = EarlyStopLLM(inside, policy, **settings)
         self._policy = policy
 
@@ -71,47 +84,47 @@ class Asker:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
 
     def _core(self, **given: Any) -> Got:
-        return _run(self._model.generate([MESSAGES], policy=self._policy, **given)[0])
+        return _run(self._model.generate([self._messages], policy=self._policy, **given)[0])
 
     def _core_stream(self, **given: Any) -> Got:
-        return _run([*self._model.stream(MESSAGES, policy=self._policy, **given)][-1].final)
+        return _run([*self._model.stream(self._messages, policy=self._policy, **given)][-1].final)
 
     def _core_async(self, **given: Any) -> Got:
-        return _run(self._wait(self._model.agenerate([MESSAGES], policy=self._policy, **given))[0])
+        return _run(self._wait(self._model.agenerate([self._messages], policy=self._policy, **given))[0])
 
     def _core_stream_async(self, **given: Any) -> Got:
         async def last() -> Any:
-            return [chunk async for chunk in self._model.astream(MESSAGES, policy=self._policy, **given)][-1]
+            return [chunk async for chunk in self._model.astream(self._messages, policy=self._policy, **given)][-1]
 
         return _run(self._wait(last()).final)
 
     def _langchain(self) -> Got:
-        return _message(self._model.invoke(QUESTION))
+        return _message(self._model.invoke(self._question))
 
     def _langchain_stream(self) -> Got:
-        return _message(_whole([*self._model.stream(QUESTION)]))
+        return _message(_whole([*self._model.stream(self._question)]))
 
     def _langchain_async(self) -> Got:
-        return _message(self._wait(self._model.ainvoke(QUESTION)))
+        return _message(self._wait(self._model.ainvoke(self._question)))
 
     def _langchain_stream_async(self) -> Got:
         async def chunks() -> list[AIMessageChunk]:
-            return [chunk async for chunk in self._model.astream(QUESTION)]
+            return [chunk async for chunk in self._model.astream(self._question)]
 
         return _message(_whole(self._wait(chunks())))
 
     def _llama_index(self) -> Got:
-        return _response(self._model.chat([ChatMessage(QUESTION)]))
+        return _response(self._model.chat([ChatMessage(self._question)]))
 
     def _llama_index_stream(self) -> Got:
-        return _response([*self._model.stream_chat([ChatMessage(QUESTION)])][-1])
+        return _response([*self._model.stream_chat([ChatMessage(self._question)])][-1])
 
     def _llama_index_async(self) -> Got:
-        return _response(self._wait(self._model.achat([ChatMessage(QUESTION)])))
+        return _response(self._wait(self._model.achat([ChatMessage(self._question)])))
 
     def _llama_index_stream_async(self) -> Got:
         async def last() -> Any:
-            return [response async for response in await self._model.astream_chat([ChatMessage(QUESTION)])][-1]
+            return [response async for response in await self._model.astream_chat([ChatMessage(self._question)])][-1]
 
         return _response(self._wait(last()))
 

@@ -133,11 +133,14 @@ class Loopback:
 
     def __init__(
         self, script: Callable[[dict[str, Any]], Reply] = sums, *, owned_by: str = "vllm", field_name: str = "reasoning_content",
-        plugin: str | None = None, pages: dict[str, Callable[[], Any]] | None = None, rendered: str | None = None,
+        plugin: str | None = None, version: str | None = "0.32.0",
+        pages: dict[str, Callable[[], Any]] | None = None, rendered: str | None = None,
     ):  # fmt: skip
         self.script, self.owned_by, self.field_name = script, owned_by, field_name  # field_name "" = inline <think> tags
         self.rendered = rendered  # what /apply-template makes of any conversation, as llama.cpp's does
         self.plugin = plugin  # what says hello as vLLM's plug-in does; it closes no thinking by itself
+        self.version = version  # what /version tells, as vLLM's does
+        self.greeted = 0  # how often it was asked for the plug-in
         self.pages = pages or {}  # further GET addresses, with what makes their JSON or text
         self.calls: list[Call] = []
         server = self
@@ -152,6 +155,8 @@ class Loopback:
                 if self.path.endswith("/models"):
                     models = {"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": server.owned_by}]}
                     self._json(200, models)
+                elif self.path == "/version" and server.version:
+                    self._json(200, {"version": server.version})
                 elif self.path in server.pages:
                     page = server.pages[self.path]()
                     self._json(200, page, {"Content-Type": "text/plain"} if isinstance(page, str) else None)
@@ -161,6 +166,7 @@ class Loopback:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
                 if "entropy_chains_hello" in (body.get("vllm_xargs") or {}):  # no call: refused in any case
+                    server.greeted += 1
                     said = f"entropy-chains plug-in {server.plugin} (Scripted) is here: …" if server.plugin else "no such token"
                     self._json(400, {"error": {"message": said, "code": 400}})
                     return

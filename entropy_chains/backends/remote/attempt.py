@@ -43,6 +43,8 @@ class Attempt:
         called: a tool call or a refusal is an answer without text; said: the answer has text.
         overrun: the engine went on after it was to close the thinking.
         undone: the stop had no effect.
+        listed: a token has had logprobs.
+        unread: text came that could not be read.
         why: replaces the outcome's reason.
         probed: the answer of a probe that stopped it.
     """
@@ -66,7 +68,7 @@ class Attempt:
         self.cut: str | None = None
         self.why: str | None = None
         self.probed: str | None = None
-        self.again = self.called = self.overrun = self.undone = self.said = False
+        self.again = self.called = self.overrun = self.undone = self.said = self.listed = self.unread = False
         self._steps: list[GeneratedStep] = []
         self._thinking: list[str] = []  # raw texts of the tokens, tags included where the server sends them
         self._shown: list[str] = []  # of the thinking
@@ -87,8 +89,9 @@ class Attempt:
         """
         plan, monitor, markup, token = self._plan, self.monitor, self.markup, piece.token
         bounds = None
+        self.listed = self.listed or bool(token.alternatives)
         if token.alternatives and monitor.phase is not Phase.ANSWER and piece.phase is not Phase.ANSWER:
-            bounds = token_entropy(token, k=plan.k)
+            bounds = token_entropy(token, k=self._criterion.k)
         forced = self._is_forced(token.text)
         began = markup.phase
         spans = markup.take(piece.text, piece.phase) if piece.text else markup.silent(token.text)
@@ -209,6 +212,11 @@ class Attempt:
     def answering(self) -> bool:
         """A part of the answer was shown, or is a tool call or a refusal."""
         return any(self._answer) or self.called
+
+    @property
+    def was_silent(self) -> bool:
+        """There was text, and nothing to measure in it."""
+        return not self.listed and (self.unread or self.said or self._reasoned > 0)
 
     # --- the run
 

@@ -29,6 +29,7 @@ class Request:
         prefix: text after the rendered conversation, for raw completions; None = a chat request.
         max_tokens: most tokens to generate.
         logprobs: whether entropies are needed.
+        k: alternatives to ask for then.
     """
 
     purpose: str
@@ -37,6 +38,7 @@ class Request:
     extra: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
     logprobs: bool = True
+    k: int = 20
 
 
 class Way(Protocol):

@@ -6,7 +6,7 @@ import warnings
 
 from entropy_chains.backends import Probe
 from entropy_chains.backends.remote.plan import Plan
-from entropy_chains.backends.remote.refused import REMEDY, UNREAD
+from entropy_chains.backends.remote.refused import REMEDY, UNREAD, allowed
 from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.monitor import Monitor
@@ -19,23 +19,43 @@ class Criterion:
 
     Attributes:
         policy: judges the steps; None only measures. Without logprobs another one may take its place.
-        refusal: why requests ask for no logprobs; None while they do.
+        refusal: why requests ask for no logprobs though the rule reads them; None while they do.
+        k: alternatives that they ask for.
     """
 
     def __init__(self, plan: Plan, policy: Policy | None):
         self._plan, self.policy = plan, policy
         self._unread = plan.without_logprobs == UNREAD or bool(policy and not policy.stop_rule.reads_signal)
-        self._unproved = False  # nobody knows yet whether a request without logprobs is answered
+        self._unproved = False  # nobody knows yet whether a request without logprobs, or with fewer, is answered
+        self.k = plan.known.within(plan.k)
         self.refusal: str | None = None if self.needs_logprobs else plan.known.refused
+        if self.k < plan.k and self.asks:
+            self._check(self.k, self.k)
 
     @property
     def needs_logprobs(self) -> bool:
         """A run without logprobs is an error."""
         return self._plan.without_logprobs == "error" and not self._unread
 
+    @property
+    def asks(self) -> bool:
+        """Requests ask for logprobs: a rule that reads none needs none, unless the text can be read from nothing else."""
+        return (not self._unread or self._plan.dropped) and self.refusal is None
+
     def gives_in(self, error: BackendError, stream: Reply) -> bool:
-        """Whether a request that failed is sent again without logprobs: they were refused, and are not needed."""
-        if not isinstance(error, NoLogprobsError) or self.needs_logprobs or stream.pieces or self.refusal:
+        """Whether a request that failed is sent again: with fewer alternatives, once, or without logprobs where none are needed.
+
+        Raises:
+            PolicyMismatch: the policy reads more alternatives than the server allows; a warning where the plan says so.
+        """
+        if not isinstance(error, NoLogprobsError) or stream.pieces or not self.asks:
+            return False
+        most = allowed(error.said, self.k) if self.k == self._plan.k else None
+        if most is not None:
+            self._check(most, most)
+            self.k, self._unproved = most, True
+            return True
+        if self.needs_logprobs:
             return False
         self.refusal, self._unproved = f"the server refuses logprobs ({error.said or error})", True
         return True
@@ -44,7 +64,12 @@ class Criterion:
         """A request was answered. Why logprobs are gone, if it was the first one without: it proves that they were at fault."""
         if not self._unproved:
             return None
-        self._plan.known.refused, self._unproved = self.refusal, False
+        known, plan, self._unproved = self._plan.known, self._plan, False
+        known.refused = self.refusal
+        if self.refusal is None:
+            known.most = self.k
+            told = f"{plan.model}: the server allows {self.k} alternatives a token: asked for from now on in the place of {plan.k}"
+            known.warn(told, about="k")
         return self.refusal
 
     def do_without(self, what: str, monitor: Monitor) -> None:
@@ -72,6 +97,17 @@ class Criterion:
             plan.known.warn(f"{plan.model}: {what}: {then}")
             monitor.switch_off(f"{what}: run in full")
 
+    def was_silent(self, monitor: Monitor) -> None:
+        """The reply is over, and no token of its text had logprobs: say so, for nothing could ever be stopped here."""
+        policy, plan = self.policy, self._plan
+        if policy is None or not policy.active or self._unread or not self.asks or not monitor.may_stop:
+            return
+        who, instead = plan.client
+        plan.known.warn(
+            f"{plan.model}: {who} gives no logprobs with its text, so nothing was measured, and nothing is stopped: {instead}"
+        )
+        monitor.switch_off(f"{who} gives no logprobs: run in full")
+
     def check_k(self, bounds: EntropyBounds) -> None:
         """Compare the alternatives that came with the policy's k: a threshold belongs to its k.
 
@@ -80,11 +116,16 @@ class Criterion:
         Raises:
             PolicyMismatch: there are fewer; a warning where the plan says so.
         """
-        policy = self.policy
-        if policy is None or policy.k is None or bounds.k >= policy.k - 1 or bounds.mass > 0.9999:
+        if bounds.mass <= 0.9999:
+            self._check(bounds.k, bounds.k + 1)
+
+    def _check(self, k: int, most: int) -> None:
+        """Compare with the policy's k. ``most``: alternatives that the list may stand for."""
+        policy = self.policy or self._plan.loop
+        if self._unread or policy is None or policy.k is None or most >= policy.k:
             return
-        remedy = f"raise the server's limit, or calibrate with k={bounds.k}; on_mismatch='warn' goes on regardless"
-        mismatch = PolicyMismatch("k", policy.k, bounds.k, remedy)
+        remedy = f"raise the server's limit, or calibrate with k={k}; on_mismatch='warn' goes on regardless"
+        mismatch = PolicyMismatch("k", policy.k, k, remedy)
         if self._plan.on_mismatch == "error":
             raise mismatch
         warnings.warn(str(mismatch), stacklevel=2)

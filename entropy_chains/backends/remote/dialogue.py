@@ -57,11 +57,6 @@ class Dialogue(Exchange[Request]):
     def _attempt(self, stop: bool) -> Attempt:
         return Attempt(self._plan, self._criterion, segmentation=self._segmentation, stop=stop, holdout=self._holdout)
 
-    @property
-    def k(self) -> int:
-        """Alternatives to ask for."""
-        return self._plan.k
-
     # --- requests
 
     def start(self) -> Send[Request]:
@@ -73,9 +68,9 @@ class Dialogue(Exchange[Request]):
     def _run(self, purpose: str) -> Send[Request]:
         """The request for the whole reply."""
         self._now.streams.append(Reply(purpose))
-        refused = self._criterion.refusal is not None
-        engine = self._plan.engine if purpose == "reason" and not refused else None
-        return Send(Request(purpose, self._messages, self._max_tokens, engine or {}, logprobs=not refused))
+        criterion = self._criterion
+        engine = self._plan.engine if purpose == "reason" and criterion.refusal is None else None
+        return Send(Request(purpose, self._messages, self._max_tokens, engine or {}, logprobs=criterion.asks, k=criterion.k))
 
     def _ask(self) -> Send[Request]:
         """The request for the answer after the thinking that was cut."""
@@ -104,6 +99,7 @@ class Dialogue(Exchange[Request]):
         stream = now.streams[-1]
         stream.take(update)
         self._id = update.id or self._id
+        now.unread = now.unread or update.unread
         if update.tool_call or update.refusal:
             now.called = True
             now.monitor.release("a tool call has begun" if update.tool_call else "the model refuses")
@@ -143,7 +139,8 @@ class Dialogue(Exchange[Request]):
         """What follows from a decision of the monitor; None where the stream is closed, or the engine closes the thinking."""
         if decision is Decision.PROBE:
             reads = self._criterion.policy is not None and self._criterion.policy.reads_probes
-            requests = [replace(request, logprobs=reads) for request in self._asked("probe", self._now.raw)]
+            k = self._criterion.k
+            requests = [replace(request, logprobs=reads, k=k) for request in self._asked("probe", self._now.raw)]
             self._trial = Trial(requests, before=self._now.fed, spare=True)
             return Try(self._trial)
         if self._plan.engine is not None:
@@ -173,7 +170,7 @@ class Dialogue(Exchange[Request]):
             now.monitor.answer(None)
             now.monitor.release(f"the answer after a step could not be had ({trial.lost}): run in full")
             return []
-        found = trial.reply.probe(self._plan.tags, self._plan.k, policy.mass_floor if policy else None)
+        found = trial.reply.probe(self._plan.tags, self._criterion.k, policy.mass_floor if policy else None)
         if missing := self._criterion.missing_of(trial.reply, found):
             now.do_without(missing)
         if now.monitor.answer(found.answer, found.signals) is not Decision.CLOSE or found.answer is None:
@@ -192,6 +189,8 @@ class Dialogue(Exchange[Request]):
             return rest, self._ask()
         if now.monitor.done and now.answer is None and not now.called and self._stopped is None:
             return rest, self._in_full(MALFORMED)
+        if now.was_silent:
+            self._criterion.was_silent(now.monitor)
         return rest, Finish()
 
     def failed(self, error: BackendError) -> Send[Request]:

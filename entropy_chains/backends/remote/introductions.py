@@ -12,7 +12,7 @@ from inspect import isawaitable
 from typing import Any
 
 from entropy_chains.backends.remote.errors import not_connected
-from entropy_chains.backends.remote.plugin import hello, version_in
+from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.servers import Server, identify
 
 PATIENCE = 3.0
@@ -54,7 +54,7 @@ async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = 
             if needed:
                 raise told
             return None
-    if plugin and server.can.plugin:
+    if plugin and server.can.plugin and may_be_greeted(await _told(client.get, f"{server.root}{VERSION}", options=options)):
         refusal = await _told(client.post, "/completions", body=hello(model), options=options)
         server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))
     return server

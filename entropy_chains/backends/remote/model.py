@@ -14,7 +14,7 @@ from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of
-from entropy_chains.backends.remote.refused import UNREAD, Known, known, without_logprobs
+from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
@@ -41,6 +41,9 @@ Reader = ChatReader | CompletionReader | ResponsesReader
 
 class ServedModel:
     """What the sync and the async backend share: settings, and a dialogue for every reply."""
+
+    _drops_reasoning = False
+    _chunks_of = "the server", REMEDY
 
     def __init__(
         self,
@@ -84,6 +87,7 @@ class ServedModel:
         self._responses = api == "responses"
         self._server: Server | None = None
         self._probes_measured = True
+        self._loop: tuple[Policy | None, OnMismatch] = None, "error"  # whose calls these are, and what a mismatch is there
 
     @property
     def model(self) -> str:
@@ -135,18 +139,19 @@ class ServedModel:
         """What a trace says about how its entropies came about."""
         return {
             "estimator": "renormalised",
-            "k": self._k,
+            "k": self._known(self._k).within(self._k),
             "temperature": sampling.temperature,
             "temperature_mode": self._mode,
             "segmentation": (segmentation or self.segmentation).to_dict(),
             "template": self.template,
         }
 
-    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
+    def for_loop(self, policy: Policy | None, *, stop: bool, on_mismatch: OnMismatch = "error") -> Self:
         """Returns this backend for the calls of a loop. They have no policy of their own, and need logprobs where the loop does."""
         if policy is None:
             return self
         made = copy(self)
+        made._loop = policy, on_mismatch
         reads = policy.stop_rule.reads_signal
         made.without_logprobs = without_logprobs(self.without_logprobs, policy, stop=stop) if reads else UNREAD
         return made
@@ -173,6 +178,7 @@ class ServedModel:
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
         may_stop = stop and self._uncut is None
+        loop, theirs = self._loop
         plan = Plan(
             tags=self.tags,
             ways=self._ways(),
@@ -181,10 +187,13 @@ class ServedModel:
             control=self._control_wanted,
             engine=self._engine(policy, may_stop and not holdout, on_mismatch),
             without_logprobs=without_logprobs(self.without_logprobs, policy, stop=may_stop) if policy else self.without_logprobs,
-            on_mismatch=on_mismatch,
+            on_mismatch=theirs if loop else on_mismatch,
             model=self._served,
             known=self._known(k),
             uncut=self._uncut,
+            dropped=self._drops_reasoning,
+            client=self._chunks_of,
+            loop=loop,
         )
         return Dialogue(
             messages,
@@ -220,7 +229,7 @@ class ServedModel:
             remedy = "an API gives a top-k only: calibrate with top-logprobs, or use the vLLM plug-in or the transformers backend"
             raise SettingsError(f"policy has k null (the full vocabulary): {remedy}")
 
-    def _sending(self, request: Request, sampling: Sampling, k: int) -> tuple[Reader, str, dict[str, Any]]:
+    def _sending(self, request: Request, sampling: Sampling) -> tuple[Reader, str, dict[str, Any]]:
         """Returns the reader of the stream, the request's path, and what else the client's ``post`` is given.
 
         ``post`` hands the chunks on as the dicts they are. The SDK's ``create`` would make an object of each of a token's
@@ -233,12 +242,12 @@ class ServedModel:
         body |= {name: value for name, value in wanted.items() if value is not None}
         if self._responses:
             body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, LEAST)}
-            logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": k}
+            logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": request.k}
         else:
             limit = self._server.can.max_tokens if self._server and not raw else "max_tokens"
             body |= {"stream_options": {"include_usage": True}, limit: request.max_tokens}
             body |= {} if raw else {"messages": list(request.messages)}
-            logprobs = {"logprobs": k} if raw else {"logprobs": True, "top_logprobs": k}
+            logprobs = {"logprobs": request.k} if raw else {"logprobs": True, "top_logprobs": request.k}
         if request.logprobs:
             body |= logprobs
             if self._control_wanted:
@@ -253,9 +262,11 @@ class ServedModel:
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
-        measured = self._probes_measured and self._known(self._k).refused is None
+        known = self._known(self._k)
+        measured = self._probes_measured and known.refused is None
         requests = [way.request("probe", messages, thinking, self.tags, sampling.max_tokens) for way in self._ways()]
-        return Trial([replace(request, logprobs=measured) for request in requests], refused=self._measure_no_more)
+        asked = [replace(request, logprobs=measured, k=known.within(self._k)) for request in requests]
+        return Trial(asked, refused=self._measure_no_more)
 
     def _measure_no_more(self, refused: NoLogprobsError) -> None:
         """Logprobs of a probe were refused: later ones are asked without. They are not needed for a finished run's answer."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from entropy_chains.backends.remote.continuations import Way
-from entropy_chains.backends.remote.refused import Known
+from entropy_chains.backends.remote.refused import REMEDY, Known
 from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.policy import Policy
 from entropy_chains.options import OnMismatch
 
 
@@ -28,6 +29,9 @@ class Plan:
         model: the model's name, for warnings.
         known: what is known about its logprobs, shared by all of its replies.
         uncut: why nothing may be cut; None where something may.
+        dropped: the client drops the text of the reasoning, which is then read from its logprobs.
+        client: the class whose chunks are read, where it is another's, and what to use where it passes on too little.
+        loop: the policy of the loop that this call belongs to, whose k its entropies must have.
     """
 
     tags: ThinkTags
@@ -41,3 +45,6 @@ class Plan:
     model: str = "the model"
     known: Known = field(default_factory=Known)
     uncut: str | None = None
+    dropped: bool = False
+    client: tuple[str, str] = ("the server", REMEDY)
+    loop: Policy | None = None

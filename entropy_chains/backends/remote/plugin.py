@@ -16,8 +16,25 @@ NO_TOKEN = 2**31 - 1
 """An id that no vocabulary has: vLLM refuses the prompt right after the plug-in had its say, so nothing is ever generated."""
 
 
+VERSION = "/version"
+"""Path, below the server's root, where a vLLM tells its version."""
+
+SAFE = (0, 6, 4)
+"""The first vLLM that refuses an id that no vocabulary has; those before it die of one."""
+
+
+def may_be_greeted(told: Any) -> bool:
+    """Whether :func:`hello` does a server no harm, by what it tells at :data:`VERSION`: one of unknown version is left alone."""
+    version = told.get("version") if isinstance(told, Mapping) else None
+    found = re.match(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?\b", version) if isinstance(version, str) else None
+    return found is not None and tuple(int(part or 0) for part in found.groups()) >= SAFE
+
+
 def hello(model: str) -> dict[str, Any]:
-    """The body of a request to ``/completions`` that is refused in any case, by the plug-in where there is one."""
+    """The body of a request to ``/completions`` that is refused in any case, by the plug-in where there is one.
+
+    Only for servers that :func:`may_be_greeted`.
+    """
     return {"model": model, "prompt": [NO_TOKEN], "max_tokens": 1, "vllm_xargs": {PREFIX + HELLO: 1}}
 
 

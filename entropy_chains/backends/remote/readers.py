@@ -11,6 +11,7 @@ error in the stream, with the server's message.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ class Update:
         id: the completion's id.
         model: the model's name as the server gives it.
         raw: what it was read from, where an adapter passes that on.
+        unread: text has come that could not be read.
         unfinished: the stream ended in order, and never said why the reply ended.
     """
 
@@ -72,11 +74,25 @@ class Update:
     id: str | None = None
     model: str | None = None
     raw: Any = None
+    unread: bool = False
     unfinished: bool = False
 
 
 REASONING = ("reasoning_content", "reasoning")
 """Names of the field that holds the reasoning. A server in transition sends the same text under both, so the first one counts."""
+
+DETAILS = "reasoning_details"
+"""OpenRouter's list of blocks, where the reasoning may stand alone."""
+
+
+def reasoning_in(message: Mapping[str, Any]) -> str:
+    """The reasoning in the fields of a message or a delta."""
+    for name in REASONING:
+        if found := _text(message.get(name)):
+            return found
+    blocks = map(fields, items(message.get(DETAILS)))
+    return "".join([_text(block.get("text")) or _text(block.get("summary")) for block in blocks])
+
 
 NOTHING = Update()
 """A chunk that says nothing."""
@@ -172,11 +188,7 @@ class ChatReader(_ChoiceReader):
     __slots__ = ()
 
     def _texts(self, choice: dict[str, Any], message: dict[str, Any]) -> list[Part]:
-        reasoning = ""
-        for name in REASONING:
-            if reasoning := _text(message.get(name)):
-                break
-        return self._parts(reasoning, message.get("content"))
+        return self._parts(reasoning_in(message), message.get("content"))
 
 
 class CompletionReader(_ChoiceReader):

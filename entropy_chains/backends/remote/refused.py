@@ -88,6 +88,21 @@ def refusals(logprobs: bool) -> Iterator[None]:
         raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}", said) from error
 
 
+_BOUNDS = (
+    *(r"max\w*", "most", "up to", r"limit\w*", "<=", "≤", "equal to", r"exceed\w*", "(?:larger|greater|more|higher) than"),
+    *(r"(?:between|from|range|interval)[^\d#]{0,12}\d+", r"(?P<beyond>less than(?! or))"),
+)
+_LIMIT = re.compile(rf"(?:{'|'.join(_BOUNDS)})[^\d#]{{0,24}}?(?<![A-Za-z])(?<![A-Za-z]-)(?P<number>\d+)(?!\.?\d)", re.IGNORECASE)
+"""The largest number that is allowed, in the words of servers and validators: "max allowed: 5", "between 0 and 5", "<= 5"."""
+
+
+def allowed(said: str | None, asked: int) -> int | None:
+    """How many alternatives a server allows that refused ``asked`` of them; None where it does not say so."""
+    found = _LIMIT.finditer(re.sub(rf"\b{asked}\b", "#", said or ""))
+    limits = [int(match["number"]) - bool(match["beyond"]) for match in found]
+    return next((limit for limit in limits if 0 < limit < asked), None)
+
+
 def _status(error: BaseException, body: Any) -> int | None:
     """The HTTP status, by whatever name; of an error in the stream the code that it gives."""
     response = getattr(error, "response", None)
@@ -123,11 +138,17 @@ class Known:
 
     Attributes:
         refused: why requests do not ask for them: the server refuses that; None where it does not.
+        most: alternatives that the server allows; None where it refused none.
         told: what warnings have spoken of.
     """
 
     refused: str | None = None
+    most: int | None = None
     told: set[str] = field(default_factory=set)
+
+    def within(self, k: int) -> int:
+        """So many alternatives, or as many as the server allows."""
+        return k if self.most is None else min(k, self.most)
 
     def warn(self, text: str, about: str = "no logprobs") -> None:
         """Say so, once ``about`` one thing."""

@@ -40,12 +40,12 @@ class Reply:
     def tokens(self) -> int:
         """Tokens as the server counts them; those that came where it does not say, as on a stream that was closed."""
         counted = self.usage.completion_tokens if self.usage else None
-        return counted if counted is not None else self.pieces
+        return counted or self.pieces  # a gateway may count 0
 
     @property
     def prompt(self) -> int | None:
         """Tokens of its prompt, if the server told."""
-        return self.usage.prompt_tokens if self.usage else None
+        return (self.usage.prompt_tokens or None) if self.usage else None
 
     def take(self, update: Update) -> None:
         """Count a chunk of it; the text is kept of a probe only."""

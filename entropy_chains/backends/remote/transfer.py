@@ -1,6 +1,7 @@
 """What the bytes of a stream say beyond its chunks: whether it ended with ``[DONE]``, and what came where no chunk did.
 
-The SDKs tell nothing of either. Nothing is read twice: the bytes are looked at as they pass.
+The SDKs tell nothing of either, and fail at what other clients pass over: a byte order mark, events without data. Nothing is read
+twice: the bytes are looked at as they pass.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from entropy_chains.backends.remote.readers import error_in
 
 DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 """How a stream of chat or completion chunks ends in order, whatever its last chunk said."""
+
+EMPTY = re.compile(rb"(?<![^\n])data:[ \t]*\r?(?=\n)")
+BEGUN = re.compile(rb"(?<![^\n])(?:d|da|dat|data|data:[ \t]*\r?)$")
+"""A line of an event without data, and what may become one."""
+
+MARK = b"\xef\xbb\xbf"
 
 LONGEST = 16
 """Bytes that may belong to one that has not come whole."""
@@ -32,19 +39,35 @@ class Transfer:
         first: its beginning.
     """
 
-    __slots__ = ("_last", "done", "first", "heard")
+    __slots__ = ("_before", "_begun", "_last", "done", "first", "heard")
 
     def __init__(self) -> None:
         self.heard = self.done = False
-        self.first, self._last = b"", b"\n"
+        self.first, self._begun = b"", b""
+        self._last = self._before = b"\n"
 
-    def take(self, data: bytes) -> None:
-        """More bytes have come."""
+    def take(self, data: bytes) -> bytes:
+        """More bytes have come: those of them that the SDK is given now."""
         if len(self.first) < FIRST:
             self.first += data[: FIRST - len(self.first)]
         near = self._last + data
         self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
         self._last = near[-LONGEST:]
+        data, self._begun = self._begun + data, b""
+        if len(self.first) <= len(MARK):  # the very beginning
+            data = b"" if data == MARK else data.removeprefix(MARK)
+            if data and MARK.startswith(data):
+                data, self._begun = b"", data
+        data = self._before + data  # so that it is seen where a line begins
+        if begun := BEGUN.search(data):
+            data, self._begun = data[: begun.start()], begun[0]
+        clean, self._before = EMPTY.sub(b"", data)[len(self._before) :], data[-1:] or self._before
+        return clean
+
+    def rest(self) -> bytes:
+        """What was kept back: it became no line."""
+        begun, self._begun = self._begun, b""
+        return begun
 
     @property
     def error(self) -> dict[str, Any] | None:
@@ -127,10 +150,10 @@ class _Response:
 
     def iter_bytes(self, *args: Any) -> Generator[bytes, None, None]:
         for data in self._response.iter_bytes(*args):
-            self._transfer.take(data)
-            yield data
+            yield self._transfer.take(data)
+        yield self._transfer.rest()
 
     async def aiter_bytes(self, *args: Any) -> AsyncGenerator[bytes, None]:
         async for data in self._response.aiter_bytes(*args):
-            self._transfer.take(data)
-            yield data
+            yield self._transfer.take(data)
+        yield self._transfer.rest()

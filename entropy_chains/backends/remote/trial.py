@@ -40,9 +40,14 @@ class Trial(Exchange[Request]):
         self.lost: BackendError | None = None
         self.reply = Reply("probe", before=before)
 
+    @property
+    def request(self) -> Request:
+        """What is asked now."""
+        return self._requests[self.failed_ways]
+
     def start(self) -> Send[Request]:
         """See :class:`.events.Exchange`."""
-        return Send(self._requests[self.failed_ways])
+        return Send(self.request)
 
     def feed(self, update: Update) -> list[Event]:
         """Keep it. Nothing of it is for a reader."""
@@ -51,7 +56,7 @@ class Trial(Exchange[Request]):
 
     def failed(self, error: BackendError) -> Send[Request] | Finish:
         """The same without logprobs, if they were asked for and refused; the next way, if nothing of an answer came."""
-        if isinstance(error, NoLogprobsError) and self._requests[self.failed_ways].logprobs:
+        if isinstance(error, NoLogprobsError) and self.request.logprobs:
             if self._refused is not None:
                 self._refused(error)
             self._requests = [replace(request, logprobs=False) for request in self._requests]

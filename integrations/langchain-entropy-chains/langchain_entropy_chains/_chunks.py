@@ -29,6 +29,7 @@ from entropy_chains.adapters import (
     entries_of,
     fields,
     items,
+    reasoning_in,
 )
 
 EVERY_CHUNK = ("model_provider", "output_version")
@@ -131,8 +132,7 @@ def _holds(message: BaseMessage) -> bool:
 
 def texts(message: BaseMessage) -> tuple[str, str]:
     """A message's reasoning and its content."""
-    kept = (message.additional_kwargs.get(name) for name in REASONING)
-    reasoning = next((text for text in kept if isinstance(text, str)), "")
+    reasoning = reasoning_in(message.additional_kwargs)
     if isinstance(message.content, str):
         return reasoning, message.content
     blocks = [block for block in message.content if isinstance(block, dict)]

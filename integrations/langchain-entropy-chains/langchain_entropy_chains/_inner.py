@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 NO_LIMIT = 2**31
 
+INSTEAD = "use langchain-openai's ChatOpenAI with the server's base_url, or another class that passes logprobs on"
+
 CLIENTS = ("client", "async_client")
 """Where an OpenAI-compatible model keeps the SDK's resources."""
 
@@ -80,6 +82,9 @@ class InnerModel(ServedModel):
         self._owner = getattr(chat, "root_client", None) or owner or chat
         self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
         self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
+        self._drops_reasoning = type(chat).__module__.startswith("langchain_openai")
+        if not self._drops_reasoning:
+            self._chunks_of = type(chat).__name__, INSTEAD
         self._limit = limit(chat, kwargs)
         self._named = identified(chat)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
@@ -168,7 +173,7 @@ class InnerModel(ServedModel):
         given = dict(self._kwargs)
         if request.logprobs:
             wanted = given.get("top_logprobs") or number(self._chat, "top_logprobs") or 0
-            given |= {"logprobs": True, "top_logprobs": max(self._k, wanted)}
+            given |= {"logprobs": True, "top_logprobs": self._known(self._k).within(max(request.k, wanted))}
         if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
             given.setdefault("stream_usage", True)
         if request.extra:

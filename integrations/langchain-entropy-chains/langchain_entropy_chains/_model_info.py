@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.language_models import BaseChatModel, BaseLanguageModel
 
-from entropy_chains.adapters import Continuation, Mode, forms
+from entropy_chains.adapters import Continuation, Mode, forms, of_class
 from entropy_chains.errors import SettingsError
 
 NAMES = ("model_name", "model", "model_id", "deployment_name")
@@ -60,6 +60,15 @@ def given_to(model: BaseLanguageModel[Any], kwargs: Mapping[str, Any]) -> dict[s
 
 def _defaults(model: BaseLanguageModel[Any]) -> Mapping[str, Any]:
     return getattr(model, "_default_params", {})
+
+
+def without_any_logprobs(chat: BaseChatModel) -> str | None:
+    """What to say of a model of a class that is not known to pass on logprobs; None of all others."""
+    kind = type(chat).__name__
+    row = of_class(kind)
+    return (
+        None if row is None else f"{kind} is not known to pass on logprobs, without which all runs in full ({row.name}: {row.use})"
+    )
 
 
 def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking", *, asynchronous: bool = False) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.runnables import Runnable
 
 from entropy_chains import Policy
@@ -17,7 +17,7 @@ from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
 from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph
-from langchain_entropy_chains.chat_models import EarlyStopChatModel, check_values
+from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
         remedy = "to reach them, change the models themselves: instrument(model, policy)"
         warnings.warn(f"early stopping passes over chat models in {passed}: {remedy}", stacklevel=2)
     return copy
+
+
+def check_values(policy: Policy | None, settings: Mapping[str, Any]) -> None:
+    """Raises what :class:`EarlyStopChatModel` would for these settings, before there is a model."""
+    EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)
 
 
 def stopping(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, Any]) -> BaseChatModel:

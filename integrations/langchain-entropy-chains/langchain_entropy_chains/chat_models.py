@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models import BaseChatModel, FakeListChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel, LanguageModelInput  # noqa: TC002 (pydantic reads annotations)
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
@@ -27,6 +27,7 @@ from entropy_chains.adapters import (
     check_options,
     drive,
     forms,
+    known,
     without_logprobs,
     without_secrets,
 )
@@ -34,7 +35,7 @@ from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._call import Call, as_whole, whole
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._inner import InnerModel
-from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal
+from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal, without_any_logprobs
 from langchain_entropy_chains._opening import opened, unbound
 from langchain_entropy_chains._traced import computing
 from langchain_entropy_chains._tree import replaced
@@ -59,22 +60,16 @@ INHERITED = ("callbacks", "metadata", "tags")
 class EarlyStopChatModel(Switched):
     """A chat model that stops thinking when it is sure.
 
-    Setup: ``pip install 'langchain-entropy-chains[openai]'`` and a policy, see ``docs/langchain-providers.md``.
-
-    Instantiate::
+    Setup: ``pip install 'langchain-entropy-chains[openai]'`` and a policy, see ``docs/langchain-providers.md``. Then::
 
         from langchain_entropy_chains import EarlyStopChatModel
         from langchain_openai import ChatOpenAI
 
         model = EarlyStopChatModel(ChatOpenAI(model="demo"), "policy.json")
-
-    Invoke, stream, and ``asyncio``::
-
-        message = model.invoke("What is 6*7?")
-        text = "".join(chunk.text for chunk in model.stream("What is 6*7?"))
+        message, chunks = model.invoke("What is 6*7?"), model.stream("What is 6*7?")
         message = await model.ainvoke("What is 6*7?")
 
-    Tools and structured output, as the inner model has them: thinking before a call is stopped, the call and the value never::
+    Tools and structured output: thinking before a call is stopped, the call and the value never::
 
         message = model.bind_tools([multiply]).invoke("What is 6*7?")
         value = model.with_structured_output(Answer).invoke("What is 6*7?")
@@ -150,6 +145,8 @@ class EarlyStopChatModel(Switched):
         is_holdout("", share=self.holdout)
         if self.policy is not None:
             self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
+            if self.policy.active and self.policy.stop_rule.reads_signal and (why := without_any_logprobs(self.inner)):
+                known(self._owner or self.inner, type(self.inner)).warn(why)
 
     def __repr__(self) -> str:  # LangSmith gets it: the inner's own may hold headers
         policy = self.policy.fingerprint if self.policy else None
@@ -400,8 +397,3 @@ class EarlyStopChatModel(Switched):
                 **self._refused(call, getattr(message, "usage_metadata", None)),
             }
         return result
-
-
-def check_values(policy: Policy | None, settings: Mapping[str, Any]) -> None:
-    """Raises what :class:`EarlyStopChatModel` would for these settings, before there is a model."""
-    EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)

@@ -22,8 +22,8 @@ from entropy_chains import Policy
 from entropy_chains.adapters import check_settings, forms
 from langchain_entropy_chains._config import STRUCTURED, Switched
 from langchain_entropy_chains._tree import replaced
-from langchain_entropy_chains.attachment import stopping
-from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel, check_values
+from langchain_entropy_chains.attachment import check_values, stopping
+from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:

@@ -12,9 +12,11 @@ from loopback import SURE, UNSURE, Loopback, is_answer_call, said, sums, thinkin
 
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.remote.attempt import NOT_CLOSED
-from entropy_chains.backends.remote.plugin import version_in
+from entropy_chains.backends.remote.introductions import who
+from entropy_chains.backends.remote.plugin import may_be_greeted, version_in
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.doctor.examine import examine
 from entropy_chains.errors import SettingsError
 
 ASKED = [{"role": "user", "content": "What is 6*7?"}]
@@ -147,3 +149,23 @@ def test_other_refusals_are_no_hello(text):
     """Only the plug-in's own words tell of it."""
     assert version_in(text) is None
     assert version_in(f"{text} entropy-chains plug-in 0.1.0 (EntropyStop) is here: model demo") == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ("0.6.4", True), ("0.6.4.post1", True), ("v0.7", True), ("0.32.0+cpu", True), ("1.0.0rc1", True), ("0.19.1.dev4+g1", True),
+        ("0.6.3.post1", False), ("0.5.5", False), ("0.1.dev1+gabc", False), ("dev", False), ("", False), (None, False), (7, False),
+    ],
+)  # fmt: skip
+def test_a_server_that_the_question_could_harm_is_not_asked_for_the_plug_in(version, safe):
+    """A vLLM before 0.6.4 dies of an id that no vocabulary has; one that tells no version may be such a server."""
+    with Loopback(plugin="0.1.0", version=version) as server, openai.OpenAI(base_url=server.url, api_key="none") as client:
+        found = [who(client, "scripted", plugin=True).plugin, examine(client, "scripted")["plugin"]]
+        assert (server.greeted, found) == ((2, ["0.1.0"] * 2) if safe else (0, [None] * 2))
+
+
+@pytest.mark.parametrize("told", [None, [], "0.32.0", {"version": {}}, {"version": "9" * 5000 + ".1"}, {}])
+def test_what_is_no_version_is_none(told):
+    """Whatever stands at the address."""
+    assert not may_be_greeted(told)

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 NO_LIMIT = 2**31
 """Most tokens of a reply where nobody set a limit; never sent."""
 
+INSTEAD = "use an OpenAILike with the server's api_base, or another class whose raw responses are OpenAI's"
+
 
 CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
@@ -96,6 +98,7 @@ class Call(ServedModel):
             settings["without_logprobs"] = "full"  # its reasoning never has any, and the wrapper has said so
         super().__init__(llm, llm.metadata.model_name, **settings)
         self.llm: Any = llm
+        self._chunks_of = type(llm).__name__, INSTEAD
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
         self._ask, self._server, self.client, self._limiter = ask, server, client, limiter
         self.run = Run()
@@ -152,12 +155,6 @@ class Call(ServedModel):
         """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
         return known(self.llm, (getattr(self.llm, "api_base", None), self._served, k, self.tools))
 
-    @property
-    def first(self) -> Request:
-        """The request that every dialogue begins with."""
-        refused = self._known(self._k).refused and self.without_logprobs != "error"
-        return Request("reason", [], self.sampling.max_tokens, logprobs=not refused)
-
     def dialogue(self, policy: Policy | None, stop: bool, holdout: bool, on_mismatch: OnMismatch) -> Dialogue:
         """What to say. The messages stay here; the dialogue's own turns come after them."""
         if self.blind:
@@ -204,7 +201,7 @@ class Call(ServedModel):
         body.pop("extra_body", None)
         given.pop("extra_body", None)
         if request.logprobs:
-            given |= self._logprobs()
+            given |= self._logprobs(request.k)
             if "logprobs" in type(llm).model_fields:
                 fields["logprobs"] = None  # it would win over the call's own
         if uses_sdk(llm) and not self.responses:
@@ -231,17 +228,17 @@ class Call(ServedModel):
             given = {name: value for name, value in given.items() if value is not None}  # tools=None is for chat only
         return llm.model_copy(update=fields) if fields else llm, asked, given
 
-    def _logprobs(self) -> dict[str, Any]:
-        """Settings that ask for logprobs."""
+    def _logprobs(self, k: int) -> dict[str, Any]:
+        """Settings that ask for logprobs with so many alternatives."""
         if self.blind:
             return {}
         if self._ask is not None:
             return dict(self._ask)
         if self.responses:
-            return {"include": ["message.output_text.logprobs"], "top_logprobs": self._k}
+            return {"include": ["message.output_text.logprobs"], "top_logprobs": k}
         if not uses_sdk(self.llm):
             return {}
-        return {"logprobs": self._k} if self.prompt is not None else {"logprobs": True, "top_logprobs": self._k}
+        return {"logprobs": k} if self.prompt is not None else {"logprobs": True, "top_logprobs": k}
 
     @property
     def _rendering(self) -> dict[str, Any]:

@@ -26,10 +26,12 @@ class RawResponse(NamedTuple):
 
 def counted(reader: Any, response: Any, opened: Opened) -> Update:
     """The update that a response of the LLM inside is; the request's tokens so far are written on the response."""
-    update: Update = reader.feed(response) if isinstance(reader, ForeignReader) else reader.feed(response.raw)
+    foreign = isinstance(reader, ForeignReader)
+    update: Update = reader.feed(response if foreign else response.raw)
+    unread = not foreign and bool(response.delta) and not reader.begun  # its text stands where no OpenAI-compatible API has it
     opened.reply.take(update)
     opened.asked.took(response, opened.reply.tokens)
-    return replace(update, raw=RawResponse(opened.request.purpose, response))
+    return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
 from entropy_chains import Policy, Segmentation, arun_refine, run_refine
-from entropy_chains.adapters import OnMismatch, RefineRun, adrive, drive
+from entropy_chains.adapters import OnMismatch, RefineRun, Request, adrive, drive
 from entropy_chains.backends import Generation, Message, Sampling
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class RunTerms:
         """A dialogue for the call, and what is told of it."""
         dialogue = call.dialogue(self.policy, self.stop, self.holdout, self.on_mismatch)
         return Telling(dialogue, call.tags, why=self.why, logprobs=self.logprobs)
+
+    def first(self, call: Call) -> Request:
+        """The request that such a dialogue begins with."""
+        return self.follow(call).dialogue.start().request
 
     def loop(self, call: Call) -> dict[str, Any]:
         """Arguments of the refine loop besides the backend."""
@@ -78,7 +82,7 @@ async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[Cha
 
 def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
     """The last call's response, whole: which call is the last is known only after it."""
-    steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
+    steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop, on_mismatch=terms.on_mismatch))
     (made,) = run_refine(steps, **terms.loop(call))
     call.run.finish(made.outcome)
     yield steps.response(made)
@@ -86,7 +90,7 @@ def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
 
 async def arefine(call: Call, terms: RunTerms) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
-    steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop))
+    steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop, on_mismatch=terms.on_mismatch))
     (made,) = await arun_refine(steps, **terms.loop(call))
     call.run.finish(made.outcome)
     yield steps.response(made)
@@ -100,7 +104,7 @@ class Steps:
         self.model, self.details, self.without_logprobs = call.model, call.details, call.without_logprobs
         self._last: Any = None
 
-    def for_loop(self, policy: Policy | None, *, stop: bool) -> Self:
+    def for_loop(self, policy: Policy | None, *, stop: bool, on_mismatch: OnMismatch = "error") -> Self:
         """As in :class:`entropy_chains.backends.MayLackLogprobs`: the call is for a loop already."""
         return self
 

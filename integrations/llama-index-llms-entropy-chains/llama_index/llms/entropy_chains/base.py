@@ -262,7 +262,8 @@ class EarlyStopLLM(Delegate):
         if self._refines(call):
             return call.run.streamed(refine(call, self._terms(call, kwargs)))
         # The inner LLM is called now, not with the first chunk: its span begins inside of ours.
-        return call.run.streamed(run(call, self._terms(call, kwargs), call.open(call.first)))
+        terms = self._terms(call, kwargs)
+        return call.run.streamed(run(call, terms, call.open(terms.first(call))))
 
     async def _arun(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseAsyncGen:
         learnt = self._learnt
@@ -271,7 +272,9 @@ class EarlyStopLLM(Delegate):
             learnt.server = await call.aconnect()
             self._check_policy(call)
         terms = self._terms(call, kwargs)
-        made = call.run.streamed(arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(call.first)))
+        made = call.run.streamed(
+            arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(terms.first(call)))
+        )
         own = self._once and getattr(self.llm, "_async_http_client", None) is None
         return _closing(call.client, made) if own else made
 
