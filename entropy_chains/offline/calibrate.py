@@ -101,7 +101,7 @@ def calibrate(
     if rule != "auto" and mode not in (can := RULES[rule].certified_in):
         raise InputError(f"rule is {rule!r}, which cannot be calibrated in mode {mode!r}, only in {', '.join(can)}")
     if examples is not None:
-        table = _draw_groups(table, examples, seed)
+        table = draw_groups(table, examples, seed)
     cut = int(table.cut.sum())
     if cut_runs == "wrong" and cut:
         if table.labels != "gold":
@@ -213,7 +213,9 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
         listed.insert(0, (EntropyAgreementRule, main))
     else:
         listed += [(EntropyRule, s) for s in probed] if probed else [(EntropyAgreementRule, main)]
-    if rule == "auto" and not recorded_share(table, table.entropy):  # nobody knows how sure the model was: what reads no entropy is left
+    if rule == "auto" and not recorded_share(
+        table, table.entropy
+    ):  # nobody knows how sure the model was: what reads no entropy is left
         listed = [(r, main) for r in ((AgreementRule, FixedStepRule) if table.mode == "refine" else (FixedStepRule,))]
     if rule != "auto":
         listed = [(r, s) for r, s in listed if r is RULES[rule]] or [(RULES[rule], main)]
@@ -299,7 +301,8 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
 # --- parts of the data, and the figures that a policy carries
 
 
-def _draw_groups(table: Table, examples: int, seed: int) -> Table:
+def draw_groups(table: Table, examples: int, seed: int) -> Table:
+    """The table of so many of its questions."""
     if examples > table.groups:
         raise InputError(f"examples is {examples}, but the traces hold {table.groups} questions; record more or ask for fewer")
     chosen = np.random.default_rng([seed, 4]).permutation(table.groups) < examples
