@@ -58,13 +58,13 @@ CERTIFICATE: dict[str, Check] = {
 """Fields of ``calibration.certificate``."""
 
 JUDGED: dict[str, Check] = {
-    "on": one_of(("calibration", "held_out")),
+    "on": one_of(("calibration", "folds", "held_out")),
     "tokens_saved": _FIGURE,
     "accuracy_change": _FIGURE,
     **dict.fromkeys(("tokens_saved_interval", "accuracy_change_interval"), _BOUNDS),
     **dict.fromkeys(("groups", "lost_correct", "lost_cut"), _COUNT),
 }
-"""Fields of ``calibration.judged``: what the policy saved and lost, on held-out questions or on those of calibration."""
+"""Fields of ``calibration.judged``: what the policy saved and lost, on held-out questions, by folds, or on those of calibration."""
 
 CALIBRATION: dict[str, Check] = {
     "runs": _COUNT,

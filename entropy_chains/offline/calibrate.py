@@ -101,7 +101,7 @@ def calibrate(
     if rule != "auto" and mode not in (can := RULES[rule].certified_in):
         raise InputError(f"rule is {rule!r}, which cannot be calibrated in mode {mode!r}, only in {', '.join(can)}")
     if examples is not None:
-        table = _draw_groups(table, examples, seed)
+        table = draw_groups(table, examples, seed)
     cut = int(table.cut.sum())
     if cut_runs == "wrong" and cut:
         if table.labels != "gold":
@@ -301,7 +301,8 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
 # --- parts of the data, and the figures that a policy carries
 
 
-def _draw_groups(table: Table, examples: int, seed: int) -> Table:
+def draw_groups(table: Table, examples: int, seed: int) -> Table:
+    """The table of so many of its questions."""
     if examples > table.groups:
         raise InputError(f"examples is {examples}, but the traces hold {table.groups} questions; record more or ask for fewer")
     chosen = np.random.default_rng([seed, 4]).permutation(table.groups) < examples

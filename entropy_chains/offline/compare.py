@@ -18,6 +18,7 @@ from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.certify import upper_bound
 from entropy_chains.offline.contenders import HINDSIGHT, Contender, Decided, Terms, contenders
 from entropy_chains.offline.diagnose import listed
+from entropy_chains.offline.hold_out import parts
 from entropy_chains.offline.published import stop_rows
 from entropy_chains.offline.replay import RESAMPLES, ReplayResult, judge_live
 from entropy_chains.offline.table import Array, Table, Traces, as_table
@@ -137,7 +138,7 @@ def compare(
     if type(folds) is not int or not 2 <= folds <= table.groups:
         remedy = f"it must be a whole number from 2 to the number of questions, {table.groups}"
         raise InputError(f"folds is {folds!r}; {remedy}")
-    part = (np.random.default_rng([seed, 6]).permutation(table.groups) % folds)[table.group]
+    part = parts(table, folds, seed)
     splits = [Split(table.subset(part != fold), table.subset(part == fold), part == fold) for fold in range(folds)]
     return _compared(splits, table, Terms(max_loss, confidence, seed), folds, resamples)
 

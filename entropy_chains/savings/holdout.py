@@ -23,7 +23,7 @@ RESAMPLES = 2000
 LARGEST_BOOTSTRAP = 20_000
 """Groups above this number are summed in random blocks of equal size first, which leaves the interval's width as it is."""
 
-LEAST_RUNS = 10
+LEAST_RUNS = 30
 """Fewest runs on either side for an interval; a bootstrap over fewer says little."""
 
 
@@ -49,7 +49,7 @@ def is_holdout(root_run: str, *, share: float, salt: str = "") -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HoldoutSaving:
-    """What the holdout says stopping saves. Intervals are 95 %, over root runs; None below 10 a side. Those of tokens by bootstrap.
+    """What the holdout says stopping saves. Intervals are 95 %, over root runs; None below 30 a side. Those of tokens by bootstrap.
 
     Attributes:
         runs_holdout, runs_stopping: root runs on each side.

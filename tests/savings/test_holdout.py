@@ -102,8 +102,19 @@ def test_holdout_saving_by_hand() -> None:
     assert (found.accuracy_holdout, found.accuracy_stopping, found.accuracy_change) == (1.0, 0.5, -0.5)
     assert (found.saved.kind, found.saved_shadow.kind, found.tokens_holdout.kind) == ("measured", "estimated", "counted")
     assert found.saved_interval is None
-    assert "10 runs" in found.reason
+    assert "30 runs" in found.reason
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("held", "stopping", "has"), [(29, 300, False), (300, 29, False), (30, 30, True)])
+def test_intervals_need_thirty_runs_a_side(held: int, stopping: int, has: bool) -> None:
+    """Of fewer on either side neither the saving nor the accuracy change has one, and the reason gives both numbers."""
+    runs = [Run(f"h{n}", 100 + n, holdout=True, shadow_tokens=50, correct=n % 9 > 0) for n in range(held)]
+    found = holdout_saving(runs + [Run(f"s{n}", 60 + n, correct=n % 9 > 0) for n in range(stopping)])
+    assert (found.saved_interval is not None) is (found.accuracy_change_interval is not None) is has
+    assert (found.saved_shadow_interval is not None) is (held >= 30)
+    assert found.saved is not None
+    assert found.reason == (None if has else f"an interval needs 30 runs on each side; there are {held} and {stopping}")
 
 
 def test_a_root_run_on_both_sides_is_refused() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline.calibrate import calibrate
+from entropy_chains.offline.compare import compare
 from entropy_chains.offline.diagnose import NOT_RECORDED, diagnose
-from entropy_chains.offline.hold_out import calibrate_and_judge
+from entropy_chains.offline.hold_out import FOLDS, calibrate_and_judge
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.show import advice
 
@@ -92,10 +93,43 @@ def test_what_it_gives_on_held_out_questions():
     )
     assert "on 60 questions that calibration never saw" in advice.saving(policy)
     assert "points" in advice.change(policy)
-    again = calibrate_and_judge(given)
-    assert again.calibration["judged"]["groups"] == again.calibration["groups"] == 200
-    assert "an estimate on the calibration questions themselves" in advice.saving(again)
-    assert Policy.from_dict(again.to_dict()) == again
+
+
+def test_what_it_gives_where_none_are_held_out():
+    """All questions are calibrated on, and each fifth is judged by a policy fitted on the others, with the same draws each time."""
+    given = runs(200)
+    policy = calibrate_and_judge(given)
+    judged = policy.calibration["judged"]
+    assert judged["groups"] == policy.calibration["groups"] == 200
+    assert (judged["on"], policy.calibration["left_out"]) == ("folds", 0)
+    assert "estimated on 200 questions by folds" in advice.saving(policy)
+    assert "points" in advice.change(policy)
+    assert Policy.from_dict(policy.to_dict()) == policy == calibrate_and_judge(given)
+    by_compare = next(r for r in compare(given, folds=FOLDS).rules if r.rule == "auto")
+    for name in ("tokens_saved", "lost_correct", "accuracy_change", "tokens_saved_interval"):
+        figure = getattr(by_compare, name)
+        assert judged[name] == (list(figure) if isinstance(figure, tuple) else figure)
+
+
+def test_too_few_questions_for_parts_are_judged_on_themselves():
+    """Four fifths of 50 questions certify nothing, and that would be no estimate: the flattering one is told as such."""
+    policy = calibrate_and_judge(runs(50, early=1.0))
+    assert policy.active
+    assert policy.calibration["judged"]["on"] == "calibration"
+    assert "which flatters; --hold-out" in advice.saving(policy)
+
+
+def test_examples_are_drawn_before_the_folds():
+    """Of 200 questions 100 are calibrated on and judged, and the others are told to be left out."""
+    policy = calibrate_and_judge(runs(200), examples=100)
+    figures = policy.calibration
+    assert (figures["groups"], figures["left_out"], figures["judged"]["groups"]) == (100, 100, 100)
+
+
+def test_what_does_not_stop_is_not_estimated():
+    """There is nothing to fit on the parts: the figures are those of full runs."""
+    judged = calibrate_and_judge(runs(40)).calibration["judged"]
+    assert (judged["on"], judged["tokens_saved"], judged["lost_correct"]) == ("calibration", 0.0, 0)
 
 
 def test_what_it_may_lose_is_told_twice():
