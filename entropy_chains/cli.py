@@ -5,33 +5,26 @@ Exit status: 0 done; 2 bad input or usage (the message names the value and the r
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from entropy_chains.cli_backends import LOCAL, SERVED, TAGS, TIMEOUT, WHICH, bundled, client_of, load, options, served, settings_of
 from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputFile
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import certifiable
-from entropy_chains.errors import EntropyChainsError, InputError, MissingExtraError, SettingsError
+from entropy_chains.errors import EntropyChainsError, InputError, SettingsError
 from entropy_chains.options import OPTIONS, Mode, OnMismatch
 from entropy_chains.progress import progress
 from entropy_chains.show.printing import console, echo, echo_json, print_anything
 
-if TYPE_CHECKING:
-    import openai
-
-    from entropy_chains.backends.openai import OpenAIBackend
-    from entropy_chains.backends.transformers import TransformersBackend
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 traces_file = click.argument("traces", type=InputFile())
-DEMO_MODEL = ("demo", "entropy-chains/demo")
 
 
 class Commands(click.Group):
@@ -96,8 +89,7 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 @main.command()
 @click.option("--data", required=True, type=InputFile(), help='Questions, one {"id", "question", "gold"} a line.')
 @click.option("--out", required=True, type=AppendedTraces(), help="Trace file; only ever appended to.")
-@click.option("--model", help="Checkpoint folder, hub id, or 'demo' for the bundled model.")
-@click.option("--base-url", help="OpenAI-compatible server; --model is then the served name. Its key is read from OPENAI_API_KEY.")
+@options(WHICH)
 @click.option("--mode", default="thinking", show_default=True, type=click.Choice(["thinking", "refine"]))
 @click.option("--steps", type=int, help="Calls in refine mode (default 4); most recorded boundaries in thinking mode.")
 @click.option("--temperature", type=float, help="0 is greedy; the model's own by default.")
@@ -116,13 +108,14 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
     "--grade", default="auto", show_default=True, metavar="GRADE",
     help="How answers are compared with gold: auto, exact, number, choice, math, regex:PATTERN or python:MODULE:FUNCTION.",
 )  # fmt: skip
+@options(TAGS, LOCAL, SERVED)
 @click.option("--resume", is_flag=True, help="Go on with an existing file; nothing recorded is repeated.")
 @click.option("--redo-cut", is_flag=True, help="With --resume: runs that were cut off are asked again, and replaced.")
 @as_json
 def record(
     data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
     limit: int | None, resume: bool, redo_cut: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: Mode,
-    steps: int | None, temperature: float | None, max_tokens: int, seed: int, grade: str, as_json: bool,
+    steps: int | None, temperature: float | None, max_tokens: int, seed: int, grade: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
     from dataclasses import replace
@@ -151,13 +144,16 @@ def record(
             raise SettingsError(f"{name} is {value}; it must be at least 1")
     if redo_cut and not resume:
         raise SettingsError("--redo-cut records runs of an existing file again; add --resume")
-    grader = named_grader(grade)
+    chosen, grader = settings_of(base_url, given), named_grader(grade)
     questions = read_questions(data, limit)
     check_gold(questions, grade)
     if holds_data(out) and not resume:
         raise SettingsError(f"{out} exists; go on with it (--resume) or name another file")
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    backend = served(base_url, model, k, concurrency) if base_url else load(model, None if full_vocabulary else k, concurrency)
+    if base_url:
+        backend: Any = served(base_url, model, k, concurrency, **chosen)
+    else:
+        backend = load(model, None if full_vocabulary else k, concurrency, **chosen)
     segmentation = backend.segmentation
     segmentation = replace(
         segmentation, boundary=boundary or segmentation.boundary, min_tokens=min_tokens or segmentation.min_tokens
@@ -292,25 +288,25 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
 
 
 @main.command()
-@click.option("--base-url", help="OpenAI-compatible server; --model is then the served name. Its key is read from OPENAI_API_KEY.")
-@click.option("--model", help="Served name, or without --base-url a checkpoint folder, hub id, or 'demo' for the bundled model.")
+@options(WHICH, LOCAL, TIMEOUT)
 @as_json
-def doctor(base_url: str | None, model: str | None, as_json: bool) -> None:
+def doctor(base_url: str | None, model: str | None, as_json: bool, **given: Any) -> None:
     """What can this backend do, and what does that mean for stopping? Asks a handful of small real requests."""
     from entropy_chains.show.terminal import doctor_table
 
     if not model:
         raise SettingsError("give --base-url URL --model NAME for a server, or --model PATH_OR_ID (or 'demo') for a local model")
+    chosen = settings_of(base_url, given)
     if base_url:
-        client = client_of(base_url)
+        client = client_of(base_url, chosen.get("timeout"))
         from entropy_chains.doctor.examine import examine
 
         found = examine(client, model).to_dict()
     else:
-        from entropy_chains.demo import MODEL_FOLDER
+        backend = load(model, **chosen)
         from entropy_chains.doctor.local import examine_local
 
-        found = examine_local(load(model), MODEL_FOLDER if model in DEMO_MODEL else model).to_dict()
+        found = examine_local(backend).to_dict()
     show(found, as_json, lambda: doctor_table(found))
 
 
@@ -335,49 +331,6 @@ def langsmith(project: str, since: datetime | None, traces: Path | None, as_json
         append_traces(traces, recorded)
     result = {"project": project, "runs": len(runs), "traces": len(recorded), **saving.to_dict()}
     show(result, as_json, lambda: saving_table(project, saving))
-
-
-def load(model: str, k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
-    """The backend of a model named on the command line."""
-    from entropy_chains.backends.transformers import TransformersBackend
-
-    if model in DEMO_MODEL:
-        return bundled(k, batch_size)
-    return TransformersBackend.from_pretrained(model, k=k, batch_size=batch_size)
-
-
-def served(base_url: str, model: str, k: int, concurrency: int) -> OpenAIBackend:
-    """The backend of a served model."""
-    client = client_of(base_url)
-    from entropy_chains.backends.openai import OpenAIBackend
-
-    backend = OpenAIBackend(client, model, k=k, concurrency=concurrency)
-    backend.connect()
-    return backend
-
-
-def client_of(base_url: str) -> openai.OpenAI:
-    """A client of the server at this address, with the user's key."""
-    try:
-        import openai
-    except ImportError as error:
-        raise MissingExtraError("openai", "openai") from error
-    if not base_url.startswith(("http://", "https://")):
-        raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
-    return openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
-
-
-def bundled(k: int | None = 20, batch_size: int = 64) -> TransformersBackend:
-    """The bundled reasoner, on one processor core: threads of so small a model wait for each other where there is other work."""
-    import torch
-    from transformers.utils import logging
-
-    from entropy_chains.backends.transformers import TransformersBackend
-    from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
-
-    logging.disable_progress_bar()  # its weights load in no time
-    torch.set_num_threads(1)
-    return TransformersBackend.from_pretrained(MODEL_FOLDER, name=MODEL_NAME, k=k, batch_size=batch_size)
 
 
 def show(result: dict[str, Any], as_json: bool, human: Sequence[str] | Callable[[], Any]) -> None:

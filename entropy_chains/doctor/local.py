@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.steps import Phase
 from entropy_chains.doctor.findings import Examination, Finding, judge
-from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
+from entropy_chains.errors import BackendError, SettingsError
 from entropy_chains.refine import PER_CALL
 
-try:
-    from transformers import AutoTokenizer, GenerationConfig
-
-    from entropy_chains.backends.local.generate_settings import PENALTIES
+if TYPE_CHECKING:
+    from entropy_chains.backends.text.vocabulary import Vocabulary
     from entropy_chains.backends.transformers import TransformersBackend
-except ImportError as error:
-    raise MissingExtraError("transformers with torch", "transformers") from error
 
 ASKED = [{"role": "user", "content": "4821*93=?"}]
 LENGTH = 64
 """Tokens that the entropy is measured on."""
 
 
-def examine_local(backend: TransformersBackend, path_or_id: str | Path) -> Examination:
-    """Examine a loaded model; ``path_or_id`` is the folder or hub id that it was loaded from."""
-    tokenizer = AutoTokenizer.from_pretrained(str(path_or_id))
-    tags = _tags(backend)
+def examine_local(backend: TransformersBackend) -> Examination:
+    """Examine a loaded model, with the settings it was loaded with."""
+    vocabulary, tags = backend.vocabulary, _tags(backend)
     found = [Finding("template", backend.template, "the tokenizer's chat template", "a policy belongs to it")]
     if tags is None:
         none = "the chat template holds no tags that are known"
@@ -35,17 +30,17 @@ def examine_local(backend: TransformersBackend, path_or_id: str | Path) -> Exami
     else:
         told = f"{tags.open}…{tags.close} in the chat template"
         found.append(Finding("reasoning", "inline", told, "steps can be told from the answer"))
-        found.append(_closing_text(tokenizer, tags))
+        found.append(_closing_text(vocabulary, tags))
     cut = backend.segmentation
     found.append(Finding("segmentation", cut.boundary, f"steps of at least {cut.min_tokens} tokens", "where a stop may be"))
-    known, width = len(tokenizer), backend.vocab_size
+    known, width = len(vocabulary), backend.vocab_size
     told = f"{known} tokens in the tokenizer, {width} logits"
     found.append(Finding("vocabulary", width, told, "entropies are of all logits, or of the k likeliest"))
     room = backend.context_window
     told = "the model does not say" if room is None else "prompt and reply together"
     found.append(Finding("room", room, told, "a run ends there; a stop near it may leave no room for an answer"))
     entropy, run = _entropy(backend)
-    found += [_penalties(path_or_id), entropy]
+    found += [_penalties(backend), entropy]
     stopping, verdict, remedies = judge({f.name: f.value for f in found})
     return Examination(backend.model, stopping, verdict, remedies, tuple(found), 1, run.prompt_tokens, run.tokens)
 
@@ -57,21 +52,17 @@ def _tags(backend: TransformersBackend) -> ThinkTags | None:
         return None
 
 
-def _closing_text(tokenizer: AutoTokenizer, tags: ThinkTags) -> Finding:
+def _closing_text(vocabulary: Vocabulary, tags: ThinkTags) -> Finding:
     text = tags.close + tags.after
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    same = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
+    ids = vocabulary.encode(text)
+    same = vocabulary.decode(ids) == text
     evidence = f"{text!r} is {len(ids)} tokens, and {'the same' if same else 'another text'} when read back"
     meaning = "it can be forced as it is" if same else "what is forced is not what closes the thinking"
     return Finding("closing_text", same, evidence, meaning)
 
 
-def _penalties(path_or_id: str | Path) -> Finding:
-    try:
-        config = GenerationConfig.from_pretrained(str(path_or_id))
-    except OSError:
-        config = GenerationConfig()
-    changed = ", ".join(n for n, neutral in PENALTIES.items() if getattr(config, n, neutral) not in (neutral, None))
+def _penalties(backend: TransformersBackend) -> Finding:
+    changed = ", ".join(backend.penalties())
     meaning = "entropy would be read from changed logits" if changed else "entropy is read from the model's own logits"
     return Finding("penalties", changed or None, f"{changed or 'none'} in the generation settings", meaning)
 

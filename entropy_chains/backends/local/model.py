@@ -154,6 +154,16 @@ class LocalModel:
         """A text's tokens by the model's own tokenizer, without those that a template adds."""
         return self._vocabulary.encode(text)
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokenizer, as the backend uses it."""
+        return self._vocabulary
+
+    def penalties(self, sampling: Sampling = Sampling()) -> list[str]:
+        """Names of the settings that change the logits before the entropy is read."""
+        config = self._config(sampling, None)
+        return [name for name, neutral in PENALTIES.items() if getattr(config, name, neutral) not in (neutral, None)]
+
     def with_template(self, **settings: Any) -> Self:
         """The same model with further settings of its chat template, such as ``tools``."""
         other = copy.copy(self)
@@ -197,9 +207,7 @@ class LocalModel:
                 **({"segmentation": segmentation} if segmentation else {}),
             )
             segmentation = policy.segmentation
-            config = self._config(sampling, None)
-            changed = [n for n, neutral in PENALTIES.items() if getattr(config, n, neutral) not in (neutral, None)]
-            if policy.active and changed:
+            if policy.active and (changed := self.penalties(sampling)):
                 text = f"{', '.join(changed)} changes the logits that the policy's entropy was calibrated on; set it to neutral"
                 warnings.warn(text, stacklevel=3)
         if segmentation.boundary != "call":

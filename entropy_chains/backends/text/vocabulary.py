@@ -52,6 +52,9 @@ class Vocabulary:
         self.eos = frozenset(own if isinstance(own, Sequence) else [own])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
 
+    def __len__(self) -> int:
+        return len(self._tokenizer)
+
     def with_template(self, settings: Mapping[str, Any]) -> Vocabulary:
         """The same with further settings of the chat template."""
         other = copy.copy(self)
