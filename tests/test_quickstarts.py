@@ -34,3 +34,13 @@ def test_a_quickstart_that_fails_is_told(monkeypatch, tmp_path, capsys):
     assert "no such thing" in found["broken.py"]["skipped"]
     quickstarts.show_quickstarts(found)
     assert "broken.py" in capsys.readouterr().out
+
+
+def test_each_runs_on_one_core(tmp_path, monkeypatch):
+    """Whatever the environment asks for: threads of so small a model wait for each other where the machine has other work."""
+    told = 'import json, torch; print(json.dumps({"threads": {"threads": torch.get_num_threads()}}))\n'
+    (tmp_path / "told.py").write_text(told)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(quickstarts, "EXAMPLES", tmp_path)
+    monkeypatch.setattr(quickstarts, "QUICKSTARTS", {"told.py": (("torch",), "pip install torch")})
+    assert quickstarts.run_quickstarts(tmp_path / "policy.json", lambda _: None) == {"threads": {"threads": 1}}

@@ -306,18 +306,23 @@ def numbers_in(sentence: str) -> list[Answer] | None:
     return _numbers_in(_PRICE.sub(r"\1.\2", sentence)) if found is None else found
 
 
+_TIMES = "|".join([*sorted(_FUNCTIONS - {"or", "and"}), "(?:root|half)(?: of)?", "twice", "double", "thrice", "triple"])
+_APPLIED = re.compile(rf"(?:[^\W\d_]\(|\b(?:{_TIMES})\s*\(?)\s*$", re.IGNORECASE)
+"""What stands before a number that is a function's argument, or a part of a product: sqrt(2), ln 2, f(2), half of 10."""
 _PRICE = re.compile(r"(?<![\d.,])(\d+),(\d{1,2})(?=\s*[$€£]|\s+[^\W\d_])")
 
 
 def _numbers_in(sentence: str) -> list[Answer] | None:
-    plain = re.sub(r"\*\*|__|\\\(|\\\)", " ", latex_plain(sentence)).replace("$ ", " ")
+    plain = re.sub(r"(?<![\w)])\*\*|\*\*(?![\d(])|__|\\\(|\\\)", " ", latex_plain(sentence)).replace("$ ", " ")
     found, end = [], 0
     for digits in _DIGITS.finditer(plain):
         if digits.start() < end:
             continue
         number = _NUMBER.match(plain, digits.start())
         before = plain[: digits.start()].rstrip()[-1:]
-        if not number or number.end() < len(plain[: digits.end()].rstrip(".,")) or before in tuple("-–/*×+^:<>≤≥"):
+        if _APPLIED.search(plain, max(0, digits.start() - 20), digits.start()):
+            return None
+        if not number or number.end() < len(plain[: digits.end()].rstrip(".,")) or before in tuple("-–/*×+^:<>≤≥√"):
             return None
         rest = re.match(r"\s*(?:%|[^\W\d_]+)?", plain[number.end() :])
         if (answer := read_number(number[0].strip() + (rest[0] if rest else ""))) is None:
