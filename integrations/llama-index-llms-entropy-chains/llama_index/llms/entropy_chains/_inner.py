@@ -334,7 +334,7 @@ class Call(ServedModel):
 
 def _update(reader: Any, response: Any, request: Request) -> Update:
     """What a response of the LLM inside says. One whose text stands where no OpenAI-compatible API has it cannot be read."""
-    update = reader.feed(response.raw)
+    update: Update = reader.feed(response.raw)
     unread = bool(response.delta) and not reader.begun
     return replace(update, raw=Heard(request.purpose, response), unread=unread)
 
