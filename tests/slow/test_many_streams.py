@@ -6,6 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 
+import httpx
 import openai
 import pytest
 from hostile import Hostile, begin, end, events
@@ -64,7 +65,7 @@ async def read(backend, n):
     return chunk.final, shown
 
 
-async def rounds(count):
+async def rounds(count, streams=STREAMS, **settings):
     """Some thousands of streams one after the other, each thousand at once; the bytes held at most and after each."""
     figures = []
 
@@ -79,18 +80,21 @@ async def rounds(count):
         for act in (*events(reply, request.body), *end(len(reply.tokens))):
             yield act
 
-    async with Hostile(script) as server, openai.AsyncOpenAI(base_url=server.url, api_key="none", timeout=600) as client:
+    async with (
+        Hostile(script) as server,
+        openai.AsyncOpenAI(base_url=server.url, api_key="none", timeout=600, **settings) as client,
+    ):
         backend = AsyncOpenAIBackend(client, "scripted")
         await backend.connect()
         for round_ in range(count):
-            gate = Gate(STREAMS)
+            gate = Gate(streams)
             gc.collect()
             tracemalloc.reset_peak()
-            first = round_ * STREAMS
-            made = await asyncio.gather(*(read(backend, n) for n in range(first, first + STREAMS)))
+            first = round_ * streams
+            made = await asyncio.gather(*(read(backend, n) for n in range(first, first + streams)))
             for n, (run, shown) in enumerate(made, first):
                 check(n, run, shown)
-            assert gate.waiting == STREAMS
+            assert gate.waiting == streams
             del made, run, shown
             server.requests.clear()
             peak = tracemalloc.get_traced_memory()[1]
@@ -123,3 +127,9 @@ def test_a_thousand_streams_are_each_their_own():
     assert max(second, third) < 1.1 * first
     assert after_third - after_second < 0.02 * first
     assert after_second < 1.2 * after_first
+
+
+def test_more_streams_than_the_sdk_has_connections():
+    """Its client opens 1,000 at most, the rest waits for one of them: with room for all, as docs/openai.md says, all are served."""
+    limits = httpx.Limits(max_connections=2000)
+    assert asyncio.run(rounds(1, 1500, http_client=openai.DefaultAsyncHttpxClient(limits=limits)))

@@ -77,6 +77,8 @@ def _kind(error: Exception) -> type[BackendError]:
 
 def _told(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
+        if moved := _redirected(error.response):
+            return f"{moved}, which answers {error.status_code}: {_message(error)}"
         remedy = REMEDIES.get(error.status_code, "; the server itself failed: try again" if error.status_code >= 500 else "")
         return f"the server refused the request ({error.status_code}): {_message(error)}{remedy}"
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIConnectionError):
@@ -86,11 +88,24 @@ def _told(error: Exception) -> str:
     if isinstance(error, ValueError | RecursionError):
         remedy = "check that the client's base_url is that of an OpenAI-compatible API, and that no proxy changes what it sends"
         return f"the server sent what cannot be read ({named}); {remedy}"
+    if type(cause).__name__ == "TooManyRedirects":
+        return (
+            f"the server redirects without end ({quoted(str(cause))}); set the client's base_url to the address of the API itself"
+        )
     url = getattr(getattr(error, "request", None), "url", None)
     place = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}" if url is not None else "the server"
     if isinstance(error, openai.APITimeoutError) or "Timeout" in type(error).__name__:
         return f"{place} was silent for longer than the client's timeout ({named}); raise that, or check the server"
     return f"the connection to {place} failed ({named}); check the address, and that the server runs"
+
+
+def _redirected(response: Any) -> str | None:
+    """Where a request was sent on to, or would have been; None where it was not. A redirected POST mostly comes as a GET."""
+    asked = response.history[0] if getattr(response, "history", None) else response
+    if not 300 <= asked.status_code < 400:
+        return None
+    url = asked.headers.get("location") or response.url
+    return f"the server redirects the request (to {quoted(str(url))}; set the client's base_url to the address of the API itself)"
 
 
 def _message(error: openai.APIError) -> str:

@@ -41,7 +41,7 @@ def who(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -
 
 async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -> Server | None:
     """The same for an ``openai.AsyncOpenAI``."""
-    options = {"timeout": _patience(client), **({} if needed else {"max_retries": 0})}
+    options = {"timeout": _patience(client), "max_retries": 0}  # the SDK would wait that long again and again
     asking, told = identify(str(client.base_url), model), None
     while True:
         try:
@@ -51,9 +51,11 @@ async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = 
             break
         told = await _told(client.get, address, options=options)
         if isinstance(told, Exception) and not_connected(told):
-            if needed:
+            if not needed:
+                return None
+            told = await _told(client.get, address)  # nobody there yet? as often as the user's client tries it
+            if isinstance(told, Exception) and not_connected(told):
                 raise told
-            return None
     if plugin and server.can.plugin and may_be_greeted(await _told(client.get, f"{server.root}{VERSION}", options=options)):
         refusal = await _told(client.post, "/completions", body=hello(model), options=options)
         server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))

@@ -75,7 +75,7 @@ PROVIDERS = (
         "Gemini API", None, "by model", "400 on several models", "`doctor` tells", "gemini", ("generativelanguage.googleapis.com",),
     ),
     Provider(
-        "Anthropic", False, "there is no such setting", "400", _ELSEWHERE, "anthropic", ("api.anthropic.com",),
+        "Anthropic", False, "none: its API knows no such setting", "400", _ELSEWHERE, "anthropic", ("api.anthropic.com",),
         ("ChatAnthropic", "Anthropic"),
     ),
     Provider(

@@ -132,6 +132,10 @@ FAILURES = {
     "a web page": (lambda r: [whole(200, "<html>log in</html>", kind="text/html")], "no chunk of an answer; check that base_url"),
     "not streamed": (lambda r: [whole(200, {"choices": [{"message": {"content": "42"}}]})], "no chunk of an answer"),
     "nothing": (lambda r: begin(), "no chunk of an answer"),
+    "moved": (
+        lambda r: [whole(302, "", headers="Location: /login\r\n")],
+        r"redirects the request \(to /login; set the client's base_url .*which answers 404",
+    ),
     "error event": (
         lambda r: [*some(r), event({"error": {"message": f"out of memory, Bearer {KEY}", "code": 500}})],
         r"error in the stream: out of memory, \[key\]",
@@ -474,3 +478,10 @@ def test_a_loop_loses_only_the_conversation_that_failed():
             run_refine(backend, numbered(3), steps=2)
     assert [r and len(r.calls) for r in caught.value.runs] == [2, None, 2]
     assert [e is None for e in caught.value.errors] == [True, False, True]
+
+
+@BOTH
+def test_a_redirect_without_end_is_named(run):
+    """It is no connection that failed."""
+    with Hostile(lambda r: [whole(307, "", headers=f"Location: {r.path}\r\n")]) as server:
+        refused(run, server, "redirects without end .*set the client's base_url")

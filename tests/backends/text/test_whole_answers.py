@@ -132,6 +132,7 @@ def test_an_answer_after_a_stop_comes_out_whole(ask):
         assert (got, run.answer) == (answer, answer)
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing was measured")  # of the items that hold its reasoning
 @pytest.mark.parametrize("thought", [(), THOUGHT], ids=["at once", "after thinking"])
 def test_the_responses_api_gives_it_too(thought):
     """Where its reasoning stands in items of their own, and where there is none."""
