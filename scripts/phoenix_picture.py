@@ -27,6 +27,7 @@ import websockets
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_entropy_chains import with_early_stop
+from langchain_entropy_chains.spans import EarlyStopSpans
 from langchain_openai import ChatOpenAI
 from openinference.instrumentation.langchain import LangChainInstrumentor
 from openinference.semconv.resource import ResourceAttributes
