@@ -17,7 +17,7 @@ from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
 from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph
-from langchain_entropy_chains.chat_models import EarlyStopChatModel, check_settings
+from langchain_entropy_chains.chat_models import EarlyStopChatModel, check_wrapper
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings
     if isinstance(model, StoppingConfigurable):
         raise SettingsError(ALREADY)
     policy = Policy.of(policy)
-    check_settings(policy, settings)
+    check_wrapper(policy, settings)
     instrumented(model, lambda chat: EarlyStopChatModel(chat, policy, **settings))
 
 

@@ -395,6 +395,6 @@ class EarlyStopChatModel(Switched):
         return result
 
 
-def check_settings(policy: Policy | None, settings: Mapping[str, Any]) -> None:
+def check_wrapper(policy: Policy | None, settings: Mapping[str, Any]) -> None:
     """Raises what :class:`EarlyStopChatModel` would for these settings, before there is a model."""
     EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)

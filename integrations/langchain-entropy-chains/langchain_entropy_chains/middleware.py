@@ -23,7 +23,7 @@ from entropy_chains.adapters import forms
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import STRUCTURED, Switched
 from langchain_entropy_chains._tree import replaced
-from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel, check_settings
+from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel, check_wrapper
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
         self._policy = Policy.of(policy)
         self._settings = settings
         own = {name: value for name, value in settings.items() if name not in ChatTransformers.model_fields or name in SHARED}
-        check_settings(self._policy, own)  # not in the middle of a run; and the runs are watched from the first on
+        check_wrapper(self._policy, own)  # not in the middle of a run; and the runs are watched from the first on
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
