@@ -12,6 +12,7 @@ from entropy_chains.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entropy_chains.backends.local.threads import astream, in_thread
+    from entropy_chains.backends.remote.alignment import Piece
     from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun
     from entropy_chains.backends.remote.dialogue import Dialogue
     from entropy_chains.backends.remote.drive import adrive, drive
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         REASONING,
         ChatReader,
         CompletionReader,
-        Piece,
         ResponsesReader,
         Update,
         Usage,
@@ -92,7 +92,7 @@ _HOME = {
     "own_class": "subclasses",
     "PER_CALL": "refine",
     "Phase": "core.steps",
-    "Piece": "backends.remote.readers",
+    "Piece": "backends.remote.alignment",
     "Plan": "backends.remote.plan",
     "prompt_of": "backends.remote.model",
     "read_message": "backends.remote.readers",

@@ -24,10 +24,10 @@ from typing import Any
 import engines
 import phoenix
 import websockets
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_entropy_chains import with_early_stop
+from langchain_entropy_chains.spans import EarlyStopSpans
 from langchain_openai import ChatOpenAI
 from openinference.instrumentation.langchain import LangChainInstrumentor
 from openinference.semconv.resource import ResourceAttributes
@@ -44,19 +44,6 @@ CLICK = "[...document.querySelectorAll('*')].find(e => !e.children.length && e.t
 """Clicks on the page's element with a text."""
 
 
-class MarkSpans(BaseCallbackHandler):
-    """As in docs/phoenix.md."""
-
-    run_inline = True
-
-    def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
-        """Write the table on the span."""
-        span = LangChainInstrumentor().get_span(run_id)
-        told = response.generations[0][0].message.response_metadata
-        if span is not None:
-            span.set_attributes({name: value for name, value in told.items() if name.startswith("early_stop_")})
-
-
 def run_chain(engine: engines.Engine, traces_url: str, policy: Policy) -> list[str]:
     """Its answers to four questions; its spans are in Phoenix."""
     provider = TracerProvider(resource=Resource({ResourceAttributes.PROJECT_NAME: PROJECT}))
@@ -66,7 +53,7 @@ def run_chain(engine: engines.Engine, traces_url: str, policy: Policy) -> list[s
     llm = ChatOpenAI(model=engine.name, base_url=engine.base_url, api_key="none", **settings)
     chain = ChatPromptTemplate.from_template("{question}") | llm | StrOutputParser()
     chain = with_early_stop(chain, policy.for_model(engine.name))
-    return chain.batch(draw_questions(4, seed=777), {"callbacks": [MarkSpans()]})
+    return chain.batch(draw_questions(4, seed=777), {"callbacks": [EarlyStopSpans()]})
 
 
 async def picture(address: str, out: Path) -> None:

@@ -140,8 +140,6 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "with a `base_url` of your own add `stream_usage=True`, or runs in full have no usage.": OF_OTHERS,
     },
     "docs/langchain.md": {
-        "A model inside a function or an agent is out of reach, and if none is found that is an error.": LANGCHAIN
-        + "test_attachment.py::test_what_is_out_of_reach_is_named",
         "Structured output (`with_structured_output`, `response_format`), a forced tool call, `n` > 1, the Responses API, `disable_streaming` and models that cannot stream.": LANGCHAIN
         + "test_never_cut.py::test_what_cannot_be_stopped_says_so",
         "Tools that are offered and not forced are no hindrance:": LANGCHAIN

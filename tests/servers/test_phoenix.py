@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import phoenix as phoenixes
 import pytest
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_entropy_chains import EarlyStopChatModel
+from langchain_entropy_chains.spans import EarlyStopSpans
 from langchain_openai import ChatOpenAI
 from llama_index.core import MockEmbedding, SummaryIndex
 from llama_index.core.instrumentation import get_dispatcher
@@ -43,18 +43,6 @@ def phoenix() -> Iterator[phoenixes.Phoenix]:
         pytest.skip("Phoenix is not installed; scripts/install_phoenix.sh installs it")
     with phoenixes.start() as running:
         yield running
-
-
-class MarkSpans(BaseCallbackHandler):
-    """As in docs/phoenix.md."""
-
-    run_inline = True
-
-    def on_llm_end(self, response, *, run_id, **kwargs):
-        span = LangChainInstrumentor().get_span(run_id)
-        told = response.generations[0][0].message.response_metadata
-        if span is not None:
-            span.set_attributes({name: value for name, value in told.items() if name.startswith("early_stop_")})
 
 
 def sent_to(phoenix: phoenixes.Phoenix, project: str) -> TracerProvider:
@@ -119,7 +107,7 @@ def test_a_langchain_chains_trace_shows_the_savings(phoenix, server):
         chain = (
             ChatPromptTemplate.from_messages([("user", "{q}")]) | EarlyStopChatModel(inner=inner, policy=POLICY) | StrOutputParser()
         )
-        assert chain.invoke({"q": "What is 6*7?"}, {"callbacks": [MarkSpans()]}) == "The answer is 42"
+        assert chain.invoke({"q": "What is 6*7?"}, {"callbacks": [EarlyStopSpans()]}) == "The answer is 42"
     finally:
         instrumentor.uninstrument()
     spans = phoenix.spans("langchain", 4)

@@ -65,7 +65,7 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     return copy
 
 
-def check_values(policy: Policy | None, settings: Mapping[str, Any]) -> None:
+def check_wrapper(policy: Policy | None, settings: Mapping[str, Any]) -> None:
     """Raises what :class:`EarlyStopChatModel` would for these settings, before there is a model."""
     EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)
 
@@ -245,7 +245,7 @@ def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings
     if isinstance(model, StoppingConfigurable):
         raise SettingsError(ALREADY)
     policy = Policy.of(policy)
-    check_values(policy, settings)
+    check_wrapper(policy, settings)
     instrumented(model, lambda chat: EarlyStopChatModel(chat, policy, **settings))
 
 

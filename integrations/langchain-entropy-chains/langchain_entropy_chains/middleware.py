@@ -22,7 +22,7 @@ from entropy_chains import Policy
 from entropy_chains.adapters import check_settings, forms
 from langchain_entropy_chains._config import STRUCTURED, Switched
 from langchain_entropy_chains._tree import replaced
-from langchain_entropy_chains.attachment import check_values, stopping
+from langchain_entropy_chains.attachment import check_wrapper, stopping
 from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
 
@@ -84,7 +84,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
         )
         self._settings = settings
         own = {name: value for name, value in settings.items() if name not in ChatTransformers.model_fields or name in SHARED}
-        check_values(self._policy, own)  # not in the middle of a run; and the runs are watched from the first on
+        check_wrapper(self._policy, own)  # not in the middle of a run; and the runs are watched from the first on
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]

@@ -86,14 +86,14 @@ class EarlyStopTracer(LangChainTracer):
         if run.run_type == "llm":
             self._llm_ended(run, top)
         run.inputs, run.outputs = without_logprobs(run.inputs), without_logprobs(run.outputs)
-        if run is top and (totals := self._totals.pop(run.id, None)):
+        if run is top and (found := self._totals.pop(run.id, None)):
             root = self._outside(run) or run
             known = {} if root is run else root.extra.get("metadata") or {}
-            totals = _sum(known, totals)
-            add(root, totals)
+            told = _sum(known, found)
+            add(root, told)
             if self._poster:
                 project: Any = getattr(root, "session_name", None) or self.project_name
-                self._poster.submit(self._post_feedback, root.id, project, totals, again=RUNS in known)
+                self._poster.submit(self._post_feedback, root.id, project, told, again=RUNS in known)
         self._own.pop(str(run.id), None)
         super()._end_trace(run)
 
@@ -124,13 +124,12 @@ class EarlyStopTracer(LangChainTracer):
         add(run, {**found, **({"usage_metadata": usage} if usage else {})})  # langchain-core 1.0 leaves it in the outputs
         if found["early_stop_reason"] == CACHED:
             return
-        one = {**found, RUNS: 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))}
-        self._totals[top.id] = _sum(self._totals.get(top.id, {}), one)
+        self._totals[top.id] = totals(self._totals.get(top.id, {}), found)
 
-    def _post_feedback(self, run_id: UUID, project: str, totals: Mapping[str, Any], *, again: bool) -> None:
+    def _post_feedback(self, run_id: UUID, project: str, told: Mapping[str, Any], *, again: bool) -> None:
         """Once a root: where another run of ours ended below it before, the scores are set anew."""
-        saved = totals.get("early_stop_tokens_saved_estimate", 0)
-        scores = {"early_stop_tokens_saved": saved, "early_stop_stopped": totals["early_stop_stopped_runs"]}
+        saved = told.get("early_stop_tokens_saved_estimate", 0)
+        scores = {"early_stop_tokens_saved": saved, "early_stop_stopped": told["early_stop_stopped_runs"]}
         try:
             if project not in self._projects:
                 self.client.flush()  # a project is made when its first run arrives
@@ -178,6 +177,11 @@ def _message(outputs: Any) -> dict[str, Any]:
         return {}
     message = generations[0][0].get("message")
     return (message.get("kwargs") or {}) if isinstance(message, dict) else {}
+
+
+def totals(known: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Totals of a root with one more model run, of which ``found`` is the table."""
+    return _sum(known, {**found, RUNS: 1, "early_stop_stopped_runs": int(bool(found.get("early_stop_stopped")))})
 
 
 def _sum(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

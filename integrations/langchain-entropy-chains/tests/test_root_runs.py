@@ -12,6 +12,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.caches import InMemoryCache
+from langchain_core.language_models import BaseChatModel
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_core.tracers import LangChainTracer
@@ -203,10 +204,12 @@ def test_langsmiths_own_tracer_carries_the_model_run(server, receiver, make, way
     RUNS[way](make(chat(server)), {"callbacks": [LangChainTracer(client=client, project_name="p")]})
     client.flush()
     (run,) = receiver.llm()
+    metadata = run["extra"]["metadata"]
     assert found_on(run)["early_stop_stopped"] is True
-    assert found_on(run)["early_stop_tokens"] == run["extra"]["metadata"]["usage_metadata"]["output_tokens"]
+    assert 0 <= server.settled() - found_on(run)["early_stop_tokens"] < 20
     assert "early-stopped" in run["tags"]
-    assert {"langchain-entropy-chains", "langchain-openai"} <= run["extra"]["metadata"]["lc_versions"].keys()
+    own = {"langchain-openai"} if hasattr(BaseChatModel, "_add_version") else set()  # older ones tell no versions
+    assert metadata["lc_versions"].keys() >= {"langchain-entropy-chains", *own}
 
 
 @pytest.mark.parametrize("way", ["invoke", "stream", "astream"])
