@@ -129,7 +129,7 @@ class EarlyStopLLM(Delegate):
         if unknown:
             raise SettingsError(f"EarlyStopLLM has no {', '.join(unknown)}; it has {', '.join(sorted(type(self).model_fields))}")
         check_options(settings)
-        super().__init__(llm, policy=Policy.from_dict(policy) if isinstance(policy, dict) else Policy.of(policy), **settings)
+        super().__init__(llm, policy=Policy.of(policy), **settings)
         self._given = tuple(settings)
         self._check()
 
