@@ -28,7 +28,7 @@ def counted(reader: Any, response: Any, opened: Opened) -> Update:
     """The update that a response of the LLM inside is; the request's tokens so far are written on the response."""
     update: Update = reader.feed(response) if isinstance(reader, ForeignReader) else reader.feed(response.raw)
     opened.reply.take(update)
-    opened.asked.took(response, opened.reply.tokens)
+    opened.asked.took(response, opened.reply.tokens, opened.reply.prompt)
     return replace(update, raw=Heard(opened.request.purpose, response))
 
 
