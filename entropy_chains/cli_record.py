@@ -125,7 +125,7 @@ def line_again(*more: str) -> str:
         name = str(option.name)
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             value = context.params[name]
-            for each in value if option.multiple else [value]:  # type: ignore[attr-defined]
+            for each in value if option.multiple else [value]:
                 values = each if isinstance(each, tuple) else () if each is True else (each,)
                 words += [option.opts[-1], *map(str, values)]
     return shlex.join([*words, *(word for word in more if word not in words)])

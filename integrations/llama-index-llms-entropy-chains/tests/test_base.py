@@ -451,7 +451,7 @@ def test_a_call_with_tools_is_not_repeated():
         ({"continuation": "control"}, SettingsError, "control"),
         ({"without_logprobs": "hope"}, SettingsError, "hope"),
         ({"holdout": 2}, ValueError, "2"),
-        ({"policy": {"thresholds": [1]}}, PolicyError, "format"),
+        ({"policy": {"thresholds": [1]}}, SettingsError, "dict"),
         ({"policy": "nowhere.json"}, PolicyError, "nowhere.json"),
         ({"policy": LOOP}, PolicyMismatch, "refine"),
         ({"policy": Policy("another", (0.2,))}, PolicyMismatch, "another"),

@@ -296,7 +296,8 @@ def test_attach_gives_an_engine_a_local_model_that_stops(backend, policy):
     assert str(engine.query(ASKED)) == full == "238"
     assert stopped.chat([ChatMessage(content=ASKED)]).additional_kwargs["early_stop_stopped"]
     assert plain.policy is None
-    assert attach(engine, None)._response_synthesizer._llm.policy is None
+    again = attach(engine, policy, early_stop=False)._response_synthesizer._llm  # replaces; the model is still the one given
+    assert (again.backend, again.early_stop, again._before) == (plain.backend, False, plain)
     assert detach(engine)._response_synthesizer._llm is plain
 
 

@@ -167,6 +167,7 @@ def check(traced, handler, told):
     assert totals.calls == told["early_stop_runs"] == root.attributes["early_stop_runs"]
     assert told_of(models, "early_stop_") == told_of(spans, "early_stop_") == told_of(models, "entropy_chains.") == found
     assert total(models, "llm.token_count.completion") == total(spans, "gen_ai.usage.output_tokens") == found[0]
+    assert total(models, "llm.token_count.prompt") == total(spans, "gen_ai.usage.input_tokens")
     assert Settings.callback_manager.handlers[0].completion_llm_token_count == found[0]
     assert (told["early_stop_tokens"], told["early_stop_stopped_runs"]) == found[:2]
     assert told.get("early_stop_tokens_saved_estimate", 0) == found[2]

@@ -8,6 +8,7 @@ from llama_index.core.bridge.pydantic import Field, field_serializer
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
+from entropy_chains import Policy
 from entropy_chains.adapters import secrets_of, without_secrets
 from entropy_chains.errors import SettingsError
 
@@ -96,7 +97,8 @@ class Delegate(FunctionCallingLLM):
         if not isinstance(inner, LLM):
             further = {name: value for name, value in kwargs.items() if name not in cls.model_fields}
             inner = _class_of(inner["class_name"]).from_dict(inner, **further)
-        return cls(**given | {"llm": inner})
+        policy = given.get("policy")
+        return cls(**given | {"llm": inner, "policy": Policy.from_dict(policy) if isinstance(policy, dict) else policy})
 
     # --- tools and structured output: the inner LLM's own ways
 

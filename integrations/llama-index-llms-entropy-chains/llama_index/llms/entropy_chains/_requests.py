@@ -30,7 +30,7 @@ def counted(reader: Any, response: Any, opened: Opened) -> Update:
     update: Update = reader.feed(response if foreign else response.raw)
     unread = not foreign and bool(response.delta) and not reader.begun  # its text stands where no OpenAI-compatible API has it
     opened.reply.take(update)
-    opened.asked.took(response, opened.reply.tokens)
+    opened.asked.took(response, opened.reply.tokens, opened.reply.prompt)
     return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread)
 
 

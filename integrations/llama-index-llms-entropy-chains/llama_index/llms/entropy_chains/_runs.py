@@ -283,21 +283,23 @@ class Asked:
         run: whose request it is.
         purpose: what it is for, as in the core's requests.
         tokens: completion tokens so far.
+        prompt: tokens of the prompt, once the server told.
     """
 
     def __init__(self, run: Run, purpose: str):
         self.run, self.purpose, self.tokens = run, purpose, 0
+        self.prompt: int | None = None
         self._settled, self._table = False, dict[str, Any]()
         self._ends = list[Callable[[], None]]()
 
     def found(self, span: Any) -> None:
         """Its span. A class that calls its parent's method has a second one around it, which tells nothing."""
-        before = bool if self._ends else lambda: mark_request(self._table, self.tokens, span)
+        before = bool if self._ends else lambda: mark_request(self._table, self.tokens, span, self.prompt)
         self._ends.append(lasting(span, lambda: not self._settled, before))
 
-    def took(self, response: Any, tokens: int) -> None:
+    def took(self, response: Any, tokens: int, prompt: int | None) -> None:
         """A chunk came: the LLM's own object, which events and callbacks get, says how many tokens it has made by then."""
-        self.tokens = tokens
+        self.tokens, self.prompt = tokens, prompt
         response.additional_kwargs.update(completion_tokens=tokens, early_stop_tokens=tokens)
 
     def over(self) -> None:

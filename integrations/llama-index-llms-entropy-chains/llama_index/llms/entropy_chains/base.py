@@ -126,7 +126,7 @@ class EarlyStopLLM(Delegate):
         if isinstance(llm, EarlyStopLLM | StructuredLLM):
             raise SettingsError(f"llm is {type(llm).__name__}; wrap the LLM inside it")
         check_settings("EarlyStopLLM", settings, type(self).model_fields)
-        super().__init__(llm, policy=Policy.from_dict(policy) if isinstance(policy, dict) else Policy.of(policy), **settings)
+        super().__init__(llm, policy=Policy.of(policy), **settings)
         self._given = tuple(settings)
         self._check()
 

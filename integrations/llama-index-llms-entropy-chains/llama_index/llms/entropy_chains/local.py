@@ -254,7 +254,7 @@ class _Request:
         }
         told = {**run.outcome.metadata(), **usage, "reasoning_tokens": run.reasoning_tokens, "finish_reason": run.finish_reason}
         message = _message(self._shown.reasoning(run), self._shown.answer(run), run.reasoning_tokens)
-        mark_request(run.outcome.metadata(), run.tokens, self._span)
+        mark_request(run.outcome.metadata(), run.tokens, self._span, run.prompt_tokens)
         self._run.finish(run.outcome)
         # LlamaIndex's own counters read the raw reply's usage.
         return ChatResponse(message=message, delta=delta, additional_kwargs=told, raw={"usage": usage})

@@ -25,8 +25,8 @@ FLAT, DOTTED = "early_stop_", "entropy_chains."
 TOTAL = "entropy_chains.total."
 """How the names of a root's sums begin."""
 
-MADE = "gen_ai.usage.output_tokens"
-"""OpenTelemetry's own name for the tokens that a request made."""
+MADE, READ = "gen_ai.usage.output_tokens", "gen_ai.usage.input_tokens"
+"""OpenTelemetry's own names for the tokens that a request made, and for those of its prompt."""
 
 ONCE = (
     "early_stop_runs",
@@ -67,11 +67,18 @@ def mark_span(outcome: Outcome | Mapping[str, Any], span: Any = None) -> bool:
     return True
 
 
-def mark_request(table: Mapping[str, Any], tokens: int, span: Any) -> bool:
-    """Write on a request's span what that request made, and the outcome of its run where it is told there."""
+def mark_request(table: Mapping[str, Any], tokens: int, span: Any, prompt: int | None = None) -> bool:
+    """Write on a request's span what that request made, and the outcome of its run where it is told there.
+
+    Args:
+        table: the outcome, or nothing.
+        tokens: completion tokens of the request.
+        span: its span.
+        prompt: tokens of its prompt, if the server told.
+    """
     if not mark_span({**table, "early_stop_tokens": tokens}, span):
         return False
-    span.set_attribute(MADE, tokens)
+    span.set_attributes({MADE: tokens} if prompt is None else {MADE: tokens, READ: prompt})
     return True
 
 
