@@ -21,7 +21,7 @@ from entropy_chains.backends.remote.refused import allowed
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor.examine import examine
-from entropy_chains.errors import PolicyMismatch
+from entropy_chains.errors import NoLogprobsError, PolicyMismatch
 from entropy_chains.recording import record
 from entropy_chains.refine import run_refine
 
@@ -79,15 +79,30 @@ def test_the_number_that_is_allowed(said, most):
 
 @IN_ALL_WAYS
 @pytest.mark.parametrize("status", [400, 403, 422])
-def test_a_policy_of_more_alternatives_is_a_mismatch(way, status):
-    """Nothing is measured with fewer in silence, and no reply is paid for before that is known."""
+def test_a_policy_of_more_alternatives_has_no_logprobs(way, status):
+    """An error that names both k where logprobs are needed: nothing is measured with fewer in silence, and nothing was paid for."""
+    settings = {} if way.startswith("core") else {"without_logprobs": "error"}
     with Loopback(limited(status=status)) as server:
-        asker = Asker(way, server.url, POLICY)
+        asker = Asker(way, server.url, POLICY, **settings)
         for _ in range(2):
-            with pytest.raises(PolicyMismatch, match="policy is for k 20, but this run has k 5"):
+            with pytest.raises(NoLogprobsError, match="policy is for k 20, but this run has k 5"):
                 asker.ask()
         assert tops(server) == [20] * len(server.calls)
         assert server.made == 0
+
+
+@IN_ALL_WAYS
+def test_behind_the_added_line_such_a_call_runs_in_full(way):
+    """The plain reply and one warning; later calls do not ask for logprobs again."""
+    settings = {"without_logprobs": "full"} if way.startswith("core") else {}
+    with Loopback(limited()) as server:
+        asker = Asker(way, server.url, POLICY, **settings)
+        with pytest.warns(
+            UserWarning, match="allows 5 alternatives a token, and the policy is for k=20: running in full"
+        ) as caught:
+            assert [asker.ask().answer for _ in range(2)] == ["42", "42"]
+        assert sum("alternatives" in str(w.message) for w in caught) == 1
+        assert tops(server) == [20, None, None]
 
 
 @IN_ALL_WAYS
@@ -150,12 +165,12 @@ def test_the_loop_checks_its_policys_k(how, monkeypatch):
         inside = OpenAILike(model="scripted", api_base=server.url, api_key="none", is_chat_model=True, max_retries=0)
         client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
         yield lambda: run_refine(OpenAIBackend(client, "scripted"), [QUESTION], policy=LOOP, steps=3)
-        yield lambda: EarlyStopChatModel(inner, LOOP, mode="refine").invoke("6*7?")
-        yield lambda: EarlyStopLLM(inside, LOOP, mode="refine").chat([ChatMessage("6*7?")])
+        yield lambda: EarlyStopChatModel(inner, LOOP, mode="refine", without_logprobs="error").invoke("6*7?")
+        yield lambda: EarlyStopLLM(inside, LOOP, mode="refine", without_logprobs="error").chat([ChatMessage("6*7?")])
 
     with loop_server(how) as server:
         for ask in run(server):
-            with pytest.raises(PolicyMismatch, match="policy is for k 20, but this run has k 5"):
+            with pytest.raises((PolicyMismatch, NoLogprobsError), match="policy is for k 20, but this run has k 5"):
                 ask()
 
 

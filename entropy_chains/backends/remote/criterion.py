@@ -29,8 +29,8 @@ class Criterion:
         self._unproved = False  # nobody knows yet whether a request without logprobs, or with fewer, is answered
         self.k = plan.known.within(plan.k)
         self.refusal: str | None = None if self.needs_logprobs else plan.known.refused
-        if self.k < plan.k and self.asks:
-            self._check(self.k, self.k)
+        if self.k < plan.k and self.asks and (few := self._too_few(self.k)):
+            self.refusal = few
 
     @property
     def needs_logprobs(self) -> bool:
@@ -46,19 +46,39 @@ class Criterion:
         """Whether a request that failed is sent again: with fewer alternatives, once, or without logprobs where none are needed.
 
         Raises:
-            PolicyMismatch: the policy reads more alternatives than the server allows; a warning where the plan says so.
+            NoLogprobsError: the policy reads more than the server allows, and a run without logprobs is an error.
         """
         if not isinstance(error, NoLogprobsError) or stream.pieces or not self.asks:
             return False
         most = allowed(error.said, self.k) if self.k == self._plan.k else None
+        few = None if most is None else self._too_few(most, error.said)
+        if few:
+            self.refusal, self._unproved = few, True
+            return True
         if most is not None:
-            self._check(most, most)
             self.k, self._unproved = most, True
             return True
         if self.needs_logprobs:
             return False
         self.refusal, self._unproved = f"the server refuses logprobs ({error.said or error})", True
         return True
+
+    def _too_few(self, most: int, said: str = "") -> str | None:
+        """Why logprobs are of no use where the server allows so many alternatives; None where they are.
+
+        Raises:
+            NoLogprobsError: they are needed; a warning where the plan goes on with what there is.
+        """
+        policy = self.policy or self._plan.loop
+        if policy is None or policy.k is None or most >= policy.k:
+            return None
+        mismatch = _mismatch(policy.k, most)
+        if self._plan.on_mismatch == "warn":
+            warnings.warn(str(mismatch), stacklevel=2)
+            return None
+        if self.needs_logprobs:
+            raise NoLogprobsError(f"the server allows {most} alternatives a token: {mismatch}", said)
+        return f"the server allows {most} alternatives a token, and the policy is for k={policy.k}"
 
     def proved(self) -> str | None:
         """A request was answered. Why logprobs are gone, if it was the first one without: it proves that they were at fault."""
@@ -124,8 +144,7 @@ class Criterion:
         policy = self.policy or self._plan.loop
         if self._unread or policy is None or policy.k is None or most >= policy.k:
             return
-        remedy = f"raise the server's limit, or calibrate with k={k}; on_mismatch='warn' goes on regardless"
-        mismatch = PolicyMismatch("k", policy.k, k, remedy)
+        mismatch = _mismatch(policy.k, k)
         if self._plan.on_mismatch == "error":
             raise mismatch
         warnings.warn(str(mismatch), stacklevel=2)
@@ -138,3 +157,8 @@ class Criterion:
         if any(s.whole_vocabulary for s in policy.stop_rule.signals) or not any(p.token.alternatives for p in probe.said):
             return f"the server does not tell {policy.signal} of an answer"
         return None
+
+
+def _mismatch(expected: int, found: int) -> PolicyMismatch:
+    remedy = f"raise the server's limit, or calibrate with k={found}; on_mismatch='warn' goes on regardless"
+    return PolicyMismatch("k", expected, found, remedy)
