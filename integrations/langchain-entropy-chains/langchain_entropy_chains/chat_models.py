@@ -60,13 +60,16 @@ INHERITED = ("callbacks", "metadata", "tags")
 class EarlyStopChatModel(Switched):
     """A chat model that stops thinking when it is sure.
 
-    Setup: ``pip install 'langchain-entropy-chains[openai]'`` and a policy, see ``docs/langchain-providers.md``. Then::
+    Setup: ``pip install 'langchain-entropy-chains[openai]'`` and a policy, see ``docs/langchain-providers.md``. Instantiate::
 
         from langchain_entropy_chains import EarlyStopChatModel
         from langchain_openai import ChatOpenAI
-
         model = EarlyStopChatModel(ChatOpenAI(model="demo"), "policy.json")
-        message, chunks = model.invoke("What is 6*7?"), model.stream("What is 6*7?")
+
+    Invoke, stream, ``asyncio``::
+
+        message = model.invoke("What is 6*7?")
+        text = "".join(chunk.text for chunk in model.stream("What is 6*7?"))
         message = await model.ainvoke("What is 6*7?")
 
     Tools and structured output: thinking before a call is stopped, the call and the value never::
@@ -229,8 +232,6 @@ class EarlyStopChatModel(Switched):
             return self
         chat, bound, _ = unbound(self._choices._model(config))
         return self.model_copy(update={"inner": chat, "bound": {**bound, **self.bound}})
-
-    # --- one call
 
     def _inner_model(self, stop: Sequence[str] | None, kwargs: dict[str, Any], *, wanted: bool = True) -> InnerModel:
         return InnerModel(

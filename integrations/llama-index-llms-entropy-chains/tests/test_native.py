@@ -114,6 +114,7 @@ def test_one_that_can_be_asked_stops(how):
     assert (last.message.content, last.additional_kwargs["early_stop_stopped"]) == ("The answer is 42", True)
 
 
+@pytest.mark.filterwarnings("ignore:.*gives no logprobs")
 @pytest.mark.parametrize("how", ["chat", "achat"])
 def test_one_that_was_asked_in_vain_says_so(how):
     """An error before the reply is paid for, or the whole reply with that reason: never a run that was silently not followed."""
