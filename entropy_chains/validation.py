@@ -7,6 +7,7 @@ squares are finite too; a bool is not a number.
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -156,7 +157,9 @@ def not_json(value: object) -> str | None:
 
 
 def _is_plain(item: Any) -> bool:
-    return item is None or isinstance(item, bool) or is_number(item) or (isinstance(item, str) and is_writable(item))
+    if isinstance(item, float | int):
+        return -sys.float_info.max <= item <= sys.float_info.max
+    return item is None or (isinstance(item, str) and is_writable(item))
 
 
 # --- strict JSON

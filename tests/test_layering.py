@@ -22,7 +22,7 @@ LAYERS = (
     {"recording", "doctor", "show"},
     {"adapters", "demo"},
     {"progress", "cli_files"},
-    {"cli_record"},
+    {"cli_record", "cli_backends"},
     {"cli"},
 )
 """Folders and files of the package's top, lowest first. Each may import what stands in rows above its own line, and itself."""

@@ -170,7 +170,7 @@ def test_an_engine_is_asked_for_every_signal(policy, monkeypatch):
 
 
 def test_a_rule_of_one_mode_is_not_calibrated_in_another(traces, monkeypatch):
-    """Where its class says so: the error names the mode, and a comparison says why it is not there."""
+    """Where its class says so: the error names the mode, and a comparison leaves it out."""
 
     @dataclass(frozen=True, slots=True)
     class OfCalls(MeanAndPeakRule):
@@ -179,5 +179,4 @@ def test_a_rule_of_one_mode_is_not_calibrated_in_another(traces, monkeypatch):
     monkeypatch.setitem(RULES, NAME, OfCalls)
     with pytest.raises(InputError, match="cannot be calibrated in mode 'thinking', only in refine"):
         calibrate(traces, rule=NAME)
-    row = next(r for r in compare(as_table(traces), folds=2, resamples=100).rules if r.rule == NAME)
-    assert (row.applicable, row.reason) == (False, "it cannot be calibrated in mode 'thinking'")
+    assert NAME not in {row.rule for row in compare(as_table(traces), folds=2, resamples=100).rules}

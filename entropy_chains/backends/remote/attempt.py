@@ -106,7 +106,7 @@ class Attempt:
             monitor.release(INTERLEAVED)
         self._keep(piece, spans, began, late)
         if phase is Phase.THINKING and not self._sighted:
-            self._look(bounds)
+            self._look(piece, bounds)
         record = monitor.last
         if record is not None and record.step > len(self._steps):
             self._step_ended(record)
@@ -146,7 +146,7 @@ class Attempt:
         self._answer.append(text)
         self.said = self.said or bool(text.strip())
 
-    def _look(self, bounds: EntropyBounds | None) -> None:
+    def _look(self, piece: Piece, bounds: EntropyBounds | None) -> None:
         """Check early that there is something to stop by: a stop that silently never happens is the worst bug."""
         if bounds is not None:
             self._sighted = True
@@ -154,7 +154,7 @@ class Attempt:
             return
         self._blind += 1
         if self._blind == PATIENCE:
-            self.do_without(NO_LOGPROBS)
+            self.do_without(NO_LOGPROBS if piece.text else self._criterion.dropped)
 
     def do_without(self, what: str) -> None:
         """There are no logprobs; see :meth:`.criterion.Criterion.do_without`."""

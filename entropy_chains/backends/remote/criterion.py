@@ -42,6 +42,12 @@ class Criterion:
         """Requests ask for logprobs: a rule that reads none needs none, unless the text can be read from nothing else."""
         return (not self._unread or self._plan.dropped) and self.refusal is None
 
+    @property
+    def dropped(self) -> str:
+        """What is missing where the client passes on neither the text of reasoning tokens nor their logprobs."""
+        who, instead = self._plan.client
+        return f"{who} gives no logprobs and no text of reasoning tokens ({instead})"
+
     def gives_in(self, error: BackendError, stream: Reply) -> bool:
         """Whether a request that failed is sent again: with fewer alternatives, once, or without logprobs where none are needed.
 

@@ -73,6 +73,7 @@ class ChunkReader:
         reasoning, content = texts(message)
         called = calls_tool(message)
         self._told = self._told or bool(reasoning or content)
+        self._sighted = self._sighted or bool(logprobs)
         if self._waiting or (logprobs and not (self._told or called or finish)):
             reasoning, logprobs = self._judged(reasoning, content, logprobs, over=bool(called or finish))
         delta: dict[str, Any] = {
@@ -86,7 +87,6 @@ class ChunkReader:
             self.usage = _largest(self.usage, told)
             event["usage"] = self.usage
         update = replace(self._reader.feed(event), raw=chunk)
-        self._sighted = self._sighted or bool(logprobs)
         if self._begun and not (self._told or self._sighted or finish or called or told or _holds(message)):
             update = replace(update, pieces=DROPPED)
         self._begun = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from importlib.metadata import version
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
@@ -101,8 +102,6 @@ def switch_of(config: RunnableConfig) -> dict[str, Any]:
 
 def _versioned(config: RunnableConfig) -> RunnableConfig:
     """The config, with this package among the versions that LangChain tells of a run."""
-    from langchain_entropy_chains import __version__
-
     metadata = config.get("metadata") or {}
-    versions = {**(metadata.get("lc_versions") or {}), "langchain-entropy-chains": __version__}
+    versions = {**(metadata.get("lc_versions") or {}), "langchain-entropy-chains": version("langchain-entropy-chains")}
     return {**config, "metadata": {**metadata, "lc_versions": versions}}

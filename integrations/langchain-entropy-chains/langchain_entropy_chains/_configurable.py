@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from langchain.chat_models.base import _DECLARATIVE_METHODS, _ConfigurableModel
 
-from langchain_entropy_chains._tree import Swap, replaced
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from langchain_core.runnables import Runnable, RunnableConfig
 
 
 class StoppingConfigurable(_ConfigurableModel):
-    """One whose model is swapped as soon as it is made; what is derived from it (tools, structured output, a config), too."""
+    """One whose model is changed as soon as it is made; what is derived from it (tools, structured output, a config), too."""
 
     def _model(self, config: RunnableConfig | None = None) -> Runnable[Any, Any]:
-        made: Runnable[Any, Any] = replaced(super()._model(config), self._entropy_chains_swap)
+        made: Runnable[Any, Any] = self._entropy_chains_change(super()._model(config))
         return made
 
     def __getattr__(self, name: str) -> Any:
@@ -28,27 +28,27 @@ class StoppingConfigurable(_ConfigurableModel):
         found = super().__getattr__(name)
         if name not in _DECLARATIVE_METHODS:
             return found
-        return lambda *args, **kwargs: stopping(found(*args, **kwargs), self._entropy_chains_swap)
+        return lambda *args, **kwargs: stopping(found(*args, **kwargs), self._entropy_chains_change)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> StoppingConfigurable:
-        return stopping(super().with_config(config, **kwargs), self._entropy_chains_swap)
+        return stopping(super().with_config(config, **kwargs), self._entropy_chains_change)
 
 
-def stopping(model: _ConfigurableModel, swap: Swap) -> StoppingConfigurable:
-    """The same model with what it makes swapped; the one given stays as it is."""
+def stopping(model: _ConfigurableModel, change: Callable[[Any], Any]) -> StoppingConfigurable:
+    """The same model, of which ``change`` gets what it makes; the one given stays as it is."""
     made = StoppingConfigurable.__new__(StoppingConfigurable)
     made.__dict__.update(model.__dict__)
-    made.__dict__["_entropy_chains_swap"] = swap
+    made.__dict__["_entropy_chains_change"] = change
     return made
 
 
-def instrumented(model: _ConfigurableModel, swap: Swap) -> None:
+def instrumented(model: _ConfigurableModel, change: Callable[[Any], Any]) -> None:
     """The same, in place."""
-    model.__dict__["_entropy_chains_swap"] = swap
+    model.__dict__["_entropy_chains_change"] = change
     object.__setattr__(model, "__class__", StoppingConfigurable)
 
 
 def uninstrumented(model: StoppingConfigurable) -> None:
     """Take it back."""
-    del model.__dict__["_entropy_chains_swap"]
+    del model.__dict__["_entropy_chains_change"]
     object.__setattr__(model, "__class__", _ConfigurableModel)

@@ -63,7 +63,7 @@ class Replacing:
             from langchain_entropy_chains._configurable import stopping
 
             self._swapped.append(value)
-            return stopping(value, self._swap)
+            return stopping(value, lambda made: replaced(made, self._swap))
         for kind, names in FUNCTIONS.items():
             if isinstance(value, kind):
                 return self._with_functions(value, names)

@@ -16,7 +16,7 @@ from entropy_chains.adapters import Added, check_settings, give_class, own_class
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
-from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph
+from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph, replaced
 from langchain_entropy_chains.chat_models import EarlyStopChatModel
 from langchain_entropy_chains.local import ChatTransformers
 
@@ -246,7 +246,7 @@ def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings
         raise SettingsError(ALREADY)
     policy = Policy.of(policy)
     check_wrapper(policy, settings)
-    instrumented(model, lambda chat: EarlyStopChatModel(chat, policy, **settings))
+    instrumented(model, lambda made: replaced(made, lambda chat: EarlyStopChatModel(chat, policy, **settings)))
 
 
 def uninstrument(model: M) -> M:

@@ -127,5 +127,5 @@ def test_a_server_that_repeats_the_key_tells_it_to_nobody(key, far):
 
 
 def test_a_terminal_obeys_nothing_that_a_server_says():
-    """Escapes, line ends and backspaces become blanks."""
-    assert quoted("\x1b]0;pwned\x07\x1b[31mred\r\nerror: no\b\u202e") == " ]0;pwned  [31mred  error: no  "
+    """Line ends become blanks; escapes, backspaces and marks of direction the sign for what has no form."""
+    assert quoted("\x1b]0;pwned\x07\x1b[31mred\r\nerror: no\b\u202e") == "\ufffd]0;pwned\ufffd\ufffd[31mred  error: no\ufffd\ufffd"
