@@ -213,9 +213,8 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
         listed.insert(0, (EntropyAgreementRule, main))
     else:
         listed += [(EntropyRule, s) for s in probed] if probed else [(EntropyAgreementRule, main)]
-    if rule == "auto" and not recorded_share(
-        table, table.entropy
-    ):  # nobody knows how sure the model was: what reads no entropy is left
+    # Where nobody knows how sure the model was, what reads no entropy is left.
+    if rule == "auto" and not recorded_share(table, table.entropy):
         listed = [(r, main) for r in ((AgreementRule, FixedStepRule) if table.mode == "refine" else (FixedStepRule,))]
     if rule != "auto":
         listed = [(r, s) for r, s in listed if r is RULES[rule]] or [(RULES[rule], main)]
