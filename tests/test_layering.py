@@ -26,6 +26,7 @@ LAYERS = (
     {"cli"},
 )
 """Folders and files of the package's top, lowest first. Each may import what stands in rows above its own line, and itself."""
+PAGE = ROOT.parent / "docs" / "architecture.md"
 OUTPUT = {"click", "jinja2", "matplotlib", "rich"}
 """What shows results: for the commands and for ``show``, ``doctor`` and ``demo`` only."""
 HEAVY = {"torch", "transformers", "numpy", "scipy", "openai", "langchain", "langchain_core", "llama_index", "rich", "click"}
@@ -41,6 +42,13 @@ def row(name):
 def test_everything_has_a_row():
     """What is new at the top is put into its row, and what is gone leaves it."""
     assert {dotted(path).partition(".")[0] for path in FILES} == set().union(*LAYERS)
+
+
+def test_the_page_shows_every_row():
+    """``docs/architecture.md`` names all that stands at the package's top."""
+    page = PAGE.read_text(encoding="utf-8")
+    names = {name for row in LAYERS for name in row}
+    assert [name for name in sorted(names) if f"`{name}.py`" not in page and f"`{name}/`" not in page] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=dotted)
