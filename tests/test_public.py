@@ -8,7 +8,7 @@ import pkgutil
 import subprocess
 import sys
 import tomllib
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -74,5 +74,6 @@ def test_one_version_everywhere():
     assert len(files) == 4
     projects = [tomllib.loads(f.read_text(encoding="utf-8"))["project"] for f in files]
     assert {p["version"] for p in projects} == {entropy_chains.__version__} == {metadata.version("entropy-chains")}
+    assert import_module("langchain_entropy_chains._version").__version__ == entropy_chains.__version__
     core = {f"{name}=={entropy_chains.__version__}" for name in ("entropy-chains", "entropy-chains[openai]")}
     assert all(core & set(p["dependencies"]) for p in projects[1:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from entropy_chains.adapters import lazy_names
+from langchain_entropy_chains._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from langchain_entropy_chains.attachment import instrument, uninstrument, with_early_stop
@@ -29,8 +30,6 @@ _HOME = {
     "with_early_stop": "attachment",
 }
 """Public name to the module it lives in."""
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ChatTransformers",

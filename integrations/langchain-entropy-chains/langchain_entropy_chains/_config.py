@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from importlib.metadata import version
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
@@ -15,6 +14,7 @@ from entropy_chains import is_holdout
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._roots import rooted
 from langchain_entropy_chains._traced import Carried, Computed, told
+from langchain_entropy_chains._version import __version__
 
 OFF, HELD, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
 """Settings of a call: False runs it in full; True leaves it to the holdout; True says that structured output was asked for."""
@@ -103,5 +103,5 @@ def switch_of(config: RunnableConfig) -> dict[str, Any]:
 def _versioned(config: RunnableConfig) -> RunnableConfig:
     """The config, with this package among the versions that LangChain tells of a run."""
     metadata = config.get("metadata") or {}
-    versions = {**(metadata.get("lc_versions") or {}), "langchain-entropy-chains": version("langchain-entropy-chains")}
+    versions = {**(metadata.get("lc_versions") or {}), "langchain-entropy-chains": __version__}
     return {**config, "metadata": {**metadata, "lc_versions": versions}}
