@@ -17,7 +17,7 @@ from places import ROOT
 pytestmark = pytest.mark.servers
 
 HERE = ROOT / "integrations/llama-index-llms-entropy-chains"
-NEIGHBOURS = ("openrouter", "nvidia", "fireworks", "groq", "deepseek", "together", "azure-openai", "ollama")
+NEIGHBOURS = ("openrouter", "nvidia", "fireworks", "groq", "deepseek")
 
 
 def project(folder: Any) -> dict[str, Any]:
