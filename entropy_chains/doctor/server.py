@@ -235,7 +235,8 @@ class _Examiner(Book):
         if request.prefix is not None:
             heard = yield from self._complete(f"{self._rendered}{request.prefix}", FIRST, body)
         else:
-            heard = yield from self.chat(FIRST, **body, messages=list(request.messages))
+            # Streamed as live: servers split a whole reply off in another way.
+            heard = yield from self.chat(FIRST, **STREAMED, **body, messages=list(request.messages))
         again = any(p.phase is Phase.THINKING and p.text.strip() for p in heard.pieces)
         text = None if again else clean_answer("".join(p.text for p in heard.pieces), self._tags)
         asked = f"thinking closed after {half} tokens, answer asked for by {best!r}: {heard.tokens} tokens came"

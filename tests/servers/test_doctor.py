@@ -22,7 +22,7 @@ EXPECTED = {
                      "missing_entries": 1, "k": 102, "temperature_mode": "raw", "prefill": "inexact", "completion": "exact",
                      "control": True, "answer": "completion", "close_stops": True, "usage_on_close": False}),
     "transformers_serve": (False, {"server": "unknown", "logprobs": False, "reasoning": "field", "prefill": "refused",
-                                   "completion": None, "answer": "turn", "close_stops": None}),
+                                   "completion": None, "answer": None, "close_stops": None}),  # asked in a turn it thinks again
 }  # fmt: skip
 """By fixture: whether stopping works, and what is found."""
 

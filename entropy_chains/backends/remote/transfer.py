@@ -18,7 +18,7 @@ DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 """How a stream of chat or completion chunks ends in order, whatever its last chunk said."""
 
 EMPTY = re.compile(rb"(?<![^\n])data:[ \t]*\r?(?=\n)")
-BEGUN = re.compile(rb"(?<![^\n])(?:d|da|dat|data|data:[ \t]*\r?)$")
+BEGUN = re.compile(rb"(?<![^\n])(?:d|da|dat|data|data:[ \t]*\r?)\Z")
 """A line of an event without data, and what may become one."""
 
 MARK = b"\xef\xbb\xbf"
@@ -39,10 +39,10 @@ class Transfer:
         first: its beginning.
     """
 
-    __slots__ = ("_before", "_begun", "_last", "done", "first", "heard")
+    __slots__ = ("_before", "_begun", "_last", "_opened", "done", "first", "heard")
 
     def __init__(self) -> None:
-        self.heard = self.done = False
+        self.heard = self.done = self._opened = False
         self.first, self._begun = b"", b""
         self._last = self._before = b"\n"
 
@@ -54,10 +54,11 @@ class Transfer:
         self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
         self._last = near[-LONGEST:]
         data, self._begun = self._begun + data, b""
-        if len(self.first) <= len(MARK):  # the very beginning
-            data = b"" if data == MARK else data.removeprefix(MARK)
-            if data and MARK.startswith(data):
-                data, self._begun = b"", data
+        if not self._opened:
+            if len(data) < len(MARK) and MARK.startswith(data):
+                self._begun = data
+                return b""
+            data, self._opened = data.removeprefix(MARK), True
         data = self._before + data  # so that it is seen where a line begins
         if begun := BEGUN.search(data):
             data, self._begun = data[: begun.start()], begun[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import warnings
 
@@ -10,11 +11,14 @@ import httpx
 import openai
 import pytest
 from hostile import Hostile, begin
+from hypothesis import given
+from hypothesis import strategies as st
 from loopback import Loopback, Reply, said
 from places import ROOT
 
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.backends.remote.providers import PROVIDERS, at, of_class, page
+from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor.examine import examine
 
@@ -66,6 +70,19 @@ def test_it_is_read_alike_however_its_bytes_are_cut(name, size):
     whole, cut = run_of(name), run_of(name, size=size)
     assert (whole.answer, whole.reasoning, whole.tokens) == (cut.answer, cut.reasoning, cut.tokens)
     assert [s.record for s in whole.steps] == [s.record for s in cut.steps]
+
+
+@given(st.sets(st.integers(1, 60) | st.integers(1, 1000)))
+def test_the_bytes_that_are_passed_on_are_the_same_however_they_came(cuts):
+    """Without the byte order mark and the events that hold nothing; the end of the stream is seen, too."""
+    data = (STREAMS / "gateway.sse").read_bytes()
+    ends = [*sorted(cuts), len(data)]
+    whole, cut = Transfer(), Transfer()
+    passed = whole.take(data) + whole.rest()
+    assert b"".join(cut.take(data[a:b]) for a, b in itertools.pairwise([0, *ends])) + cut.rest() == passed
+    assert (whole.done, cut.done) == (True, True)
+    assert not passed.startswith(b"\xef")
+    assert re.search(rb"(?m)^data:[ \t]*$", passed) is None
 
 
 def test_reasoning_in_details_alone_is_read():
