@@ -15,10 +15,8 @@ pytest.importorskip("transformers")
 import torch
 from small_models import (
     ASKED,
-    BUNDLED,
     EASY_AND_HARD,
     GREEDY,
-    OPENED,
     always,
     ask,
     essence,
@@ -27,42 +25,13 @@ from small_models import (
     trying,
     workers,
 )
-from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core.entropy import token_entropy
-from entropy_chains.demo.train import ID, VOCAB, save
+from entropy_chains.demo.train import ID, VOCAB
 from entropy_chains.errors import BackendError, BatchError
 from entropy_chains.refine import RefineError, run_refine
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A checkpoint folder as the training script writes it."""
-    out = tmp_path_factory.mktemp("small")
-    model = Qwen3ForCausalLM(small_model().config)
-    model.generation_config.eos_token_id = ID["<|im_end|>"]
-    save(model, out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
-    found = AutoTokenizer.from_pretrained(str(folder))
-    found.chat_template = OPENED
-    return found
-
-
-@pytest.fixture(scope="module")
-def small(tokenizer):
-    return TransformersBackend(small_model(), tokenizer, name="small")
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return TransformersBackend.from_pretrained(BUNDLED, name="entropy-chains/demo")
-
 
 _spec = importlib.util.spec_from_file_location("backend_contract", Path(__file__).with_name("contract.py"))
 contract = importlib.util.module_from_spec(_spec)

@@ -11,46 +11,15 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
-from small_models import ASKED, BUNDLED, GREEDY, OPENED, always, ask, small_model
-from transformers import AutoTokenizer, Qwen3ForCausalLM
+from small_models import ASKED, GREEDY, always, ask
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.local.generate_hooks import TrialProcessor
 from entropy_chains.backends.local.sampling import Draw
-from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.core import answers
 from entropy_chains.core.signals import SIGNALS
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.demo.train import ID, save
 from entropy_chains.refine import PER_CALL, run_refine
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A checkpoint folder as the training script writes it."""
-    out = tmp_path_factory.mktemp("small")
-    model = Qwen3ForCausalLM(small_model().config)
-    model.generation_config.eos_token_id = ID["<|im_end|>"]
-    save(model, out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
-    found = AutoTokenizer.from_pretrained(str(folder))
-    found.chat_template = OPENED
-    return found
-
-
-@pytest.fixture(scope="module")
-def small(tokenizer):
-    return TransformersBackend(small_model(), tokenizer, name="small")
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return TransformersBackend.from_pretrained(BUNDLED, name="entropy-chains/demo")
-
 
 # --- the bundled model
 

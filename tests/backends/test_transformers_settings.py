@@ -12,36 +12,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from small_models import ASKED, GREEDY, OPENED, always, ask, small_model
-from transformers import AutoTokenizer, Qwen3ForCausalLM
+from small_models import ASKED, GREEDY, always, ask, small_model
 
 from entropy_chains.backends import Probe, Sampling
 from entropy_chains.backends.transformers import TransformersBackend
-from entropy_chains.demo.train import ID, save
 from entropy_chains.errors import BackendError, SettingsError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A checkpoint folder as the training script writes it."""
-    out = tmp_path_factory.mktemp("small")
-    model = Qwen3ForCausalLM(small_model().config)
-    model.generation_config.eos_token_id = ID["<|im_end|>"]
-    save(model, out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
-    found = AutoTokenizer.from_pretrained(str(folder))
-    found.chat_template = OPENED
-    return found
-
-
-@pytest.fixture(scope="module")
-def small(tokenizer):
-    return TransformersBackend(small_model(), tokenizer, name="small")
-
 
 # --- settings that cannot work
 
