@@ -64,6 +64,18 @@ def test_a_class_that_drops_reasoning_and_logprobs_is_named():
     assert (message.content, message.response_metadata["early_stop_active"]) == ("42", False)
 
 
+@pytest.mark.parametrize(("name", "warned"), [("ChatMistralAI", True), ("ChatGroq", False), ("ChatOllama", False)])
+def test_a_class_that_never_passes_logprobs_on_is_named_when_it_is_wrapped(name, warned):
+    """Once a model; classes that pass on what their server gives are not blamed for what it refuses."""
+    model = type(name, (ChatOpenAI,), {})(model="m", base_url="http://127.0.0.1:9/v1", api_key="none")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            EarlyStopChatModel(model, POLICY)
+    told = [str(w.message) for w in caught]
+    assert [text.startswith(f"{name} passes on no logprobs") for text in told] == [True] * warned
+
+
 class Otherwise(CustomLLM):
     """An LLM whose raw responses are no OpenAI-compatible API's, as Ollama's."""
 

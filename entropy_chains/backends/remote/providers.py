@@ -23,7 +23,7 @@ class Provider:
         use: how it is used with early stopping.
         hosts: ends of the host names of its API; none for a server that people run themselves.
         stream: its stream in the tests, ``tests/data/streams/<stream>.sse``.
-        classes: classes of LangChain and LlamaIndex that pass on no logprobs of it.
+        classes: classes of LangChain that pass on no logprobs, whatever the server gives.
     """
 
     name: str
@@ -60,7 +60,7 @@ PROVIDERS = (
     ),
     Provider(
         "Ollama", None, "`logprobs` of its own API since 0.12.11; not known for thinking at `/v1`", "-",
-        "through `/v1` with an OpenAI-compatible class; `doctor` tells", "ollama", (), ("ChatOllama", "Ollama"),
+        "through `/v1` with an OpenAI-compatible class; `doctor` tells", "ollama",
     ),
     Provider(
         "OpenAI reasoning models", False, "none", "403", _ELSEWHERE, "openai_reasoning", ("api.openai.com",),
@@ -69,14 +69,14 @@ PROVIDERS = (
         "OpenAI gpt-5 without effort", False, "on the answer, up to 5", "400 above 5", "mode `refine` with k=5", "openai_gpt5",
         ("api.openai.com",),
     ),
-    Provider("Mistral", False, "none", "400", _ELSEWHERE, "mistral", ("api.mistral.ai",), ("ChatMistralAI", "MistralAI")),
-    Provider("Groq", False, "none", "400", _ELSEWHERE, "groq", ("api.groq.com",), ("ChatGroq",)),
+    Provider("Mistral", False, "none", "400", _ELSEWHERE, "mistral", ("api.mistral.ai",), ("ChatMistralAI",)),
+    Provider("Groq", False, "none", "400", _ELSEWHERE, "groq", ("api.groq.com",)),
     Provider(
         "Gemini API", None, "by model", "400 on several models", "`doctor` tells", "gemini", ("generativelanguage.googleapis.com",),
     ),
     Provider(
         "Anthropic", False, "none: its API knows no such setting", "400", _ELSEWHERE, "anthropic", ("api.anthropic.com",),
-        ("ChatAnthropic", "Anthropic"),
+        ("ChatAnthropic",),
     ),
     Provider(
         "OpenRouter", None, "none on the reasoning models tried", "silence", "`doctor` tells; `reasoning_details` are read",
@@ -113,7 +113,7 @@ def at(base_url: str) -> Sequence[Provider]:
 
 
 def of_class(name: str) -> Provider | None:
-    """The provider of a framework's class that passes on no logprobs."""
+    """The provider of a class of LangChain that passes on no logprobs."""
     return next((p for p in PROVIDERS if name in p.classes), None)
 
 

@@ -63,12 +63,9 @@ def _defaults(model: BaseLanguageModel[Any]) -> Mapping[str, Any]:
 
 
 def without_any_logprobs(chat: BaseChatModel) -> str | None:
-    """What to say of a model of a class that is not known to pass on logprobs; None of all others."""
-    kind = type(chat).__name__
-    row = of_class(kind)
-    return (
-        None if row is None else f"{kind} is not known to pass on logprobs, without which all runs in full ({row.name}: {row.use})"
-    )
+    """What to say of a model of a class that passes on no logprobs; None of all others."""
+    row = of_class(kind := type(chat).__name__)
+    return None if row is None else f"{kind} passes on no logprobs, so every call runs in full ({row.name}: {row.use})"
 
 
 def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking", *, asynchronous: bool = False) -> str | None:
