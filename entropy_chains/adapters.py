@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
     from entropy_chains.core.families import TOOL_CALL, TOOL_MARKERS
     from entropy_chains.core.finish_reasons import finish_of
+    from entropy_chains.core.monitor import DOTTED, FLAT, TOTAL
     from entropy_chains.core.steps import Phase
     from entropy_chains.options import (
         Continuation,
@@ -71,11 +72,13 @@ _HOME = {
     "CompletionReader": "backends.remote.readers",
     "Continuation": "options",
     "Dialogue": "backends.remote.dialogue",
+    "DOTTED": "core.monitor",
     "drive": "backends.remote.drive",
     "ended": "backends.remote.model",
     "entries_of": "backends.remote.logprob_entries",
     "fields": "backends.remote.logprob_entries",
     "finish_of": "core.finish_reasons",
+    "FLAT": "core.monitor",
     "give_class": "subclasses",
     "held_back": "backends.remote.readers",
     "hiding": "backends.remote.redaction",
@@ -116,6 +119,7 @@ _HOME = {
     "tokens_of": "backends.remote.logprob_entries",
     "TOOL_CALL": "core.families",
     "TOOL_MARKERS": "core.families",
+    "TOTAL": "core.monitor",
     "Transfer": "backends.remote.transfer",
     "Turn": "backends.remote.continuations",
     "unpickled": "subclasses",
@@ -145,11 +149,13 @@ __all__ = [
     "CompletionReader",
     "Continuation",
     "Dialogue",
+    "DOTTED",
     "drive",
     "ended",
     "entries_of",
     "fields",
     "finish_of",
+    "FLAT",
     "forms",
     "give_class",
     "held_back",
@@ -192,6 +198,7 @@ __all__ = [
     "tokens_of",
     "TOOL_CALL",
     "TOOL_MARKERS",
+    "TOTAL",
     "Transfer",
     "Turn",
     "unpickled",

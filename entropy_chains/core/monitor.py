@@ -41,6 +41,10 @@ class Decision(Enum):
     STOP = "stop"
 
 
+FLAT, DOTTED, TOTAL = "early_stop_", "entropy_chains.", "entropy_chains.total."
+"""How an outcome's names begin: in metadata, beside those on OpenTelemetry spans, and of the sums on a root's span."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a stream left behind: the contract's one table.

@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.outputs import Generation as Reply
 from rich.table import Table
 
-from entropy_chains.adapters import Close, Dialogue, Update, held_back, tokens_of
+from entropy_chains.adapters import FLAT, Close, Dialogue, Update, held_back, tokens_of
 from entropy_chains.backends import Generation
 from entropy_chains.errors import NoLogprobsError
 from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
@@ -146,7 +146,7 @@ class Measurement:
         found = dict(getattr(message, "response_metadata", None) or {})
         self._cached = not self._heard and was_cached(getattr(message, "usage_metadata", None) or {})
         if "early_stop_reason" in found and not self._cached:
-            self._known = {name: value for name, value in found.items() if name.startswith("early_stop_")}
+            self._known = {name: value for name, value in found.items() if name.startswith(FLAT)}
         elif not self._cached:
             if not self._heard:
                 self._whole(replies[0], message)

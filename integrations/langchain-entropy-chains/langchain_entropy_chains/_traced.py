@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks.base import BaseCallbackManager
 from langchain_core.messages import AIMessage
 
+from entropy_chains.adapters import FLAT
+
 if TYPE_CHECKING:
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.outputs import ChatResult
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 CACHED = "answered from the cache"
 TAG = "early-stopped"
-PREFIX = "early_stop_"
 
 FIGURES = ("step", "entropy", "threshold", "tokens_saved_estimate", "tokens_would_save")
 """What is said of a run that was computed, and of no other."""
@@ -59,16 +60,16 @@ def told(result: ChatResult, run_manager: Any, *, cached: bool) -> ChatResult:
 def _of_the_cache(message: Any) -> Any:
     """Neither computed nor saved: what the run said that made it is no longer true of this one."""
     known = message.response_metadata
-    if not isinstance(message, AIMessage) or f"{PREFIX}reason" not in known:
+    if not isinstance(message, AIMessage) or f"{FLAT}reason" not in known:
         return message
-    kept = {name: value for name, value in known.items() if name.removeprefix(PREFIX) not in FIGURES}
-    changed = {f"{PREFIX}stopped": False, f"{PREFIX}reason": CACHED, f"{PREFIX}tokens": 0}
+    kept = {name: value for name, value in known.items() if name.removeprefix(FLAT) not in FIGURES}
+    changed = {f"{FLAT}stopped": False, f"{FLAT}reason": CACHED, f"{FLAT}tokens": 0}
     return message.model_copy(update={"response_metadata": kept | changed})
 
 
 def carry(handlers: Iterable[BaseCallbackHandler], run_id: Any, metadata: Mapping[str, Any]) -> None:
     """Write what is said of a run to LangSmith's tracers that follow it; the run has not ended yet."""
-    found = {name: value for name, value in metadata.items() if name.startswith(PREFIX)}
+    found = {name: value for name, value in metadata.items() if name.startswith(FLAT)}
     for handler in handlers if found else ():
         run = handler.run_map.get(str(run_id)) if _is_tracer(handler) else None  # type: ignore[attr-defined]
         if run is not None:
@@ -105,5 +106,5 @@ class Carried:
     def see(self, chunk: Any) -> None:
         """A chunk, before it is passed on."""
         metadata, name = getattr(chunk, "response_metadata", {}), str(getattr(chunk, "id", ""))
-        if self._handlers and f"{PREFIX}reason" in metadata:
+        if self._handlers and f"{FLAT}reason" in metadata:
             carry(self._handlers, name[-36:], metadata)

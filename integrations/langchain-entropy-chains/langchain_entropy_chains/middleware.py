@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.types import Command
 
 from entropy_chains import Policy
-from entropy_chains.adapters import check_settings, forms
+from entropy_chains.adapters import FLAT, check_settings, forms
 from langchain_entropy_chains._config import STRUCTURED, Switched
 from langchain_entropy_chains._tree import replaced
 from langchain_entropy_chains.attachment import check_wrapper, stopping
@@ -149,7 +149,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
             remedy = "put EarlyStopMiddleware last in the list"
             warnings.warn(f"{NOT_STOPPED}another middleware answered, or asked another model: {remedy}", stacklevel=2)
         for metadata in found:
-            request.runtime.stream_writer({"early_stop": {k: v for k, v in metadata.items() if k.startswith("early_stop_")}})
+            request.runtime.stream_writer({"early_stop": {k: v for k, v in metadata.items() if k.startswith(FLAT)}})
         totals = {name: sum(m.get(name) or 0 for m in found) for name in SUMMED}
         return ExtendedModelResponse(response, Command(update={"early_stop_calls": len(found), **totals}))
 

@@ -11,14 +11,14 @@ from uuid import UUID
 
 from openinference.instrumentation.langchain import LangChainInstrumentor
 
+from entropy_chains.adapters import DOTTED, FLAT, TOTAL
 from langchain_entropy_chains._roots import RootRuns
-from langchain_entropy_chains._traced import CACHED, PREFIX
+from langchain_entropy_chains._traced import CACHED
 from langchain_entropy_chains.tracing import totals
 
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
 
-DOTTED, TOTAL = "entropy_chains.", "entropy_chains.total."
 USAGE = {"gen_ai.usage.input_tokens": "input_tokens", "gen_ai.usage.output_tokens": "output_tokens"}
 """Attributes of OpenTelemetry's conventions, and what LangChain calls the same."""
 
@@ -48,13 +48,13 @@ class EarlyStopSpans(RootRuns):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         parent = self._parents.pop(run_id, None)
         message: Any = getattr(response.generations[0][0], "message", None) if response.generations else None
-        told = {name: value for name, value in getattr(message, "response_metadata", {}).items() if name.startswith(PREFIX)}
+        told = {name: value for name, value in getattr(message, "response_metadata", {}).items() if name.startswith(FLAT)}
         if not told:
             return
         usage = message.usage_metadata or {}
         counted = {name: usage[key] for name, key in USAGE.items() if key in usage}
-        _mark(run_id, {**told, **{DOTTED + name.removeprefix(PREFIX): value for name, value in told.items()}, **counted})
-        if told[f"{PREFIX}reason"] == CACHED:
+        _mark(run_id, {**told, **{DOTTED + name.removeprefix(FLAT): value for name, value in told.items()}, **counted})
+        if told[f"{FLAT}reason"] == CACHED:
             return
         with self._lock:
             root = self.root(parent) if parent else run_id
@@ -76,7 +76,7 @@ class EarlyStopSpans(RootRuns):
     def _ended(self, run_id: UUID) -> None:
         found = self._found.pop(run_id, None)
         if found:
-            _mark(run_id, {TOTAL + name.removeprefix(PREFIX): value for name, value in found.items()})
+            _mark(run_id, {TOTAL + name.removeprefix(FLAT): value for name, value in found.items()})
 
 
 def _mark(run_id: UUID, attributes: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from langchain_core.messages import BaseMessage
 from langchain_core.tracers import LangChainTracer
 
-from entropy_chains.adapters import without_secrets
+from entropy_chains.adapters import FLAT, without_secrets
 from langchain_entropy_chains._measured import WOULD_SAVE, was_cached
 from langchain_entropy_chains._stopped import EarlyStopped
 from langchain_entropy_chains._traced import CACHED, add
@@ -114,11 +114,11 @@ class EarlyStopTracer(LangChainTracer):
         return None if tree is None or tree.parent_run_id else tree
 
     def _llm_ended(self, run: Run, top: Run) -> None:
-        found = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith("early_stop_")}
+        found = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith(FLAT)}
         message = _message(run.outputs)
         told, usage = message.get("response_metadata") or {}, message.get("usage_metadata") or {}
         if told.get("early_stop_reason") == CACHED or not was_cached(usage):
-            found |= {n: v for n, v in told.items() if n.startswith("early_stop_")}
+            found |= {n: v for n, v in told.items() if n.startswith(FLAT)}
         if "early_stop_reason" not in found:
             return
         add(run, {**found, **({"usage_metadata": usage} if usage else {})})  # langchain-core 1.0 leaves it in the outputs

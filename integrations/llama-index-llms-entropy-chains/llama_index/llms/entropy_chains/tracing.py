@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from entropy_chains import Outcome
+from entropy_chains.adapters import DOTTED, FLAT, TOTAL
 
 TAGS = "tag.tags"
 """OpenInference's attribute for tags."""
@@ -18,12 +19,6 @@ LANGSMITH, LANGSMITH_TAGS = "langsmith.metadata.", "langsmith.span.tags"
 """Where LangSmith's own SDK puts a run's metadata and its tags (one text, with commas) on a span, and its OTLP endpoint looks."""
 
 STOPPED = "early-stopped"
-
-FLAT, DOTTED = "early_stop_", "entropy_chains."
-"""How the names of the contract's table begin, in metadata and on spans, and beside them on spans."""
-
-TOTAL = "entropy_chains.total."
-"""How the names of a root's sums begin."""
 
 MADE, READ = "gen_ai.usage.output_tokens", "gen_ai.usage.input_tokens"
 """OpenTelemetry's own names for the tokens that a request made, and for those of its prompt."""
