@@ -1,4 +1,8 @@
-"""Functions in a chain: the chat models that they hold, swapped where a copy of the function can be made, and else told."""
+"""Functions in a chain: those of LangChain's own get another model, and of all others the chat models that they use are told.
+
+A user's function is never copied. Its variables may be shared with other functions and set anew later, and it may use its model as
+what it is: a copy with a wrapper in it would be another program.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ from langchain_core.runnables import Runnable
 DEPTH = 4
 """Functions called by functions are looked at as far as this."""
 
+RUNS = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch", "transform", "atransform")
+"""Methods that any runnable in the place of another one has as well."""
+
 
 def name_of(function: Any) -> str:
     """What a function is called, for people."""
@@ -21,57 +28,36 @@ def name_of(function: Any) -> str:
 
 
 def renewed(function: Any, renew: Callable[[Any], Any]) -> Any:
-    """A copy of a function with what it holds renewed: runnables in its closure, its defaults, its fixed arguments.
+    """A function with the runnables that it holds renewed: a method of a runnable, or one of LangChain's own; else the same.
 
     Args:
         function: whatever can be called.
         renew: gives a runnable with other models, or the very same.
     """
-    if isinstance(function, partial):
-        fixed = [_one(each, renew) for each in function.args], {n: _one(each, renew) for n, each in function.keywords.items()}
-        inner = renewed(function.func, renew)
-        same = inner is function.func and _same(fixed[0], function.args) and _same(fixed[1].values(), function.keywords.values())
-        return function if same else partial(inner, *fixed[0], **fixed[1])
-    if isinstance(function, MethodType) and isinstance(function.__self__, Runnable):
+    if isinstance(function, MethodType) and isinstance(function.__self__, Runnable) and function.__name__ in RUNS:
         owner = renew(function.__self__)
         return function if owner is function.__self__ else getattr(owner, function.__name__)
-    return _copied(function, renew) if isinstance(function, FunctionType) else function
+    own = isinstance(function, FunctionType) and str(function.__module__).partition(".")[0].startswith("langchain")
+    return _copied(function, renew) if own else function
 
 
 def _copied(function: FunctionType, renew: Callable[[Any], Any]) -> FunctionType:
+    """A copy with the runnables in its closure renewed."""
     cells = function.__closure__ or ()
     closure = [_cell(cell, renew) for cell in cells]
-    defaults = [_one(each, renew) for each in function.__defaults__ or ()]
-    named = {name: _one(each, renew) for name, each in (function.__kwdefaults__ or {}).items()}
-    kept = _same(defaults, function.__defaults__ or ()) and _same(named.values(), (function.__kwdefaults__ or {}).values())
-    if kept and _same(closure, cells):
+    if all(a is b for a, b in zip(closure, cells, strict=True)):
         return function
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, tuple(defaults) or None, tuple(closure) or None)
-    made.__kwdefaults__ = named or None
+    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(closure))
+    made.__kwdefaults__, made.__annotations__ = function.__kwdefaults__, function.__annotations__
     made.__dict__.update(function.__dict__)
     made.__doc__, made.__qualname__, made.__module__ = function.__doc__, function.__qualname__, function.__module__
-    made.__annotations__ = function.__annotations__
     return made
 
 
 def _cell(cell: CellType, renew: Callable[[Any], Any]) -> CellType:
-    try:
-        held = cell.cell_contents
-    except ValueError:  # not set yet
-        return cell
-    made = _one(held, renew)
+    held = cell.cell_contents if _is_set(cell) else None
+    made = renew(held) if isinstance(held, Runnable) else held
     return cell if made is held else CellType(made)
-
-
-def _one(held: Any, renew: Callable[[Any], Any]) -> Any:
-    """A list or a dict is left as it is: others may change it later."""
-    if isinstance(held, Runnable):
-        return renew(held)
-    return renewed(held, renew) if isinstance(held, partial | MethodType | FunctionType) else held
-
-
-def _same(made: Iterable[Any], given: Iterable[Any]) -> bool:
-    return all(a is b for a, b in zip(made, given, strict=True))
 
 
 # --- what is out of reach

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -35,7 +35,6 @@ class Replacing:
 
     def __init__(self, swap: Swap):
         self._swap = swap
-        self._swapped: list[BaseChatModel] = []
         self._under_way: set[int] = set()  # a chain may hold itself: one with message history does
         self.missed: list[str] = []
 
@@ -51,9 +50,7 @@ class Replacing:
 
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, BaseChatModel):
-            chat = self._swap(value)
-            self._swapped += [value, chat]
-            return chat
+            return self._swap(value)
         if isinstance(value, DynamicRunnable):
             fields = self({name: getattr(value, name) for name in type(value).model_fields})
             # What is chosen by the config is known when it is called; the fields that it may set are the model's own.
@@ -62,31 +59,51 @@ class Replacing:
         if is_configurable(value):
             from langchain_entropy_chains._configurable import stopping
 
-            self._swapped.append(value)
             return stopping(value, lambda made: replaced(made, self._swap))
         for kind, names in FUNCTIONS.items():
             if isinstance(value, kind):
                 return self._with_functions(value, names)
-        if isinstance(value, Runnable) and isinstance(value, BaseModel):
-            changed = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
-            return value.model_copy(update=changed) if changed else value
-        if isinstance(value, Mapping):
-            made = {name: self(each) for name, each in value.items()}
-            return made if any(made[name] is not value[name] for name in made) else value
-        if isinstance(value, list | tuple):
-            swapped = [self(each) for each in value]
-            return type(value)(swapped) if any(a is not b for a, b in zip(swapped, value, strict=True)) else value
         if is_graph(value):
             self.missed.append(f"the graph {value.name!r}")
-        return value
+            return value
+        if isinstance(value, Runnable) and isinstance(value, BaseModel):
+            for name, held in {**dict(value), **(value.__pydantic_private__ or {})}.items():
+                if callable(held) and not isinstance(held, Runnable | type):
+                    self._look(held, f"the function {name_of(held)!r}")
+                elif name not in type(value).model_fields and isinstance(held, Runnable):
+                    self._look(held, f"the private {name!r} of a {type(value).__name__}")
+            changed = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
+            return value.model_copy(update=changed) if changed else value
+        if isinstance(value, Runnable):
+            self._look(value, f"a {type(value).__name__}")
+            return value
+        return self._with_items(value) if isinstance(value, Mapping | list | tuple) else value
+
+    def _with_items(self, value: Any) -> Any:
+        """A container of the same kind, with other items."""
+        if isinstance(value, Mapping):
+            changed = {name: new for name, each in value.items() if (new := self(each)) is not each}
+            if not changed:
+                return value
+            made = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
+            made.update(changed)
+            return made
+        swapped = [self(each) for each in value]
+        if all(a is b for a, b in zip(swapped, value, strict=True)):
+            return value
+        return value._make(swapped) if hasattr(value, "_make") else type(value)(swapped)
+
+    def _look(self, value: Any, what: str) -> None:
+        """Tell of what cannot be swapped, if it uses a chat model that does not stop."""
+        if not all(isinstance(chat, Switched) for chat in models_of(value)):
+            self.missed.append(what)
 
     def _with_functions(self, value: Any, names: tuple[str, ...]) -> Any:
         given = {name: function for name in names if (function := getattr(value, name, None)) is not None}
         made = {name: renewed(function, self) for name, function in given.items()}
-        for function in made.values():
-            known = [id(chat) for chat in self._swapped]
-            if any(not isinstance(chat, Switched) and id(chat) not in known for chat in models_of(function)):
-                self.missed.append(f"the function {name_of(function)!r}")
+        for name, function in made.items():
+            if function is given[name]:
+                self._look(function, f"the function {name_of(function)!r}")
         if all(made[name] is given[name] for name in given):
             return value
         new = copy.copy(value)

@@ -34,8 +34,8 @@ M = TypeVar("M", bound=BaseChatModel)
 def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **settings: Any) -> R:
     """A copy of a chain in which every chat model stops thinking when it is sure; the chain given stays as it is.
 
-    Models that functions hold in their closure or defaults are swapped as well. Where a function holds one otherwise, or an agent
-    was built before, a warning says so. A model that stops early already is left as it is.
+    Functions of the user's and agents that were built before are left as they are; a warning names those that use a model. A model
+    that stops early already is left as it is.
 
     Args:
         runnable: a chat model, or whatever holds chat models: sequences, parallels, bindings, fallbacks, retries, branches, …

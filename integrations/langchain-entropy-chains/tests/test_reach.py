@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
+from collections import defaultdict
 from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 from langchain.agents import create_agent
@@ -17,7 +19,7 @@ from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableGenerator, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableLambda, RunnablePassthrough, RunnableSerializable
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langchain_entropy_chains import ChatTransformers, EarlyStopChatModel, instrument, uninstrument, with_early_stop
 from langchain_openai import ChatOpenAI
@@ -92,17 +94,106 @@ def generated(model):
     return RunnableGenerator(ask)
 
 
-@pytest.mark.parametrize("make", [closure, asynchronous, nested, defaults, fixed, method, generated])
-def test_models_that_functions_hold_are_swapped(server, make):
-    """In the copy the function's own model stops; the function given still holds the plain one; nothing is warned of."""
-    chain = make(chat(server))
+def recursive(model):
+    def solve(asked, tries=0):
+        found = model.invoke(asked)
+        return found if found.content or tries > 2 else solve(asked, tries + 1)
+
+    return RunnableLambda(lambda asked: solve(asked))
+
+
+def counting(model):
+    def ask(asked):
+        ask.calls += 1
+        return model.invoke(asked)
+
+    ask.calls = 0
+    return RunnableLambda(ask)
+
+
+def rebound(model):
+    def ask(asked):
+        nonlocal model
+        model = model.model_copy(update={"temperature": 0.9})
+        return model.invoke(asked)
+
+    return RunnableLambda(ask)
+
+
+def as_it_is(model):
+    return RunnableLambda(lambda asked: model.invoke(asked) if model.temperature is None else None)
+
+
+def passing(model):
+    told = []
+    return RunnablePassthrough(lambda asked: told.append(model.invoke(asked))) | RunnableLambda(lambda _: told.pop())
+
+
+class Plain(Runnable):
+    """A runnable that is no model of pydantic."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def invoke(self, asked, config=None, **kwargs):
+        return self.model.invoke(asked)
+
+
+def test_a_method_of_a_model_is_that_of_the_stopping_one(server):
+    """``RunnableLambda(model.invoke)``: swapped, without a warning; the chain given is as it was."""
+    chain = method(chat(server))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         copy = with_early_stop(chain, POLICY)
     assert stopped(copy.invoke("q"))
     assert stopped(chain.invoke("q")) is None
-    if make is asynchronous:
-        assert stopped(asyncio.run(copy.ainvoke("q")))
+
+
+USERS = [closure, asynchronous, nested, defaults, fixed, generated, recursive, counting, rebound, as_it_is, passing, Plain]
+
+
+@pytest.mark.parametrize("make", USERS)
+def test_a_function_of_the_user_s_is_left_as_it_is_and_named(server, make):
+    """Whatever it does with its model works as without the added line; what is passed over is said, also if all else stops."""
+    alone = make(chat(server))
+    expected = alone.invoke("q")
+    chain = {"seen": chat(server), "hidden": alone} | RunnableLambda(lambda found: found)
+    with pytest.warns(UserWarning, match=r"passes over chat models in .*instrument\(model, policy\)"):
+        found = with_early_stop(chain, POLICY).invoke("q")
+    assert (stopped(found["seen"]), stopped(found["hidden"])) == (True, None)
+    assert found["hidden"].content == expected.content
+
+
+def test_a_function_is_named_though_its_model_stands_elsewhere_as_well(server):
+    """Only the other place stops."""
+    model = chat(server)
+    with pytest.warns(UserWarning, match="passes over chat models in the function"):
+        with_early_stop(closure(model) | model, POLICY)
+
+
+class Named(NamedTuple):
+    """A tuple with names."""
+
+    model: Any
+    count: int
+
+
+class Holding(RunnableSerializable):
+    """A runnable of the user's with a container."""
+
+    held: Any
+
+    def invoke(self, asked, config=None, **kwargs):
+        return (self.held["a"] if isinstance(self.held, dict) else self.held[0]).invoke(asked)
+
+
+def test_containers_stay_of_their_kind(server):
+    """Named tuples and dicts with a default, with the models in them swapped."""
+    copy = with_early_stop(Holding(held=Named(chat(server), 1)), POLICY)
+    assert (type(copy.held), copy.held.count, stopped(copy.invoke("q"))) == (Named, 1, True)
+    copy = with_early_stop(Holding(held=defaultdict(list, a=chat(server))), POLICY)
+    assert stopped(copy.invoke("q"))
+    assert copy.held["b"] == []
 
 
 class Holder:
