@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains import Outcome, ThinkTags
-from entropy_chains.adapters import MALFORMED, WAYS, Request, begun, clean_answer
+from entropy_chains.adapters import MALFORMED, WAYS, Request, begun, clean_answer, entries_of
 from entropy_chains.backends import Generation
 from entropy_chains.errors import EntropyChainsError, SettingsError
 from langchain_entropy_chains._config import OFF
@@ -84,7 +84,8 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
 
     def _told(self, answer: AIMessage, why: str | None = None) -> AIMessage:
         """The answer with the run's table; its usage is its own request's, for the stopped stream is a run of its own."""
-        made = answer.usage_metadata["output_tokens"] if answer.usage_metadata else 0
+        usage, listed = answer.usage_metadata, entries_of(answer.response_metadata.get("logprobs"))
+        made = usage["output_tokens"] if usage else len([*listed])
         outcome = replace(self.outcome, tokens=self.outcome.tokens + made)
         if why:
             outcome = replace(outcome, stopped=False, reason=why, tokens_saved=None)

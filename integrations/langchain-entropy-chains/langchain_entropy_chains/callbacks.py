@@ -78,6 +78,8 @@ class EntropyCallbackHandler(RootRuns):
         keep: int = 10_000,
     ):
         super().__init__()
+        if not isinstance(stop, bool):
+            raise SettingsError(f"stop is {stop!r}; it must be True or False")
         check_options({"temperature_mode": temperature_mode, "on_mismatch": on_mismatch})
         self._policy = Policy.of(policy)
         if self._policy is not None:

@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 STOPPED = "early_stop_stopped"
 NOT_ITS_OWN = {"backend", "bound", "inner", "policy"}
-"""Settings of the models that a middleware has no use for."""
-SHARED = {"on_mismatch", "holdout", "holdout_salt"}
-"""Settings that a local model has as well."""
+"""Settings of the wrapper that a middleware has no use for."""
 
 SUMMED = (STOPPED, "early_stop_tokens", "early_stop_tokens_saved_estimate")
 
@@ -68,7 +66,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
     Args:
         policy: when to stop, or the path of its file; None only measures.
         settings: of the :class:`langchain_entropy_chains.EarlyStopChatModel` put around the model. A model that stops by itself
-            (one of those, a ``ChatTransformers``) is given policy and settings instead.
+            (one of those, a ``ChatTransformers``) is given the policy instead, and those of the settings that it has.
 
     Raises:
         SettingsError: a setting is unknown, or has a wrong value.
@@ -79,12 +77,10 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
     def __init__(self, policy: Policy | str | Path | None = None, **settings: Any):
         super().__init__()
         self._policy = Policy.of(policy)
-        check_settings(
-            type(self).__name__, settings, {*EarlyStopChatModel.model_fields, *ChatTransformers.model_fields} - NOT_ITS_OWN
-        )
+        check_settings(type(self).__name__, settings, EarlyStopChatModel.model_fields.keys() - NOT_ITS_OWN)
+        check_wrapper(self._policy, settings)  # not in the middle of a run
         self._settings = settings
-        own = {name: value for name, value in settings.items() if name not in ChatTransformers.model_fields or name in SHARED}
-        check_wrapper(self._policy, own)  # not in the middle of a run; and the runs are watched from the first on
+        self._local = {name: value for name, value in settings.items() if name in ChatTransformers.model_fields}
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -113,7 +109,7 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
             found.append(chat)
             if isinstance(chat, Switched) and not isinstance(chat, EarlyStopChatModel | ChatTransformers):
                 return chat  # instrumented
-            made = stopping(chat, self._policy, self._settings)
+            made = stopping(chat, self._policy, self._local if isinstance(chat, ChatTransformers) else self._settings)
             if isinstance(made, EarlyStopChatModel):
                 made._meant = self._policy.model if self._policy else None  # another model runs in full
                 if structured:  # not every model's settings will show it

@@ -154,6 +154,8 @@ def test_one_that_answers_itself_is_said(server):
         ({"on_mismatch": "never"}, "on_mismatch"),
         ({"holdout": 3.0}, "share is 3.0"),
         ({"k": 0}, "k is 0"),
+        ({"early_stop": False}, "early_stop"),
+        ({"temperature": 0.1}, "temperature"),
     ],
 )
 def test_settings_are_checked_when_it_is_built(settings, message):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from llama_index.core.bridge.pydantic import Field, field_serializer
@@ -47,6 +49,24 @@ class Delegate(FunctionCallingLLM):
         if self._is_inner(name):
             return getattr(self.llm, name)
         return super().__getattr__(name)  # type: ignore[misc]  # pydantic's, which type checkers are not shown
+
+    def __copy__(self) -> Self:
+        made = super().__copy__()
+        made._has(copy.copy(self.llm))
+        return made
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with an inner LLM of its own; ``update`` may hold settings of either."""
+        given = dict(update or {})
+        inner = {name: given.pop(name) for name in list(given) if self._is_inner(name)}
+        made = super().model_copy(update=given, deep=deep)
+        if "llm" not in given:
+            made._has(self.llm.model_copy(update=inner, deep=deep))
+        return made
+
+    def _has(self, inner: LLM) -> None:
+        """Have another inner LLM than the original, on which a setting of this copy is set."""
+        self.__dict__["llm"] = inner
 
     def _is_inner(self, name: str) -> bool:
         """Whether it is a setting that only the inner LLM has."""

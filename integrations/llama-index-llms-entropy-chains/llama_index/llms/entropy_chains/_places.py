@@ -83,6 +83,22 @@ class _Attribute:
         setattr(self._owner, name, value)
 
 
+class _OfClass:
+    """An attribute of a class, as one object sees it: what is put there is that object's alone, and can be taken away again."""
+
+    def __init__(self, owner: Any):
+        self._owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._owner, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if value is getattr(type(self._owner), name, None):
+            vars(self._owner).pop(name, None)
+        else:
+            vars(self._owner)[name] = value
+
+
 class _InTuple:
     """A tuple that is replaced, where it stands, when one of its items is."""
 
@@ -136,7 +152,8 @@ def _parts(part: _Part) -> Iterator[_Part]:
         yield _Part(None, "__func__", thing.__func__, path)
     elif isinstance(thing, functools.partial):
         yield _Part(None, "func", thing.func, path)
-        yield from _items(_Part(None, None, thing.args, path))
+        for value in thing.args:
+            yield _Part(None, None, value, f"{path}(…)", f"fixed in a partial: {GIVE}")
         yield from _items(_Part(None, None, thing.keywords, path))
     elif isinstance(thing, CONTAINERS):
         yield from _items(part)
@@ -161,7 +178,9 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
     held = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
     known = {key for fields in held for key in fields}
     for fields in held:
-        yield from (_Part(fields, key, value, f"{path}.{key}") for key, value in list(fields.items()))
+        for key, value in list(fields.items()):
+            of_class = isinstance(inspect.getattr_static(type(thing), key, None), LLM)
+            yield _Part(_OfClass(thing) if of_class else fields, key, value, f"{path}.{key}")
     for kind in type(thing).__mro__:
         if not _is_users(kind.__module__):
             continue
@@ -173,14 +192,19 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
                 if hasattr(thing, key):
                     yield _Part(_Attribute(thing), key, getattr(thing, key), f"{path}.{key}")
             elif key not in known and not key.startswith("__"):  # of the class: replaced on this object alone
-                yield _Part(held[0] if held[0] is getattr(thing, "__dict__", None) else None, key, value, f"{path}.{key}", GIVE)
+                yield _Part(_OfClass(thing) if hasattr(thing, "__dict__") else None, key, value, f"{path}.{key}", GIVE)
 
 
 def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
     """What a function of the user's takes from outside of it, by name."""
-    function = inspect.unwrap(function)
+    wrapped = getattr(function, "__wrapped__", None)
+    if isinstance(wrapped, FunctionType):  # a decorator's own variables, and then those of what it is around
+        yield _Part(None, "__wrapped__", wrapped, path)
     if not _is_users(function.__module__):
         return
+    fixed = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
+    for value in (each for values in fixed for each in values):
+        yield _Part(None, None, value, f"{path}(…)", f"a default of the function {function.__qualname__}: {GIVE} there")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield _Part(_Attribute(cell), "cell_contents", cell.cell_contents, f"{path}:{name}")
@@ -219,7 +243,7 @@ def _is_looked_into(thing: Any) -> bool:
     if isinstance(thing, (*CONTAINERS, functools.partial, MethodType)):
         return True
     if isinstance(thing, FunctionType):
-        return _is_users(inspect.unwrap(thing).__module__)
+        return _is_users(thing.__module__) or _is_users(inspect.unwrap(thing).__module__)
     if isinstance(thing, (type, *LEAVES)):
         return False
     return _is_known(type(thing))

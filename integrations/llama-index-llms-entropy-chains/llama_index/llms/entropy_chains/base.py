@@ -130,6 +130,11 @@ class EarlyStopLLM(Delegate):
         self._given = tuple(settings)
         self._check()
 
+    def _has(self, inner: LLM) -> None:
+        if self._before is self.llm:
+            self._before = inner
+        super()._has(inner)
+
     @property
     def settings(self) -> dict[str, Any]:
         """What was set when it was made, beside the LLM and the policy, as it is now."""
@@ -283,7 +288,10 @@ class EarlyStopLLM(Delegate):
 
     def _wants(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether a call may be stopped, by the settings."""
-        return self.early_stop and bool(kwargs.get("early_stop", True))
+        wanted = kwargs.get("early_stop", True)
+        if not isinstance(wanted, bool):
+            raise SettingsError(f"early_stop is {wanted!r}; it must be True or False")
+        return self.early_stop and wanted
 
     def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> RunTerms:
         why = call.uncut

@@ -85,6 +85,8 @@ class EntropyEventHandler(BaseEventHandler):
         super().__init__()
         policy = Policy.of(policy)
         check_options({"on_mismatch": on_mismatch})
+        if not isinstance(stop, bool):
+            raise SettingsError(f"stop is {stop!r}; it must be True or False")
         if stop and policy is None:
             raise SettingsError("stop is True, but there is no policy that says when; give one, or leave stop")
         self._terms = HandlerTerms(
