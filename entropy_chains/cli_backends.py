@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+LONGEST_WAIT = 1_000_000
+"""Seconds: longer ones do not fit into the clocks of some systems."""
+
 DEMO_MODEL = ("demo", "entropy-chains/demo")
 
 WHICH = (
@@ -120,8 +123,8 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
         raise MissingExtraError("openai", "openai") from error
     if not base_url.startswith(("http://", "https://")):
         raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
-    if timeout is not None and not timeout > 0:
-        raise SettingsError(f"--timeout is {timeout:g}; it must be above 0 seconds")
+    if timeout is not None and not 0 < timeout <= LONGEST_WAIT:
+        raise SettingsError(f"--timeout is {timeout:g}; it must be above 0 seconds, and {LONGEST_WAIT:,} at most")
     given = {} if timeout is None else {"timeout": timeout}
     return openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", **given)  # type: ignore[arg-type]
 

@@ -279,7 +279,7 @@ def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
     return [
         *found,
-        Step(answer=_whole_answer(run), entropy=None, tokens=run.tokens - end, seconds=max(0.0, seconds), probe_tokens=0),
+        Step(answer=_whole_answer(run), entropy=None, tokens=max(0, run.tokens - end), seconds=max(0.0, seconds), probe_tokens=0),
     ]
 
 

@@ -60,6 +60,7 @@ def test_tags_of_a_local_model(tmp_path, questions):
         (("--model", "demo", "--timeout", "5"), "--timeout is for served models"),
         (("--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--device", "cuda"), "--device is for local models"),
         (("--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--timeout", "-1"), "--timeout is -1"),
+        (("--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--timeout", "inf"), "--timeout is inf"),
     ],
 )
 def test_an_option_that_cannot_be_followed_is_refused(tmp_path, questions, options, told):

@@ -16,7 +16,7 @@ import numpy as np
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.policy_fields import BY_HAND
 from entropy_chains.core.signals import Signal
-from entropy_chains.errors import InputError, MissingExtraError
+from entropy_chains.errors import InputError, MissingExtraError, one_line
 from entropy_chains.files import PathLike, check_outputs, write_file
 from entropy_chains.offline import cut_runs
 from entropy_chains.offline.diagnose import diagnose, judged_rows
@@ -86,7 +86,8 @@ def build_report(
     found = dict(live) if live is not None else replayed.to_dict() if stopping else None
     oracle = replayed.oracle_tokens_saved if found is None else found.get("oracle_tokens_saved")
     words = wording.Words(table.labels, live=live is not None)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    # What is no text in a page (NUL, escapes of a terminal) is shown by a sign; line ends stay.
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown)
     page: str = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         subtitle=words.subtitle(table, found),
@@ -106,6 +107,12 @@ def build_report(
         footer="Made by entropy-chains. Entropies in bits, lower = surer; steps count from 1; the last step is the full run.",
     )
     return page.encode("utf-8", "replace").decode("utf-8") + "\n"  # a lone surrogate in a model's text cannot be written
+
+
+def _shown(value: object) -> object:
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
+        return value
+    return "\n".join(map(one_line, value.split("\n")))
 
 
 def _safe(svg: str) -> Any:

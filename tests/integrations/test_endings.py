@@ -11,6 +11,7 @@ from frameworks import WAYS, Asker
 from hostile import Act, Hostile, begin, end, event, events, whole
 from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
 
+from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.core.policy import Policy
@@ -40,6 +41,34 @@ def test_done_without_a_finish_reason_is_a_whole_reply(way, made):
             both = [asker.ask() for _ in range(2)]
     assert {(got.answer, got.stopped) for got in both} == {("The answer is 42", made is STOPPED)}
     assert sum(UNFINISHED in str(w.message) for w in warned) == 1
+
+
+STRAYS = [
+    b'event: error\ndata: {"message":"boom","code":500}\n\n',
+    b'data: {"detail":"boom"}\n\n',
+    b'data: {"type":"error","message":"boom"}\n\n',
+    b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"message":"boom"}\n\n',
+]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("llama")])
+@pytest.mark.parametrize("stray", STRAYS, ids=["event", "detail", "type", "choices"])
+def test_an_answer_cut_by_an_error_of_another_form_is_none(way, stray):
+    """An error that is no ``error`` object, and [DONE] after it: a part of an answer is not passed as whole."""
+    part = events(Reply(said("The answer")), {"stream": True, "logprobs": True, "top_logprobs": 20})
+    with Hostile(lambda request: [*begin(), *part, stray, event(b"[DONE]")]) as server, pytest.raises(BackendError, match="error"):
+        Asker(way, server.url, POLICY).ask()
+
+
+@IN_ALL_WAYS
+def test_a_reply_without_a_reason_that_has_all_its_tokens_was_cut(way):
+    """A server that never says why a reply ended: at the limit that was asked for, it was the limit."""
+    given = {"sampling": Sampling(max_tokens=12)} if way.startswith("core") else {}
+    body = {} if given else {"max_tokens": 12}
+    made = Reply(said(" ".join(["word"] * 12)))
+    with Hostile(lambda request: [*begin(), *events(made, request.body), event(b"[DONE]")]) as server, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert Asker(way, server.url, POLICY, body).ask(**given).finish == "length"
 
 
 @IN_ALL_WAYS
@@ -121,3 +150,19 @@ def test_the_end_is_seen_however_the_bytes_are_cut(size):
         for at in range(0, len(data), size):
             transfer.take(data[at : at + size])
         assert transfer.done is done
+
+
+@pytest.mark.parametrize("less", [8, 40])
+def test_a_recording_is_kept_where_the_server_counts_fewer_tokens_than_came(less):
+    """No step has fewer than no tokens, and nothing is lost for it."""
+    made = lambda body: Reply(said("42")) if is_answer_call(body) else WHOLE  # noqa: E731
+
+    def script(request):
+        reply = made(request.body)
+        return [*begin(), *events(reply, request.body), *end(max(1, len(reply.tokens) - less))]
+
+    with Hostile(script) as server, openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        backend = OpenAIBackend(client, "scripted", segmentation=POLICY.segmentation)
+        traces = list(record(backend, [{"id": "1", "question": "6*7?", "gold": "42"}]))
+    assert [trace.steps[-1].answer for trace in traces] == ["The answer is 42"]
+    assert all(step.tokens >= 0 for step in traces[0].steps)

@@ -406,6 +406,13 @@ def test_text_from_outside_is_never_markup() -> None:
         assert label
 
 
+def test_no_control_character_is_in_the_page() -> None:
+    """Line ends of a thinking stay; NUL is no text of a page, and a terminal that shows the file would obey an escape."""
+    runs = [Trace("a", [Step("\x1b[31m7\x07\x00", 0.1, 9, text="one\ntwo\x1b]0;x\x07")], question="q\x00", gold="7", model="m")]
+    page = build_report([*worked(), *runs])
+    assert not [c for c in page if not c.isprintable() and c not in "\n\t"]
+
+
 def test_page_is_deterministic() -> None:
     """The same input makes the same bytes: no dates, no random ids."""
     assert build_report(worked(), policy()) == build_report(worked(), policy())

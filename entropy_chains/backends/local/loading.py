@@ -23,6 +23,9 @@ TOKENIZER_TOO = (
 )
 """Arguments of ``from_pretrained`` that say where files are and whether code in them may run: the tokenizer's files as well."""
 
+SHOWN = ("device", "device_map", "dtype", "torch_dtype", "attn_implementation", "gguf_file", "revision", "subfolder")
+"""Arguments whose value a message repeats; another may hold a key."""
+
 
 def load(path_or_id: str | Path, device: str | None, given: dict[str, Any]) -> tuple[Any, Any]:
     """The model, on its device, and the tokenizer.
@@ -41,9 +44,8 @@ def load(path_or_id: str | Path, device: str | None, given: dict[str, Any]) -> t
         model = AutoModelForCausalLM.from_pretrained(place, **given)
         return (model.to(device) if device else model), tokenizer
     except Exception as error:  # each library that is asked has errors of its own
-        settings = [
-            f"{name}={value!r}" for name, value in ({"device": device} | given).items() if value is not None and name != "token"
-        ]
+        told = {name: value for name, value in ({"device": device} | given).items() if value is not None}
+        settings = [f"{name}={value!r}" if name in SHOWN else name for name, value in told.items()]
         asked = f" with {', '.join(settings)}" if settings else ""
         remedy = (
             "give a folder with config.json, weights and tokenizer, or a hub id, and arguments of transformers' from_pretrained"

@@ -110,7 +110,9 @@ class Dialogue(Exchange[Request]):
         else:
             chunks, follows = self._take(update.pieces)
         if update.unfinished:
-            if now.answer is None and not now.called:
+            if stream.before + stream.tokens >= self._max_tokens:
+                stream.finish = "length"  # it has all that it was allowed: it was cut
+            elif now.answer is None and not now.called:
                 raise BackendError(NO_ANSWER)
             self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
         shown = Show(chunks, update, self._closing)

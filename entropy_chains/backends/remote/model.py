@@ -309,6 +309,10 @@ def ended(reader: Reader, transfer: Transfer) -> Update:
     """
     if reader.finished:
         return reader.finish()
+    if reader.begun and (stray := reader.stray or transfer.stray):
+        raise stray
+    if transfer.failed:
+        raise BackendError("the server sent an error event in the stream; look at its log")
     if reader.begun and transfer.done:
         return replace(reader.finish(), unfinished=True)
     if not reader.begun and (error := error_of(transfer.error)):

@@ -104,14 +104,16 @@ class _Reader:
     Attributes:
         begun: a chunk has come.
         finished: one with a finish reason has come; without it a stream broke off.
+        stray: what came in the place of a chunk and may be an error, where no finish reason comes any more.
     """
 
-    __slots__ = ("_alignment", "_reasoned", "begun", "finished")
+    __slots__ = ("_alignment", "_reasoned", "begun", "finished", "stray")
 
     def __init__(self) -> None:
         self._alignment = Alignment()
         self._reasoned = False  # reasoning was seen in a field of its own
         self.begun = self.finished = False
+        self.stray: BackendError | None = None
 
     def feed(self, chunk: Any) -> Update:
         raise NotImplementedError
@@ -150,6 +152,7 @@ class _ChoiceReader(_Reader):
             raise error
         usage = _usage(found["usage"]) if found.get("usage") else None
         if choice is None:
+            self.stray = self.stray or stray_in(found)
             if not (usage or found.get("id")):
                 return NOTHING
             return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
@@ -322,6 +325,15 @@ def _error_of_choice(found: dict[str, Any], choice: dict[str, Any] | None) -> Ba
     if choice.get("error") or choice.get("finish_reason") == "error":
         return _error(choice.get("error") or {"message": "no reason but finish_reason 'error'"})
     return None
+
+
+def stray_in(chunk: Any) -> BackendError | None:
+    """What a chunk without a choice says that may be an error; None where it says nothing of the kind."""
+    found = fields(chunk)
+    if next(iter(items(found.get("choices"))), None) is not None:
+        return None
+    said = any(map(found.get, ("message", "detail", "msg", "errors"))) or "error" in (found.get("type"), found.get("object"))
+    return _error(found) if said else None
 
 
 def error_of(body: Any) -> BackendError | None:

@@ -12,10 +12,13 @@ from collections.abc import AsyncGenerator, Awaitable, Generator
 from inspect import isawaitable
 from typing import Any, Self
 
-from entropy_chains.backends.remote.readers import error_in
+from entropy_chains.backends.remote.readers import error_in, stray_in
+from entropy_chains.errors import BackendError
 
 DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 """How a stream of chat or completion chunks ends in order, whatever its last chunk said."""
+
+FAILED = re.compile(rb"[\r\n]event: ?error[\r\n]")
 
 EMPTY = re.compile(rb"(?<![^\n])data:[ \t]*\r?(?=\n)")
 BEGUN = re.compile(rb"(?<![^\n])(?:d|da|dat|data|data:[ \t]*\r?)\Z")
@@ -36,13 +39,16 @@ class Transfer:
     Attributes:
         heard: somebody saw them; else nothing is known.
         done: the stream ended with ``[DONE]``.
+        failed: an event named ``error`` has come.
+        stray: as of the stream's reader, where a framework reads it and passes such chunks over.
         first: its beginning.
     """
 
-    __slots__ = ("_before", "_begun", "_last", "_opened", "done", "first", "heard")
+    __slots__ = ("_before", "_begun", "_last", "_opened", "done", "failed", "first", "heard", "stray")
 
     def __init__(self) -> None:
-        self.heard = self.done = self._opened = False
+        self.heard = self.done = self.failed = self._opened = False
+        self.stray: BackendError | None = None
         self.first, self._begun = b"", b""
         self._last = self._before = b"\n"
 
@@ -52,6 +58,7 @@ class Transfer:
             self.first += data[: FIRST - len(self.first)]
         near = self._last + data
         self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
+        self.failed = self.failed or (b"event:" in near and FAILED.search(near) is not None)
         self._last = near[-LONGEST:]
         data, self._begun = self._begun + data, b""
         if not self._opened:
@@ -97,18 +104,18 @@ class Listening:
 
     def create(self, **given: Any) -> Any:
         made = self._resource.create(**given)
-        return _awaited(made, self._transfer) if isawaitable(made) else _Checked(self._transfer.listen(made))
+        return _awaited(made, self._transfer) if isawaitable(made) else _Checked(self._transfer.listen(made), self._transfer)
 
 
 async def _awaited(made: Awaitable[Any], transfer: Transfer) -> Any:
-    return _Checked(transfer.listen(await made))
+    return _Checked(transfer.listen(await made), transfer)
 
 
 class _Checked:
     """An SDK's stream of which no chunk is an error: a framework may pass one over, and take what came before it for whole."""
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+    def __init__(self, stream: Any, transfer: Transfer):
+        self._stream, self._transfer = stream, transfer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -127,17 +134,17 @@ class _Checked:
 
     def __iter__(self) -> Generator[Any, None, None]:
         for chunk in self._stream:
-            yield _checked(chunk)
+            yield self._checked(chunk)
 
     async def __aiter__(self) -> AsyncGenerator[Any, None]:
         async for chunk in self._stream:
-            yield _checked(chunk)
+            yield self._checked(chunk)
 
-
-def _checked(chunk: Any) -> Any:
-    if error := error_in(chunk):
-        raise error
-    return chunk
+    def _checked(self, chunk: Any) -> Any:
+        if error := error_in(chunk):
+            raise error
+        self._transfer.stray = self._transfer.stray or stray_in(chunk)
+        return chunk
 
 
 class _Response:

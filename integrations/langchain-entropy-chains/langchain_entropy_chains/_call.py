@@ -44,7 +44,8 @@ class Call:
 
     def finished(self, run: Generation) -> ChatGenerationChunk:
         usage = usage_of(self.inner.readers, run.tokens, run.reasoning_tokens)
-        return self.end({"model_name": self.inner.model, **self.inner.shown.once, **run.outcome.metadata()}, usage)
+        told = {"model_name": self.inner.model, **({"finish_reason": run.finish_raw} if run.finish_raw else {})}
+        return self.end({**told, **self.inner.shown.once, **run.outcome.metadata()}, usage)
 
     def refined(self, run: RefineRun) -> ChatGenerationChunk:
         reasoning = sum(call.reasoning_tokens for call in run.calls[:-1])
