@@ -1,4 +1,4 @@
-"""The state machine: worked examples, what never counts, what it remembers, and that its two faces decide alike."""
+"""The state machine: worked examples, what never counts, what it says, and what it remembers."""
 
 from __future__ import annotations
 
@@ -7,40 +7,15 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from monitored import LINES, bounds, feed, policy
 
-from entropy_chains.core.batch_monitor import BatchMonitor
-from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.monitor import Decision, Monitor
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.rules import RULES
-from entropy_chains.core.signals import STEP_SIGNALS, TAIL, MassFloor, StepRecord
+from entropy_chains.core.signals import STEP_SIGNALS, TAIL, MassFloor
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Alternative, Token
-from entropy_chains.errors import EntropyChainsError
 
-LINES = Segmentation("line", 1)
 NEVER = Policy("m", (None,), segmentation=LINES)
-
-
-def bounds(entropy, mass=1.0, lower=None, upper=None, confidence=2.0):
-    """Figures of one token."""
-    return EntropyBounds(entropy, entropy if lower is None else lower, entropy if upper is None else upper, mass, 20, confidence)
-
-
-def policy(threshold, rule="entropy", min_steps=1, **fields):
-    """A policy over lines of any length."""
-    return Policy("m", (threshold,), rule, min_steps, **{"segmentation": LINES, **fields})
-
-
-def feed(monitor, *tokens):
-    """Feed (text, entropy) pairs, a text alone having entropy 0; returns the decisions."""
-    found = []
-    for t in tokens:
-        text, value = (t, 0.0) if isinstance(t, str) else t
-        found.append(monitor.feed(Token(text), bounds(value)))
-    return found
 
 
 # --- worked examples
@@ -204,114 +179,6 @@ def test_after_the_decision_nothing_is_decided():
     assert monitor.steps == 1
 
 
-# --- rules that read more
-
-
-def test_thresholds_and_first_step_per_step():
-    """Never at step 1 (min_steps 2), never at step 2 (None), at step 3."""
-    monitor = Monitor(Policy("m", (4.0, None, 0.5), min_steps=2, segmentation=LINES))
-    assert feed(monitor, "<think>", "a\n", "b\n", "c\n")[1:] == [Decision.GO_ON, Decision.GO_ON, Decision.CLOSE]
-
-
-def test_another_signal():
-    """A policy over the sum stops by the sum: a long sure step is unsure."""
-    monitor = Monitor(policy(1.5, signal="sum_entropy"))
-    assert feed(monitor, "<think>", *[("a", 0.2)] * 9, ("\n", 0.2))[-1] is Decision.GO_ON
-    assert feed(monitor, *[("a", 0.2)] * 4, ("\n", 0.2))[-1] is Decision.CLOSE
-    assert monitor.finish().entropy == pytest.approx(1.0)
-
-
-def test_the_fixed_step():
-    """Whatever the entropy, even a missing one."""
-    monitor = Monitor(policy(2, "fixed-step", 2))
-    tokens = [Token("<think>"), Token("a\n"), Token("b\n")]
-    assert [monitor.feed(t) for t in tokens] == [Decision.GO_ON, Decision.GO_ON, Decision.CLOSE]
-    outcome = monitor.finish()
-    assert outcome.reason == "step 2 is the fixed step"
-    assert "early_stop_threshold" not in outcome.metadata()
-
-
-def test_agreement_asks_for_an_answer_after_every_step():
-    """Answers 4, 5, None, 5, 5: the last two agree after step 5 only; the entropy is low throughout."""
-    monitor = Monitor(policy(4.0, "entropy+agreement", 2))
-    monitor.feed(Token("<think>"))
-    decisions = []
-    for answer in ("4", "5", None, "5", "5"):
-        assert feed(monitor, "a\n") == [Decision.PROBE]
-        decisions.append(monitor.answer(answer))
-    assert decisions == [Decision.GO_ON] * 4 + [Decision.CLOSE]
-    outcome = monitor.finish()
-    assert (outcome.step, outcome.stopped) == (5, True)
-    assert "answers agree" in outcome.reason
-
-
-def test_a_signal_of_the_tried_answer_is_judged_with_it():
-    """The step's own entropy decides nothing; without an answer, a figure, or trust in the step there is no stop."""
-    monitor = Monitor(policy(0.5, signal="trial_entropy"))
-    monitor.feed(Token("<think>"))
-    tried = [("4", 0.6), (None, 0.1), ("4", None), ("4", 0.5)]
-    for answer, entropy in tried[:3]:
-        assert feed(monitor, ("a\n", 0.0)) == [Decision.PROBE]
-        assert monitor.answer(answer, {} if entropy is None else {"trial_entropy": entropy}) is Decision.GO_ON
-    assert monitor.feed(Token("a\n")) is Decision.PROBE  # no logprobs: the step is not to be trusted
-    assert monitor.answer("4", {"trial_entropy": 0.1}) is Decision.GO_ON
-    assert feed(monitor, ("a\n", 3.0)) == [Decision.PROBE]
-    assert monitor.answer("4", {"trial_entropy": 0.5}) is Decision.CLOSE
-    outcome = monitor.finish()
-    assert (outcome.step, outcome.entropy, outcome.threshold) == (5, 0.5, 0.5)
-    assert outcome.reason == "trial_entropy at or under the threshold"
-
-
-def test_an_answer_nobody_asked_for():
-    """An error that says when to call it: before any step, after a rule that reads none, twice, and when only watching."""
-    monitor = Monitor(policy(4.0, "entropy+agreement", 2))
-    watching = Monitor(policy(4.0, "entropy+agreement", 2), stop=False)
-    plain = Monitor(policy(0.0))
-    for m in (monitor, watching, plain):
-        feed(m, "<think>")
-        with pytest.raises(EntropyChainsError, match="PROBE"):
-            m.answer("4")
-        feed(m, ("a\n", 1.0))
-    monitor.answer("4")
-    for m in (monitor, watching, plain):
-        with pytest.raises(EntropyChainsError, match="PROBE"):
-            m.answer("4")
-
-
-def test_the_refine_loop_reads_answers_for_nothing():
-    """A step is a call; its answer comes with its end, tags mean nothing, and the decision is to stop."""
-    monitor = Monitor(policy(0.5, "entropy+agreement", 2, mode="refine", segmentation=Segmentation("call", 1)))
-    feed(monitor, ("<think>", 0.1), ("a\n\n", 0.1), ("</think>", 0.1))
-    assert monitor.end_step("4") is Decision.GO_ON
-    assert monitor.last.entropy == pytest.approx(0.1)
-    feed(monitor, ("b", 0.3))
-    assert monitor.end_step("4") is Decision.STOP
-    assert monitor.end_step("4") is Decision.GO_ON
-    assert monitor.finish().step == 2
-
-
-@pytest.mark.parametrize("rule", list(RULES))
-def test_a_missing_answer_is_no_place_to_stop_where_it_is_seen(rule):
-    """In the refine loop no rule stops after a call without an answer, however sure; an agent's step has none, and may be last."""
-    settings = {"mode": "refine", "segmentation": Segmentation("call", 1)}
-    answers = [None, None, "4", "4"]
-    monitor = Monitor(policy(0.5, rule, 1, **settings))
-    decisions = [monitor.take(StepRecord(1, 10, 0.1, 1.0), answer) for answer in answers]
-    expected = 4 if RULES[rule].compares_answers else 3
-    assert (decisions.index(Decision.STOP) + 1, monitor.finish().step) == (expected, expected)
-    if not RULES[rule].compares_answers:
-        agent = Monitor(policy(0.5, rule, 1, scope="agent", **settings))
-        assert agent.take(StepRecord(1, 10, 0.1, 1.0)) is Decision.STOP
-
-
-def test_a_record_measured_elsewhere():
-    """``take`` numbers the steps itself and adds their tokens."""
-    monitor = Monitor(policy(0.5, mode="refine", segmentation=Segmentation("call", 1)))
-    assert monitor.take(StepRecord(1, 10, 0.9, 1.0), "4") is Decision.GO_ON
-    assert monitor.take(StepRecord(1, 20, 0.4, 1.0), "4") is Decision.STOP
-    assert (monitor.last.step, monitor.tokens) == (2, 30)
-
-
 # --- what it says
 
 
@@ -420,122 +287,3 @@ def test_memory_does_not_grow():
             sizes.append(size(monitor))
     assert sizes[1] <= sizes[0]
     assert monitor.tokens == 100_001
-
-
-# --- two faces
-
-
-TEXTS = st.sampled_from(["<think>", "</think>", "a", "b ", "\n", "\n", "\n\n", "```\n", '{"x":\n', "}", "<tool_call>", ""])
-FIGURES = st.none() | st.tuples(st.floats(0, 4), st.floats(0.3, 1), st.floats(0, 4), st.floats(0, 9), st.floats(0, 5))
-TOKENS = st.tuples(TEXTS, FIGURES, st.booleans())
-ROWS = st.lists(st.lists(TOKENS, max_size=30), min_size=1, max_size=4)
-POLICIES = st.builds(
-    lambda threshold, rule, first, boundary, shortest, signal, active: Policy(
-        "m",
-        (first,) if rule == "fixed-step" else threshold,
-        rule,
-        first,
-        segmentation=Segmentation(boundary, shortest),
-        signal=signal,
-        active=active,
-        reason="uncertified" if active else "no_signal",
-    ),
-    st.lists(st.none() | st.floats(0, 4), min_size=1, max_size=3).map(tuple),
-    st.sampled_from(["entropy", "entropy+agreement", "fixed-step"]),
-    st.integers(1, 3),
-    st.sampled_from(["line", "blank_line", "call"]),
-    st.integers(1, 4),
-    st.sampled_from(["mean_entropy", "sum_entropy", "max_entropy", "tail_entropy", "top_tenth_entropy"]),
-    st.booleans(),
-)
-
-
-@settings(max_examples=400, deadline=None)
-@given(ROWS, st.none() | POLICIES, st.booleans(), st.booleans(), st.lists(st.booleans(), min_size=4, max_size=4), st.data())
-def test_the_two_faces_decide_alike(rows, p, stop, thinking, holdout, data):
-    """Any streams, ending at different times, with missing values, low mass and forced tokens: equal decisions and records."""
-    texts = [["<think>", *(t for t, _, _ in row)] for row in rows]
-    figures = [[None, *(f for _, f, _ in row)] for row in rows]
-    pushed = [[False, *(f and n % 3 == 0 for n, (_, _, f) in enumerate(row))] for row in rows]
-    common = {"segmentation": LINES, "stop": stop, "thinking": thinking}
-    singles = [Monitor(p, holdout=holdout[r], **common) for r in range(len(rows))]
-    batch = BatchMonitor(p, len(rows), holdout=holdout[: len(rows)], **common)
-    for at in range(max(map(len, texts))):
-        live = [r for r in range(len(rows)) if at < len(texts[r])]
-        table = np.full((len(rows), 5), np.nan)
-        for r in live:
-            if figures[r][at] is not None:
-                table[r] = figures[r][at]
-        forced = {r for r in live if pushed[r][at]}
-        thinks = any(s.phase is not Phase.ANSWER for s in singles)
-        found = batch.feed([t[at] if at < len(t) else "" for t in texts], table if thinks else None, live, forced)
-        for r in live:
-            f = figures[r][at]
-            given_bounds = None if f is None else EntropyBounds(f[0], f[2], f[3], f[1], 20, f[4])
-            before = singles[r].steps
-            decision = singles[r].feed(Token(texts[r][at]), given_bounds, forced=r in forced)
-            row = batch.rows[r]
-            assert (r in found) is (singles[r].steps > before)
-            assert found.get(r, Decision.GO_ON) is decision
-            assert row.last == singles[r].last
-            assert (row.phase, row.tokens_in_step) == (singles[r].phase, singles[r].tokens_in_step)
-            if decision is Decision.PROBE:
-                answer = data.draw(st.sampled_from(["1", "2", None]))
-                assert row.answer(answer) is singles[r].answer(answer)
-    for r, single in enumerate(singles):
-        assert batch.end_step(r, "1") is single.end_step("1")
-        assert batch.rows[r].last == single.last
-        assert batch.rows[r].finish() == single.finish()
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["a", "12", "=", "{", "x`", "</think", "\n"]), max_size=60), st.integers(1, 6), st.booleans())
-def test_quiet_tokens_may_be_told_together(texts, min_tokens, stop):
-    """Kept until the next token that may decide something, their figures summed up at once: the same steps and outcome."""
-    judged = policy(1.5, segmentation=Segmentation("line", min_tokens))
-    one, other = (Monitor(judged, thinking=True, stop=stop) for _ in range(2))
-    waiting, figures = [], []
-    rng = np.random.default_rng(len(texts))
-    for text in texts:
-        entropy = float(rng.uniform(0, 3))
-        decision = one.feed(Token(text), EntropyBounds(entropy, entropy, entropy, 1.0, 20, 1.0))
-        figures.append([entropy, 1.0, entropy, entropy, 1.0])
-        if other.quiet(text):
-            assert decision is Decision.GO_ON
-            waiting.append(text)
-            continue
-        other.skim(waiting)
-        waiting.clear()
-        assert other.advance(text)
-        if other.at_end:
-            other.absorb(np.array(figures))
-            figures.clear()
-            assert other.decide() is decision
-        assert (other.tokens, other.tokens_in_step, other.last) == (one.tokens, one.tokens_in_step, one.last)
-    other.skim(waiting)
-    assert other.finish() == one.finish()
-
-
-def test_long_steps_are_the_same_in_both_faces():
-    """Steps longer than the batch keeps figures of, with rows of different length: the same records to the last bit."""
-    rng = np.random.default_rng(0)
-    table = rng.random((900, 3, 5)) * 4
-    table[rng.random((900, 3)) < 0.05] = np.nan
-    batch, singles = (
-        BatchMonitor(None, 3, segmentation=LINES, thinking=True),
-        [Monitor(segmentation=LINES, thinking=True) for _ in range(3)],
-    )
-    for n, figures in enumerate(table):
-        texts = ["\n" if (n + 1) % length == 0 else "x" for length in (7, 130, 700)]
-        batch.feed(texts, figures, range(3))
-        for text, single, f in zip(texts, singles, figures.tolist(), strict=True):
-            single.feed(Token(text), EntropyBounds(f[0], f[2], f[3], f[1], 20, f[4]))
-    assert [r.steps for r in batch.rows] == [128, 6, 1]
-    assert [r.last for r in batch.rows] == [s.last for s in singles]
-
-
-def test_a_batch_of_none_but_ended_rows():
-    """Rows that have ended are not counted and decide nothing."""
-    batch = BatchMonitor(policy(4.0), 2)
-    assert batch.feed(["a\n", "b\n"], np.zeros((2, 5)), []) == {}
-    assert batch.rows[0].finish().tokens == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -11,68 +10,14 @@ from llama_index.core.base.llms.types import ThinkingBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
-from llama_index.core.llms import ChatMessage, MockLLM, TextBlock
-from llama_index.core.prompts import PromptTemplate
+from llama_index.core.llms import ChatMessage, TextBlock
 from llama_index.llms.entropy_chains import EarlyStopLLM
-from llama_index.llms.openai import OpenAIResponses
-from llama_index.llms.openai_like import OpenAILike
 from llama_index_instrumentation.dispatcher import instrument_tags
+from llms import ANSWER, ASKED, LOOP, METHODS, POLICY, TOOL, ask_all, inside, stopped, text_of, wrapped
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, sums, thinking
-from pydantic import BaseModel
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
-from entropy_chains.errors import NoLogprobsError, PolicyError, PolicyMismatch, SettingsError
-
-POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
-LOOP = Policy("scripted", (0.2,), mode="refine", segmentation=Segmentation("call", 1))
-ASKED = [ChatMessage(role="user", content="What is 6*7?")]
-ANSWER = "The answer is 42"
-KEY = "sk-do-not-show-me"
-TOOL = {"type": "function", "function": {"name": "multiply", "parameters": {"type": "object", "properties": {}}}}
-
-
-@pytest.fixture
-def server():
-    with Loopback() as running:
-        yield running
-
-
-def inside(server: Loopback, **settings: Any) -> OpenAILike:
-    given = {"is_chat_model": True, "is_function_calling_model": True, "context_window": 8000} | settings
-    return OpenAILike(model="scripted", api_base=server.url, api_key=KEY, **given)
-
-
-def wrapped(server: Loopback, policy: Any = POLICY, inner: dict[str, Any] | None = None, **settings: Any) -> EarlyStopLLM:
-    return EarlyStopLLM(llm=inside(server, **(inner or {})), policy=policy, **settings)
-
-
-def stopped(server: Loopback) -> bool:
-    """The first request was closed near the third line, and the second one asked for the answer."""
-    server.settled()
-    first, second = server.calls
-    return first.gone and first.made < first.planned and is_answer_call(second.body)
-
-
-def ask_all(llm: EarlyStopLLM, method: str, **kwargs: Any) -> list[Any]:
-    """Every response of one of the eight methods."""
-    asked: Any = ASKED if "chat" in method else "What is 6*7?"
-
-    async def run() -> list[Any]:
-        made = await getattr(llm, method)(asked, **kwargs)
-        return [r async for r in made] if "stream" in method else [made]
-
-    if method.startswith("a"):
-        return asyncio.run(run())
-    made = getattr(llm, method)(asked, **kwargs)
-    return list(made) if "stream" in method else [made]
-
-
-def text_of(response: Any) -> str:
-    return response.message.content if hasattr(response, "message") else response.text
-
-
-METHODS = [f"{a}{s}{m}" for a in ("", "a") for s in ("", "stream_") for m in ("chat", "complete")]
 
 
 @pytest.mark.parametrize("chat_model", [True, False])
@@ -140,112 +85,6 @@ def test_a_run_keeps_its_side_of_the_holdout(server):
     assert {frozenset(s) for s in sides} == {frozenset({True}), frozenset({False})}
     with pytest.warns(UserWarning, match="run_id"):
         llm.chat(ASKED)
-
-
-STRUCTURED = {
-    "response_format": {"response_format": {"type": "json_object"}},
-    "extra_body": {"extra_body": {"structured_outputs": {"regex": "a+"}}},
-    "forced tool": {"tools": [TOOL], "tool_choice": "required"},
-}
-
-
-@pytest.mark.parametrize("where", ["call", "llm"])
-@pytest.mark.parametrize("form", STRUCTURED)
-def test_structured_output_is_never_cut(server, form, where):
-    """Wherever it is asked for, per call or on the inner LLM, the reply is one whole request."""
-    given = STRUCTURED[form]
-    if where == "llm" and form == "forced tool":
-        pytest.skip("tools come with a call")
-    llm = wrapped(server, inner={"additional_kwargs": given} if where == "llm" else {})
-    told = llm.chat(ASKED, **(given if where == "call" else {})).additional_kwargs
-    assert [c.gone for c in server.calls] == [False]
-    assert "never cut" in told["early_stop_reason"]
-
-
-class Product(BaseModel):
-    """What 6*7 is."""
-
-    value: int
-
-
-@pytest.mark.parametrize("asynchronously", [False, True])
-def test_structured_predict_is_the_inner_llms(asynchronously):
-    """A demanded tool call is made by one request without logprobs, as without the wrapper."""
-    with Loopback(lambda body: Reply(said(""), tools=[("Product", {"value": 42})])) as server:
-        llm, asked = wrapped(server), (Product, PromptTemplate("6*7?"))
-        made = asyncio.run(llm.astructured_predict(*asked)) if asynchronously else llm.structured_predict(*asked)
-        (call,) = server.calls
-    assert made == Product(value=42)
-    assert not call.body.get("logprobs")
-    assert llm.as_structured_llm(Product).llm is llm
-
-
-def with_tool(body: dict[str, Any]) -> Reply:
-    """Thinks, sure from the third line on, then calls; after a stop it calls at once."""
-    if is_answer_call(body):
-        return Reply(tools=[("multiply", {"a": 6})])
-    return Reply(thinking(UNSURE, UNSURE, SURE, SURE, SURE, answer="x").tokens[:-1], tools=[("multiply", {"a": 6})], pace=0.0005)
-
-
-@pytest.mark.parametrize("owner", ["vllm", "unknown"])
-@pytest.mark.parametrize("method", ["chat", "astream_chat"])
-def test_a_tool_call_after_a_stop_passes_through(method, owner):
-    """The thinking before it is cut, the call is whole, and a server without prefill is not told to give up the call."""
-    with Loopback(with_tool, owned_by=owner) as server:
-        llm = wrapped(server)
-        response = ask_all(llm, method, tools=[TOOL])[-1]
-        assert stopped(server)
-        if owner == "unknown":
-            assert "call a tool" in server.calls[1].body["messages"][-1]["content"]
-        assert server.calls[1].body["tools"] == [TOOL]
-    (call,) = llm.get_tool_calls_from_response(response)
-    assert (call.tool_name, call.tool_kwargs) == ("multiply", {"a": 6})
-
-
-@pytest.mark.parametrize("method", ["chat", "astream_chat"])
-def test_llama_cpp_refuses_logprobs_with_tools_so_the_call_is_whole(method):
-    """Its 400 would break an agent that worked before: no logprobs are asked for, the call runs in full, and says why."""
-
-    def script(body: dict[str, Any]) -> Reply:
-        if body.get("tools") and body.get("logprobs"):
-            return Reply(status=400, message="logprobs is not supported with tools + stream")
-        return with_tool(body)
-
-    with Loopback(script, owned_by="llamacpp") as server:
-        llm = wrapped(server)
-        with pytest.warns(UserWarning, match="no logprobs on reasoning tokens"):
-            response = ask_all(llm, method, tools=[TOOL])[-1]
-        assert [(c.gone, "top_logprobs" in c.body) for c in server.calls] == [(False, False)]
-    assert [c.tool_name for c in llm.get_tool_calls_from_response(response)] == ["multiply"]
-    told = response.additional_kwargs
-    assert (told["early_stop_active"], told["early_stop_stopped"]) == (False, False)
-    assert told["early_stop_reason"].startswith("llama.cpp sends no logprobs on a streamed call with tools")
-
-
-def test_text_before_a_tool_call_after_a_stop_is_kept():
-    """Both are in the last response, also where the text is settled only at the stream's end."""
-
-    def script(body: dict[str, Any]) -> Reply:
-        return Reply(said("I call"), tools=[("multiply", {"a": 6})]) if is_answer_call(body) else with_tool(body)
-
-    with Loopback(script) as server:
-        llm = wrapped(server)
-        response = llm.chat(ASKED, tools=[TOOL])
-    assert response.message.content == "I call"
-    assert [c.tool_name for c in llm.get_tool_calls_from_response(response)] == ["multiply"]
-
-
-def test_nothing_is_cut_once_a_tool_call_has_begun():
-    """A call that comes without any answer is handed on as it is, and the reason says so."""
-
-    def script(body: dict[str, Any]) -> Reply:
-        return Reply(thinking(UNSURE).tokens[:-1], tools=[("multiply", {"a": 6})])
-
-    with Loopback(script) as server:
-        response = wrapped(server).chat(ASKED, tools=[TOOL])
-        assert len(server.calls) == 1
-    assert response.additional_kwargs["early_stop_reason"] == "a tool call has begun"
-    assert response.message.additional_kwargs["tool_calls"]
 
 
 def test_the_callers_history_is_not_appended_to(server):
@@ -436,102 +275,3 @@ def test_a_call_with_tools_is_not_repeated():
         told = wrapped(server, LOOP, mode="refine").chat(ASKED, tools=[TOOL]).additional_kwargs
         assert len(server.calls) == 1
     assert "tools" in told["early_stop_reason"]
-
-
-# --- bad input, missing logprobs, secrets
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "named"),
-    [
-        ({"mode": "fast"}, SettingsError, "fast"),
-        ({"polcy": POLICY}, SettingsError, "polcy"),
-        ({"max_steps": 0}, SettingsError, "max_steps"),
-        ({"continuation": "guess"}, SettingsError, "guess"),
-        ({"continuation": "control"}, SettingsError, "control"),
-        ({"without_logprobs": "hope"}, SettingsError, "hope"),
-        ({"holdout": 2}, ValueError, "2"),
-        ({"policy": {"thresholds": [1]}}, SettingsError, "dict"),
-        ({"policy": "nowhere.json"}, PolicyError, "nowhere.json"),
-        ({"policy": LOOP}, PolicyMismatch, "refine"),
-        ({"policy": Policy("another", (0.2,))}, PolicyMismatch, "another"),
-    ],
-)
-def test_bad_settings_fail_at_the_door(server, settings, error, named):
-    """Each names the value, before any request."""
-    with pytest.raises(error, match=named):
-        wrapped(server, **settings)
-    assert server.calls == []
-
-
-def test_a_mismatch_may_be_a_warning(server):
-    """``on_mismatch="warn"`` goes on."""
-    with pytest.warns(UserWarning, match="another"):
-        assert wrapped(server, Policy("another", (0.2,)), on_mismatch="warn").llm is not None
-
-
-def test_an_llm_without_logprobs_is_named():
-    """Its calls run in full: a warning names the class and what to do, and each reply says so. ``error`` refuses it."""
-    with pytest.raises(NoLogprobsError, match=r"MockLLM.*OpenAILike"):
-        EarlyStopLLM(llm=MockLLM(), policy=POLICY, without_logprobs="error")
-    with pytest.warns(UserWarning, match=r"MockLLM.*OpenAILike"):
-        llm = EarlyStopLLM(llm=MockLLM(), policy=POLICY.for_model("unknown"))
-    response = llm.chat(ASKED)
-    assert response.message.content == "user: What is 6*7?\nassistant: "
-    assert response.additional_kwargs["early_stop_reason"] == "MockLLM takes no logprobs: run in full"
-
-
-def test_a_wrapper_is_not_wrapped(server):
-    """Nor is a structured LLM: both hold the LLM to wrap."""
-    llm = wrapped(server)
-    for outer in (llm, llm.as_structured_llm(Product)):
-        with pytest.raises(SettingsError, match="inside"):
-            EarlyStopLLM(llm=outer)
-
-
-@pytest.mark.parametrize("method", ["chat", "achat"])
-def test_a_server_that_sends_no_logprobs_is_told(method):
-    """Never a silent full run: it goes on and says so, or, with ``error``, raises after sixteen reasoning tokens."""
-    with Loopback(lambda body: thinking(None, None, None)) as server:
-        with pytest.raises(NoLogprobsError, match="reasoning"):
-            ask_all(wrapped(server, without_logprobs="error"), method)
-        with pytest.warns(UserWarning, match="no logprobs"):
-            (response,) = ask_all(wrapped(server), method)
-    assert response.message.content == "42"
-    assert response.additional_kwargs["early_stop_active"] is False
-
-
-def test_the_responses_api_is_loud_and_never_stops_reasoning():
-    """It warns when wrapped; a reply whose reasoning has no logprobs is whole."""
-    with Loopback() as server:
-        inner = OpenAIResponses(model="gpt-4o", api_base=server.url, api_key=KEY)
-        with pytest.warns(UserWarning, match="OpenAIResponses: the Responses API gives no logprobs"):
-            llm = EarlyStopLLM(llm=inner, policy=POLICY.for_model("gpt-4o"))
-        with pytest.warns(UserWarning, match="gives no logprobs on reasoning"):
-            response = llm.chat(ASKED)
-        assert [c.gone for c in server.calls] == [False]
-        assert server.calls[0].body["include"] == ["message.output_text.logprobs"]
-    assert response.message.content == ANSWER
-    assert response.additional_kwargs["early_stop_stopped"] is False
-
-
-def test_no_key_is_shown(server):
-    """Not in ``to_dict``, its JSON, the repr, or the string; the inner LLM's own would show it."""
-    llm = wrapped(server)
-    assert KEY in str(llm.llm.to_dict())
-    for shown in (
-        str(llm.to_dict()),
-        llm.to_json(),
-        repr(llm),
-        str(llm),
-        json.dumps(getattr(llm, "to_payload", llm.to_dict)(), default=str),
-    ):
-        assert KEY not in shown
-
-
-def test_the_inner_llms_own_errors_come_through():
-    """A refused first request raises what the inner LLM raises."""
-    import openai
-
-    with Loopback(lambda body: Reply(status=429, message="slow down")) as server, pytest.raises(openai.RateLimitError):
-        wrapped(server, inner={"max_retries": 0}).chat(ASKED)

@@ -12,19 +12,12 @@ from llama_index.core.tools import FunctionTool
 from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
 from llama_index.llms.entropy_chains import EarlyStopLLM, attach, detach
 from llama_index.llms.openai_like import OpenAILike
-from loopback import Loopback
 
 from entropy_chains import Policy, Segmentation
 from entropy_chains.errors import SettingsError
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = "What is 6*7?"
-
-
-@pytest.fixture
-def server():
-    with Loopback() as running:
-        yield running
 
 
 def inside(server, **settings):

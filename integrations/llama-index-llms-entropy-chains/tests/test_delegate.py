@@ -28,12 +28,6 @@ PROBING = Policy("scripted", (0.1,), signal="trial_entropy", segmentation=LINES)
 KEY = "sk-hidden-in-tests"
 
 
-@pytest.fixture
-def server():
-    with Loopback() as running:
-        yield running
-
-
 def inside(server, **settings):
     given = {"is_chat_model": True, "is_function_calling_model": True, "context_window": 8000, "max_retries": 0} | settings
     return OpenAILike(model="scripted", api_base=server.url, api_key=KEY, **given)

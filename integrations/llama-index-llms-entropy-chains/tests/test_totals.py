@@ -38,10 +38,8 @@ REFINING = Policy("scripted", (0.2,), mode="refine", segmentation=Segmentation("
 
 
 @pytest.fixture
-def traced():
+def traced(quiet):
     """Spans as Phoenix and Langfuse get them; no handler of ours is put in. A token counter of LlamaIndex's counts along."""
-    dispatcher = get_dispatcher()
-    kept = list(dispatcher.event_handlers), list(dispatcher.span_handlers)
     exporter, provider, instrumentor = InMemorySpanExporter(), TracerProvider(), LlamaIndexInstrumentor()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     instrumentor.instrument(tracer_provider=provider)
@@ -49,7 +47,6 @@ def traced():
     yield exporter
     Settings._callback_manager = None
     instrumentor.uninstrument()
-    dispatcher.event_handlers[:], dispatcher.span_handlers[:] = kept
 
 
 def probed(stops):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,15 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from llama_index.core import MockEmbedding, SummaryIndex
 from llama_index.core.agent.workflow import FunctionAgent
-from llama_index.core.instrumentation import get_dispatcher
-from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.entropy_chains.agents import EarlyStopFunctionAgent
 from llama_index.llms.entropy_chains.handlers import EntropyEventHandler
 from llama_index.llms.entropy_chains.tracing import LANGSMITH, ForLangSmith, current_span, mark_span
-from llama_index.llms.openai_like import OpenAILike
 from llama_index.observability.otel import LlamaIndexOpenTelemetry
+from llms import ASKED, POLICY, astream_chat, llm_at, stream_chat
 from loopback import SURE, Loopback, Reply, line, said
 from openinference.instrumentation import using_tags
 from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
@@ -33,18 +30,7 @@ from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 
-ASKED = [ChatMessage(role="user", content="What is 6*7?")]
-POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
 OUTCOME = Outcome(True, True, "sure", 3, 0.05, 0.2, 121, 120, False, "0123456789ab")
-
-
-@pytest.fixture
-def quiet():
-    """LlamaIndex's dispatcher, left as it was found."""
-    dispatcher = get_dispatcher()
-    kept = list(dispatcher.event_handlers), list(dispatcher.span_handlers)
-    yield dispatcher
-    dispatcher.event_handlers[:], dispatcher.span_handlers[:] = kept
 
 
 @pytest.fixture
@@ -61,31 +47,9 @@ def exported(quiet):
     instrumentor.uninstrument()
 
 
-@pytest.fixture
-def server():
-    with Loopback() as running:
-        yield running
-
-
-def llm_at(server, **settings):
-    given = {"logprobs": True, "top_logprobs": 20, "is_chat_model": True} | settings
-    return OpenAILike(model="scripted", api_base=server.url, api_key="sk-hidden-in-tests", **given)
-
-
 def marked(exporter):
     """The spans with savings, by name."""
     return {s.name: dict(s.attributes) for s in exporter.get_finished_spans() if "early_stop_step" in (s.attributes or {})}
-
-
-def stream_chat(llm):
-    return list(llm.stream_chat(ASKED))
-
-
-def astream_chat(llm):
-    async def run():
-        return [r async for r in await llm.astream_chat(ASKED)]
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("call", [stream_chat, astream_chat])
