@@ -17,8 +17,6 @@ from entropy_chains.offline.replay import decisions
 from entropy_chains.offline.table import as_table
 from entropy_chains.offline.traces import Step, Trace
 
-# --- the policy
-
 
 def test_auto_keeps_the_candidate_that_saves_most():
     """The chosen rule saves at least as much as each of the others walked with the losses allowed to it."""
@@ -110,9 +108,6 @@ def test_few_questions_try_fewer_rules(questions, tried):
         assert certificate is None or [k >= 0 for k in certificate["allowed"]] == [True] * tried + [False] * (4 - tried)
     else:
         assert policy.reason == "too_few_examples"
-
-
-# --- what the gate takes out, and what it leaves
 
 
 def test_a_plain_fixed_step_is_refused():

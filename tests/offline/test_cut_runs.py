@@ -34,9 +34,6 @@ def mixed(draw):
     return [replace(t, id=str(n)) for n, t in enumerate(draw(st.lists(run, min_size=2, max_size=8)))]
 
 
-# --- steps that were not recorded: ``record`` with ``steps``
-
-
 def many(count: int, **given) -> list[Trace]:
     """Whole runs, a tenth wrong and unsure at first and right in the end."""
     steps = [

@@ -18,9 +18,6 @@ EPSILON, DELTA, REPEATS = 0.05, 0.1, 60
 ALLOWED = int(stats.binom.ppf(0.99, REPEATS, DELTA))
 
 
-# --- the promise, on made-up models whose long runs are cut off at 250 tokens
-
-
 def hard_but_found(rng) -> list[Step]:
     """Half of the questions need a second step to be right; their first answers are wrong at any entropy below 1 bit."""
     hard = rng.random() < 0.5

@@ -1,110 +1,20 @@
-"""The report page: what it says, that it stands alone, and that no text from outside becomes markup."""
+"""The report page: what it says, and where its runs come from."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
-import numpy as np
 import pytest
+from report_runs import policy, random_traces, text_of, worked
 
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.rules import RULES
 from entropy_chains.errors import MissingExtraError, OutputError, PolicyMismatch
 from entropy_chains.offline.table import Table
-from entropy_chains.offline.traces import Step, Trace, append_traces
-from entropy_chains.show import plots, report, wording
+from entropy_chains.offline.traces import Trace, append_traces
+from entropy_chains.show import wording
 from entropy_chains.show.report import build_report, write_report
-
-HOSTILE = "</style></pre></svg>\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}&amp;\u202eü漢\ud800\x00 -->"
-CERTIFICATE = {"risk": "lost-correct", "max_loss": 0.05, "confidence": 0.9, "groups": 240, "losses": 4}
-
-
-def worked() -> list[Trace]:
-    """20 runs of two steps of 100 tokens and 1 s each.
-
-    Ten are sure (0.1 bits) and right at once; eight unsure (0.9 bits), wrong, then right; one sure, wrong, then right; one sure,
-    right, then wrong.
-    """
-    plan = [(0.1, True, True)] * 10 + [(0.9, False, True)] * 8 + [(0.1, False, True), (0.1, True, False)]
-    return [
-        Trace(
-            f"run {i}",
-            [
-                Step("7" if first else "8", value, 100, seconds=1.0, text=f"thinking about {i}"),
-                Step("7" if last else "9", 0.05, 100, seconds=1.0, text="checking"),
-            ],
-            question=f"question {i}",
-            gold="7",
-            model="m",
-        )
-        for i, (value, first, last) in enumerate(plan)
-    ]
-
-
-def policy(**fields) -> Policy:
-    fields = {"method": "certified", "reason": "certified", "calibration": {"groups": 240, "certificate": CERTIFICATE}} | fields
-    return Policy("m", **{"thresholds": (0.5,)} | fields)
-
-
-def random_traces(runs: int, seed: int = 0, *, gold: bool = True) -> list[Trace]:
-    rng = np.random.default_rng(seed)
-    made = []
-    for i in range(runs):
-        right = rng.random(3) < (0.7, 0.85, 0.9)
-        values = rng.lognormal(np.where(right, -2.0, -1.0), 0.5)
-        steps = [Step("7" if r else f"8{i % 3}", float(v), int(rng.integers(50, 200))) for r, v in zip(right, values, strict=True)]
-        made.append(Trace(f"q{i}", steps, gold="7" if gold else None, model="m"))
-    return made
-
-
-def text_of(page: str) -> str:
-    """What a reader sees: without style and tags, spaces joined."""
-    page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
-
-
-class Outline(HTMLParser):
-    """Tags outside and inside of drawings, ids, attributes that load something, and text."""
-
-    VOID = ("meta", "br", "img", "link")
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.outside: list[str] = []
-        self.inside: set[str] = set()
-        self.ids: list[str] = []
-        self.loads: list[str] = []
-        self.handlers: list[str] = []
-        self.labels: list[str | None] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attrs) -> None:
-        given = dict(attrs)
-        if "svg" in self.open:
-            self.inside.add(tag)
-        else:
-            self.outside.append(tag)
-        if tag == "svg":
-            self.labels.append(given.get("aria-label") if given.get("role") == "img" else None)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.ids += [given["id"]] if "id" in given else []
-        self.loads += [given[a] for a in ("src", "href", "action", "data", "srcset") if a in given]
-        self.handlers += [a for a in given if a.startswith("on")]
-
-    def handle_startendtag(self, tag, attrs) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
-
 
 # --- what it says
 
@@ -122,44 +32,6 @@ def test_headline_by_hand() -> None:
     assert "possible saving more" in page
     assert "More can be saved only by giving other answers" in page
     assert "95.0 % 95.0 %" in page
-
-
-def test_points_of_the_tradeoff_by_hand(monkeypatch) -> None:
-    """Full (200, .95), oracle (150, .95), cut at step 1 (100, .55), the policy (140, .95): the curve passes through its point."""
-    seen = {}
-
-    def capture(curve, fixed, marks, here, judged):
-        seen.update(curve=curve, fixed=fixed, marks=marks, here=here, judged=judged)
-        return "<svg></svg>"
-
-    monkeypatch.setattr(plots, "accuracy_against_tokens", capture)
-    build_report(worked(), policy())
-    assert seen["fixed"] == pytest.approx(np.array([[100, 0.55], [200, 0.95]]))
-    assert seen["marks"] == [("full", 200.0, pytest.approx(0.95)), ("oracle", 150.0, pytest.approx(0.95))]
-    assert (seen["here"]["tokens"], seen["here"]["accuracy"]) == (140.0, pytest.approx(0.95))
-    assert [140.0, pytest.approx(0.95)] in seen["curve"].tolist()
-    assert seen["curve"][0].tolist() == [200.0, pytest.approx(0.95)]
-
-
-def test_error_bars_by_hand() -> None:
-    """Saved .3 in [.2, .45] of 200 tokens is 140 tokens in [110, 160]: 30 to the left, 20 to the right."""
-    assert wording.distances([0.2, 0.45], 0.3, 200.0, flipped=True) == [[pytest.approx(30.0)], [pytest.approx(20.0)]]
-    assert wording.distances([-0.02, 0.01], -0.01, 1.0) == [[pytest.approx(0.01)], [pytest.approx(0.02)]]
-    assert wording.distances(None, 0.3, 200.0) == [[0.0], [0.0]]
-
-
-def test_promise_in_plain_words() -> None:
-    """A certificate is one sentence with its confidence, its loss and its evidence; a plain method promises nothing."""
-    page = text_of(build_report(worked(), policy()))
-    assert "Stopping is on: with 90 % confidence, at most 5 % of the questions lose a correct answer" in page
-    assert "(4 of 240 did there)" in page
-    plain = text_of(build_report(worked(), policy(method="mean", reason="uncertified")))
-    assert "Stopping is on, uncertified" in plain
-    assert "with 90 % confidence" not in plain
-    other = wording.certificate_sentence(
-        policy(calibration={"certificate": CERTIFICATE | {"risk": "disagreement", "max_loss": 0.025}})
-    )
-    assert "at most 2.5 % of the questions end with another answer" in other
 
 
 def test_without_a_policy_it_says_what_could_be_saved() -> None:
@@ -317,152 +189,7 @@ def test_importing_loads_neither_matplotlib_nor_jinja2() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-def test_the_users_matplotlib_is_left_alone() -> None:
-    """Drawing changes no setting and opens no figure of the user's pyplot."""
-    import matplotlib as mpl
-
-    before = dict(mpl.rcParams)
-    build_report(worked(), policy())
-    assert dict(mpl.rcParams) == before
-
-
-# --- it stands alone, and is only ever our own markup
-
-
-def test_page_stands_alone() -> None:
-    """No script, no handler, no address to load from, unique ids, closed tags, and an alternative text on every drawing."""
-    page = build_report(worked(), policy())
-    outline = Outline(page)
-    assert not re.search(r"https?:|//[a-z]|<script|@import|javascript:", page)
-    assert outline.open == []
-    assert all(re.fullmatch(r"#[\w-]+", target) for target in outline.loads)
-    assert {target[1:] for target in outline.loads} <= set(outline.ids)
-    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(outline.ids)
-    assert page.count("url(") == page.count("url(#")
-    assert outline.handlers == []
-    assert len(outline.ids) == len(set(outline.ids))
-    assert len(outline.labels) == 5
-    assert all(label and len(label) > 30 for label in outline.labels)
-
-
-def hostile(word: str) -> str:
-    """The page with ``word`` in every text field that can hold one."""
-    named = word.replace("\ud800", "")  # a policy's texts are such as can be written
-    steps = [
-        Step(word, 0.1, 10, correct=True, text=word, signals={word: 0.2, named: 0.2}),
-        Step(word + "2", 0.05, 10, correct=True, text=word, signals={word: 0.1, named: 0.1}),
-    ]
-    wrong = [
-        Step(word, 0.9, 10, correct=False, text=word, signals={word: 0.9, named: 0.9}),
-        Step(None, None, 10, correct=False, text=word),
-    ]
-    kinds = [steps, wrong]
-    traces = [
-        Trace(
-            f"{word}{i}",
-            kinds[i % 2],
-            group=f"{word}{i}",
-            question=word,
-            gold=word,
-            model=named,
-            template=named,
-            signal="mean_entropy",
-        )
-        for i in range(12)
-    ]
-    made = Policy(
-        named, (0.5,), aliases=(named,), signal=named, reason=named, template=named, method="certified",
-        calibration={"certificate": CERTIFICATE | {"risk": named}, "labels": named, "groups": 12},
-    )  # fmt: skip
-    pages = [
-        build_report(traces, made, title=word),
-        build_report(traces, Policy(named, (0.5,), active=False, reason=named, template=named), title=word),
-        build_report(
-            traces, title=word, live={"model": word, "questions": 3, "stops_at_step": [1], "method": word, "policy": word}
-        ),
-    ]
-    return "\n".join(pages)
-
-
-@pytest.mark.filterwarnings("ignore:Glyph")
-def test_text_from_outside_is_never_markup() -> None:
-    """Ids, questions, answers, texts, models, signals, reasons, titles: tags are the same as with harmless words.
-
-    The hostile word closes style, pre and svg, opens script and img, tries a template, and holds a lone surrogate and a NUL.
-    """
-    page, harmless = hostile(HOSTILE), hostile("word")
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "&lt;script&gt;" in page
-    assert "alert(2)&gt;49" not in page
-    assert "alert(2)&gt;{{ 7*7 }}&amp;amp;" in page
-    bad, good = Outline(page), Outline(harmless)
-    assert bad.outside == good.outside
-    assert bad.inside <= {"g", "path", "use", "text", "defs", "style", "rect", "clippath", "tspan", "pattern", "svg"}
-    assert bad.handlers == []
-    assert bad.open == []
-    page.encode("utf-8")
-    for label in bad.labels:
-        assert label
-
-
-def test_no_control_character_is_in_the_page() -> None:
-    """Line ends of a thinking stay; NUL is no text of a page, and a terminal that shows the file would obey an escape."""
-    runs = [Trace("a", [Step("\x1b[31m7\x07\x00", 0.1, 9, text="one\ntwo\x1b]0;x\x07")], question="q\x00", gold="7", model="m")]
-    page = build_report([*worked(), *runs])
-    assert not [c for c in page if not c.isprintable() and c not in "\n\t"]
-
-
-def test_page_is_deterministic() -> None:
-    """The same input makes the same bytes: no dates, no random ids."""
-    assert build_report(worked(), policy()) == build_report(worked(), policy())
-
-
 # --- odd data
-
-
-def test_many_runs_make_no_large_page() -> None:
-    """25,000 runs (75,000 steps, above the curve's limit): dots are limited and the page stays under 600 kB."""
-    table = Table.from_traces(random_traces(25_000))
-    assert len(table.step) > report.CURVE_ROWS
-    page = build_report(table, policy())
-    dots = page[page.index('id="tokens-') :].split("</svg>")[0].count("<use")
-    assert 1000 < dots < plots.MOST_DOTS + 100
-    assert "1,500 of 25,000 runs" in page
-    assert len(page) < 600_000
-
-
-def test_signal_axis_is_logarithmic_over_many_decades() -> None:
-    """Values over five decades get a logarithmic axis with zeros kept at its edge; a narrow spread a linear one."""
-    wide = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 50)])
-    assert "logarithmic; zeros at the left edge" in plots.right_and_wrong(wide, wide, 0.1, "x", ("right", "wrong"))
-    assert "logarithmic" not in plots.right_and_wrong(np.linspace(0.1, 1, 50), wide[:0], None, "x", ("right", "wrong"))
-
-
-@pytest.mark.parametrize(
-    "traces",
-    [
-        [Trace("one", [Step("7", 0.1, 10)], gold="7", model="m")],
-        [Trace("one", [Step(None, None, 0)], gold="7", model="m")],
-        [Trace("one", [Step("7", 0.0, 10), Step("7", 0.0, 0)], model="m")],
-        [Trace(f"{i}", [Step("7", None, 5), Step("7", None, 5)], gold="7", model="m") for i in range(3)],
-        [Trace(f"{i}", [Step("7", 0.2, 5)] * 60, gold="7", model="m") for i in range(3)],
-    ],
-    ids=["one run", "no tokens", "no labels", "no entropies", "many steps"],
-)
-@pytest.mark.parametrize("rule", RULES)
-def test_odd_data_still_make_a_page(traces, rule: str) -> None:
-    """One run, no tokens, no entropies, 60 steps: a whole page comes out, with every rule and without a policy, and no NaN."""
-    given = {"thresholds": (2.0,)} if rule == "fixed-step" else {}
-    for page in (build_report(traces, policy(rule=rule, min_steps=2, **given)), build_report(traces)):
-        outline = Outline(page)
-        assert outline.open == []
-        assert not re.search(r"\bnan\b|\binf\b|None", text_of(page))
-
-
-def test_a_change_for_the_worse_reads_as_more():
-    """Nobody has to read "-25 % less"."""
-    assert [wording.less_or_more(4.0, after) for after in (3.0, 4.0, 5.0)] == ["25.0 % less", "0.0 % less", "25.0 % more"]
 
 
 def test_traces_without_a_model_s_name_make_a_page():

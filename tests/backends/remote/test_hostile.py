@@ -2,86 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
-import signal
-from contextlib import aclosing, closing
 from importlib import import_module
 from itertools import chain, repeat
 
 import openai
 import pytest
 from hostile import Act, Hostile, begin, end, event, events, whole
+from hostile_runs import (
+    ALL,
+    ANSWER,
+    ASKED,
+    BOTH,
+    FULL,
+    KEY,
+    LONG,
+    POLICY,
+    SHORT,
+    STOP,
+    THOUGHT,
+    answered,
+    endless,
+    many,
+    some,
+    sync,
+    whole_run,
+)
 from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, thinking
 
-from entropy_chains.backends import Sampling
-from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
-from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Segmentation
-from entropy_chains.errors import BackendError, BatchError, NoLogprobsError
-from entropy_chains.refine import RefineError, run_refine
-
-KEY = "sk-verysecret123"
-ASKED = [{"role": "user", "content": "What is 6*7?"}]
-POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
-THOUGHT = thinking(UNSURE, UNSURE, SURE, SURE, SURE, SURE, answer="The answer is 42")
-ANSWER = said("The answer is 42")
-FULL, STOP = len(THOUGHT.tokens), 120
-"""Tokens of the full run, and up to the boundary at which the policy stops."""
-SHORT, LONG = 1.5, 60.0
-"""Seconds of the client's timeout, where the server is silent and where it is not."""
-
-
-def whole_run(request):
-    return [*begin(), *events(THOUGHT, request.body), *end(FULL)]
-
-
-def answered(request):
-    return [*begin(), *events(Reply(ANSWER), request.body), *end(len(ANSWER))]
-
-
-def some(request, count=50):
-    """A run that begins well."""
-    return [*begin(), *events(THOUGHT, request.body)[:count]]
-
-
-def endless(request):
-    """A thinking that never ends."""
-    return chain(begin(), chain.from_iterable(repeat(events(thinking(UNSURE), request.body))))
-
-
-# --- the four ways to ask
-
-
-def sync(url, policy, **settings):
-    with openai.OpenAI(base_url=url, **settings) as client:
-        return OpenAIBackend(client, "scripted").generate([ASKED], policy=policy)[0]
-
-
-def sync_stream(url, policy, **settings):
-    with openai.OpenAI(base_url=url, **settings) as client:
-        return list(OpenAIBackend(client, "scripted").stream(ASKED, policy=policy))[-1].final
-
-
-def asynchronous(url, policy, **settings):
-    async def run():
-        async with openai.AsyncOpenAI(base_url=url, **settings) as client:
-            return (await AsyncOpenAIBackend(client, "scripted").agenerate([ASKED], policy=policy))[0]
-
-    return asyncio.run(run())
-
-
-def async_stream(url, policy, **settings):
-    async def run():
-        async with openai.AsyncOpenAI(base_url=url, **settings) as client:
-            return [c async for c in AsyncOpenAIBackend(client, "scripted").astream(ASKED, policy=policy)][-1].final
-
-    return asyncio.run(run())
-
-
-ALL = pytest.mark.parametrize("run", [sync, sync_stream, asynchronous, async_stream])
-BOTH = pytest.mark.parametrize("run", [sync, asynchronous])
+from entropy_chains.backends.openai import OpenAIBackend
+from entropy_chains.errors import BackendError, BatchError
 
 
 def ask(run, server, policy=None, **settings):
@@ -291,193 +241,6 @@ def test_an_answer_that_breaks_off_is_an_error(run, last):
             run, server, "broke off|connection to|cannot be read|silent", POLICY, timeout=SHORT if Act.SILENCE in last else LONG
         )
         assert len(server.requests) == 2
-
-
-# --- a user who goes away
-
-
-def leave_sync(client, url):
-    with closing(OpenAIBackend(client, "scripted").stream(ASKED, policy=POLICY)) as chunks:
-        for _ in range(10):
-            next(chunks)
-
-
-def forget_sync(client, url):
-    chunks = OpenAIBackend(client, "scripted").stream(ASKED, policy=POLICY)
-    for _ in range(10):
-        next(chunks)
-
-
-@pytest.mark.parametrize("leave", [leave_sync, forget_sync])
-def test_who_closes_or_forgets_a_stream_ends_the_work(leave):
-    """The endless request ends by the client's leaving, while the client itself stays open."""
-    with Hostile(endless) as server, openai.OpenAI(base_url=server.url, api_key=KEY) as client:
-        leave(client, server.url)
-        assert server.quiet()
-        assert [r.gone for r in server.requests] == [True]
-
-
-async def leave_async(backend):
-    async with aclosing(backend.astream(ASKED, policy=POLICY)) as chunks:
-        for _ in range(10):
-            await anext(chunks)
-
-
-async def forget_async(backend):
-    async for _ in backend.astream(ASKED, policy=POLICY):
-        break
-
-
-async def cancel_stream(backend):
-    async def read():
-        async for _ in backend.astream(ASKED, policy=POLICY):
-            begun.set()
-
-    begun = asyncio.Event()
-    await cancelled(asyncio.create_task(read()), begun)
-
-
-async def cancel_batch(backend):
-    async def read():
-        await backend.agenerate([ASKED], policy=POLICY, sampling=Sampling())
-
-    task = asyncio.create_task(read())
-    while not backend.seen.requests or backend.seen.requests[0].sent < 10:
-        await asyncio.sleep(0.005)
-    await cancelled(task, None)
-
-
-async def time_out(backend):
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await backend.agenerate([ASKED], policy=POLICY)
-
-
-async def cancelled(task, begun):
-    if begun is not None:
-        await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-@pytest.mark.parametrize("leave", [leave_async, forget_async, cancel_stream, cancel_batch, time_out])
-def test_who_leaves_or_cancels_ends_the_work(leave):
-    """The same with asyncio: closing, breaking out of a loop, cancelling the task, a timeout around it; and it stays cancelled."""
-
-    async def run():
-        async with openai.AsyncOpenAI(base_url=server.url, api_key=KEY) as client:
-            backend = AsyncOpenAIBackend(client, "scripted")
-            backend.seen = server
-            await leave(backend)
-            assert await asyncio.to_thread(server.quiet)
-            assert [r.gone for r in server.requests] == [True]
-
-    with Hostile(endless) as server:
-        asyncio.run(run())
-
-
-@BOTH
-def test_ctrl_c_ends_all_requests(run):
-    """The signal comes while four of twenty conversations run: they end, the others are never asked."""
-
-    def script(request):
-        for n, act in enumerate(endless(request)):
-            yield act
-            if request.number == 3 and n == 50:
-                os.kill(os.getpid(), signal.SIGINT)
-
-    with Hostile(script) as server:
-        with pytest.raises(KeyboardInterrupt):
-            many(run, server, [ASKED] * 20, concurrency=4)
-        assert server.empty()
-        assert len(server.requests) == 4
-
-
-# --- a batch in which some fail
-
-
-def many(run, server, conversations, *, concurrency=2, policy=None, http_client=None, **settings):
-    """The error of a batch, or its runs."""
-    given = {"base_url": server.url, "api_key": KEY, "max_retries": 0, "timeout": LONG, "http_client": http_client} | settings
-
-    async def asynchronously():
-        async with openai.AsyncOpenAI(**given) as client:
-            return await AsyncOpenAIBackend(client, "scripted", concurrency=concurrency).agenerate(conversations, policy=policy)
-
-    try:
-        if run is asynchronous:
-            return asyncio.run(asynchronously())
-        with openai.OpenAI(**given) as client:
-            return OpenAIBackend(client, "scripted", concurrency=concurrency).generate(conversations, policy=policy)
-    except BatchError as error:
-        return error
-
-
-def numbered(count):
-    return [[{"role": "user", "content": f"question {n}"}] for n in range(count)]
-
-
-def number(request):
-    return int(request.body["messages"][0]["content"].split()[-1])
-
-
-def script_of(failing):
-    def script(request):
-        if number(request) in failing:
-            return [*some(request), Act.RESET]
-        return answered(request) if is_answer_call(request.body) else whole_run(request)
-
-    return script
-
-
-@BOTH
-def test_finished_conversations_survive_those_that_fail(run):
-    """Two of six fail: the error has the other four in their places, and the two reasons in theirs."""
-    with Hostile(script_of({1, 4})) as server:
-        error = many(run, server, numbered(6), policy=POLICY)
-        assert server.empty()
-    assert isinstance(error, BatchError)
-    assert str(error).startswith("2 of 6 conversations failed, the first with BackendError: the connection to")
-    assert [r and (r.answer, r.tokens, r.outcome.stopped) for r in error.runs] == [
-        None if n in (1, 4) else ("The answer is 42", STOP + len(ANSWER), True) for n in range(6)
-    ]
-    assert [type(e) for e in error.errors] == [BackendError if n in (1, 4) else type(None) for n in range(6)]
-
-
-@BOTH
-def test_where_all_fail_it_is_the_first_ones_error(run):
-    """No batch to be rescued: the reason itself."""
-    with Hostile(script_of(range(3))) as server, pytest.raises(BackendError, match=r"^the connection to"):
-        many(run, server, numbered(3))
-
-
-@BOTH
-def test_what_would_befall_all_ends_the_batch(run):
-    """A server without logprobs is no conversation's own failure: the others are not asked for nothing."""
-    blind = thinking(None, None)
-    with Hostile(lambda r: [*begin(), *events(blind, r.body), *end()]) as server:
-        with pytest.raises(NoLogprobsError):
-            many(run, server, numbered(30))
-        assert server.empty()
-        assert len(server.requests) < 10
-
-
-def test_a_loop_loses_only_the_conversation_that_failed():
-    """The loop of several calls keeps its finished conversations too, though a step's calls are one batch."""
-    spoken = said("The answer is 42", UNSURE)
-
-    def script(request):
-        if number(request) == 1 and len(request.body["messages"]) > 1:
-            return [Act.RESET]
-        return [*begin(), *events(Reply(spoken), request.body), *end(len(spoken))]
-
-    with Hostile(script) as server, openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0) as client:
-        backend = OpenAIBackend(client, "scripted")
-        with pytest.raises(RefineError, match="1 of 3") as caught:
-            run_refine(backend, numbered(3), steps=2)
-    assert [r and len(r.calls) for r in caught.value.runs] == [2, None, 2]
-    assert [e is None for e in caught.value.errors] == [True, False, True]
 
 
 @BOTH
