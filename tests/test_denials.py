@@ -108,7 +108,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/benchmarks.md": {"logits | not run": no_gpu_figures, "logits | not run:": no_gpu_figures},
     "docs/calibration.md": {
-        "the vLLM plug-in | it cannot ask for an answer:": "tests/backends/engine/test_requests.py::test_a_policy_for_something_else_is_refused",
+        "the vLLM plug-in | it cannot ask for an answer:": "tests/backends/engine/test_settings.py::test_a_policy_for_something_else_is_refused",
     },
     "docs/commands.md": {
         "`--json` prints one JSON object on standard output and nothing else there.": "tests/test_cli.py::test_offline_commands_work_together",
@@ -152,18 +152,18 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/llama-index-agents.md": {
         "With `stop=True` and `handler.prepare(llm)` the handler also ends streams of `OpenAI` and `OpenAILike` objects that you cannot replace.": LLAMA_INDEX
-        + "test_handlers.py::test_a_prepared_stream_is_ended_at_the_stop",
+        + "test_prepared_llms.py::test_a_prepared_stream_is_ended_at_the_stop",
         "**calls that do not stream cannot be stopped by it**, and most engines make only such calls;": LLAMA_INDEX
         + "test_handlers.py::test_what_a_handler_cannot_stop_runs_in_full_and_says_why",
         "and the caller gets the thinking so far and **no answer**, because an observer cannot ask for one.": LLAMA_INDEX
-        + "test_handlers.py::test_a_prepared_stream_is_ended_at_the_stop",
+        + "test_prepared_llms.py::test_a_prepared_stream_is_ended_at_the_stop",
     },
     "docs/llama-index.md": {
         "In a stream the last response has no delta.": LLAMA_INDEX + "test_base.py::test_the_stream_looks_like_the_inner_llms_own",
         "the latter cannot go on from closed thinking there, so the answer after a stop is asked for in a new turn, and a small model may answer that worse.": LLAMA_INDEX
         + "test_base.py::test_a_server_without_prefill_is_asked_in_another_way",
         "`OpenAIResponses` | its reasoning has no logprobs": LLAMA_INDEX
-        + "test_base.py::test_the_responses_api_is_loud_and_never_stops_reasoning",
+        + "test_base_errors.py::test_the_responses_api_is_loud_and_never_stops_reasoning",
     },
     "docs/local-models.md": {
         "tools | A model cannot be made to call one": LANGCHAIN + "test_local_messages.py::test_the_choice_of_tools",
@@ -195,7 +195,7 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/vllm.md": {
         "**`EntropyStopV2` was never run on a GPU**, and V2 does not start without one:": no_gpu_figures,
-        "a logits processor cannot ask for one), `logit_bias`, `allowed_token_ids` or `bad_words` (they change the logits before the plug-in sees them).": "tests/backends/engine/test_requests.py::test_what_changes_the_logits_is_refused",
+        "a logits processor cannot ask for one), `logit_bias`, `allowed_token_ids` or `bad_words` (they change the logits before the plug-in sees them).": "tests/backends/engine/test_settings.py::test_what_changes_the_logits_is_refused",
         "No figure was taken on a GPU or with a large vocabulary.": no_gpu_figures,
     },
     "integrations/vllm-entropy-chains/README.md": {

@@ -24,8 +24,8 @@ NOT_OURS = [
     "tests/test_local.py::test_a_chat_engine_on_it[stream_chat]",
     "tests/test_attachment.py::test_a_chat_engine_stops_and_answers[stream_chat-simple]",
     "tests/test_attachment.py::test_a_chat_engine_stops_and_answers[astream_chat-simple]",
-    "tests/test_attachment.py::test_an_agent_calls_its_tool_and_answers[ReActAgent]",
-    "tests/test_attachment.py::test_an_agent_calls_its_tool_and_answers[ReActAgent, not streamed]",
+    "tests/test_attached_agents.py::test_an_agent_calls_its_tool_and_answers[ReActAgent]",
+    "tests/test_attached_agents.py::test_an_agent_calls_its_tool_and_answers[ReActAgent, not streamed]",
     # Its programs cannot be streamed yet.
     "tests/test_local.py::test_structured_output_is_never_stopped[stream_structured_predict]",
     "tests/test_local.py::test_structured_output_is_never_stopped[astream_structured_predict]",

@@ -12,7 +12,8 @@ from places import ROOT
 pytestmark = pytest.mark.servers
 
 NEEDED = ["numpy", "scipy", "click", "rich", "openai==3.*", "pytest", "hypothesis", "pytest-timeout", "pytest-asyncio"]
-TESTS = [f"tests/backends/{name}.py" for name in ("test_openai", "remote/test_hostile", "remote/test_readers")]
+REMOTE = ("hostile", "leaving", "failing_batches", "readers", "logprob_entries", "alignment")
+TESTS = ["tests/backends/test_openai.py", *(f"tests/backends/remote/test_{name}.py" for name in REMOTE)]
 
 
 @pytest.fixture
