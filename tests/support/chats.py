@@ -8,7 +8,7 @@ from dataclasses import replace
 from langchain_deepseek import ChatDeepSeek
 from langchain_entropy_chains import EarlyStopChatModel
 from langchain_openai import ChatOpenAI
-from loopback import Reply, is_answer_call, said, sums, thinking
+from loopback import Reply, is_answer_call, said, thinking
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
@@ -16,11 +16,6 @@ from entropy_chains.core.steps import Segmentation
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
 NEVER = replace(POLICY, thresholds=(None,))
-
-
-def paced(body):
-    """The default script at the speed of a fast server: a client on a busy machine keeps up with it."""
-    return replace(sums(body), pace=0.003)
 
 
 def chat(server, **settings):

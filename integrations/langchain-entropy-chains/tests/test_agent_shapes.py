@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -23,18 +22,16 @@ from langchain.agents.middleware import (
 from langchain.chat_models import init_chat_model
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, EarlyStopTracer, instrument
 from langchain_openai import ChatOpenAI
+from langchain_tools import weather
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langsmith_receiver import Receiver
 from loopback import Loopback, Reply, said, sums
 
 from entropy_chains import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch
-
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from langsmith_receiver import Receiver
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = {"messages": [("user", "q")]}
@@ -167,12 +164,6 @@ def test_settings_are_checked_when_it_is_built(settings, message):
 
 
 # --- the holdout
-
-
-@tool
-def weather(place: str) -> str:
-    """The weather of a place."""
-    return "sunny"
 
 
 def calls_tools(body):

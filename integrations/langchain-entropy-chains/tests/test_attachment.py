@@ -21,8 +21,8 @@ from langchain_core.runnables import (
 )
 from langchain_entropy_chains import ChatTransformers, EarlyStopChatModel, instrument, uninstrument, with_early_stop
 from langchain_openai import ChatOpenAI
-from loopback import Loopback, Reply, said, sums
-from pydantic import BaseModel
+from langchain_tools import Answer
+from loopback import Reply, said
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
@@ -33,29 +33,12 @@ POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 PROMPT = ChatPromptTemplate.from_template("{q}")
 
 
-def paced(body):
-    """The default script at the speed of a fast server: a client on a busy machine keeps up with it."""
-    return replace(sums(body), pace=0.003)
-
-
-@pytest.fixture
-def server():
-    with Loopback(paced) as running:
-        yield running
-
-
 def chat(server, **settings):
     return ChatOpenAI(model="scripted", base_url=server.url, api_key="none", max_retries=0, **settings)
 
 
 def broken(server):
     return ChatOpenAI(model="scripted", base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0)
-
-
-class Answer(BaseModel):
-    """An answer."""
-
-    value: int
 
 
 CHAINS = {

@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableParallel
 from langchain_entropy_chains._measured import NO_LOGPROBS, Measurement
 from langchain_entropy_chains.callbacks import EarlyStopped, EntropyCallbackHandler
 from langchain_openai import ChatOpenAI
-from loopback import Loopback, Reply, sums
+from loopback import Reply, sums
 
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.core.policy import Policy
@@ -23,17 +23,6 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import PolicyMismatch, SettingsError
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
-
-
-def paced(body):
-    """At the speed of a fast server: a client on a busy machine keeps up with it."""
-    return replace(sums(body), pace=0.003)
-
-
-@pytest.fixture
-def server():
-    with Loopback(paced) as running:
-        yield running
 
 
 def chat(server, **settings):

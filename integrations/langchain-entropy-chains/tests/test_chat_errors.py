@@ -6,22 +6,15 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from chats import ASKED, POLICY, chat, paced, stopping
+from chats import ASKED, POLICY, chat, stopping
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableLambda
 from langchain_entropy_chains import EarlyStopChatModel
 from langchain_openai import ChatOpenAI
-from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
+from loopback import SURE, UNSURE, Reply, is_answer_call, said, thinking
 
 from entropy_chains.errors import PolicyMismatch, SettingsError
-
-
-@pytest.fixture
-def server():
-    with Loopback(paced) as running:
-        yield running
-
 
 # --- errors
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from chats import ASKED, NEVER, POLICY, WAYS, ainvoke, astream, blind, chat, deepseek, invoke, paced, stopping, stream
+from chats import ASKED, NEVER, POLICY, WAYS, ainvoke, astream, blind, chat, deepseek, invoke, stopping, stream
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import GenericFakeChatModel
@@ -28,12 +28,6 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError
 from entropy_chains.savings.holdout import is_holdout
-
-
-@pytest.fixture
-def server():
-    with Loopback(paced) as running:
-        yield running
 
 
 @pytest.mark.parametrize("make", [chat, deepseek], ids=["openai", "deepseek"])

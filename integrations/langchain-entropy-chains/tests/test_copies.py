@@ -12,22 +12,19 @@ from langchain_core.runnables import ConfigurableField
 from langchain_deepseek import ChatDeepSeek
 from langchain_entropy_chains import EarlyStopChatModel, instrument, uninstrument, with_early_stop
 from langchain_openai import ChatOpenAI
-from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
-from pydantic import BaseModel, PrivateAttr
+from langchain_tools import Answer
+from loopback import Loopback, Reply
+from pydantic import PrivateAttr
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
+from scripts import quick
 
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 KEY = "sk-of-the-first"
 WARM = {"configurable": {"warm": 0.75}}
-
-
-def quick(body):
-    """Three lines of thinking, then the answer."""
-    return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, words=32, answer="42")
 
 
 @pytest.fixture
@@ -74,12 +71,6 @@ class Narrow(Thin):
     def __init__(self, base_url: str, temperature: float | None = None, **known: Any):
         assert known.keys() <= BaseChatModel.model_fields.keys() | {"model", "key"}
         super().__init__(base_url=base_url, temperature=temperature, **known)
-
-
-class Answer(BaseModel):
-    """An answer."""
-
-    value: int
 
 
 def told(server, since=0):

@@ -9,8 +9,8 @@ import textwrap
 
 import pytest
 from langchain_entropy_chains import ChatTransformers, EarlyStopChatModel
+from langchain_tools import Answer
 from loopback import Loopback, Reply, said, sums
-from pydantic import BaseModel
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
@@ -22,12 +22,6 @@ WORDS = ("Setup", "Instantiate", "Invoke", "stream", "asyncio", "Tools", "tructu
 def multiply(a: int, b: int) -> int:
     """Multiply two numbers."""
     return a * b
-
-
-class Answer(BaseModel):
-    """An answer."""
-
-    value: int
 
 
 def blocks(kind):

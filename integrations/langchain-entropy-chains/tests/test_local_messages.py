@@ -11,10 +11,10 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.tools import tool
 from langchain_entropy_chains import EarlyStopMiddleware
 from langchain_entropy_chains._local_messages import conversation, tool_calls
 from langchain_entropy_chains.local import ChatTransformers
+from langchain_tools import multiply
 from local_chats import ASKED, WAYS, answers, merged
 from pydantic import BaseModel
 
@@ -40,12 +40,6 @@ def llm(backend, policy) -> ChatTransformers:
 
 
 # --- messages and tools
-
-
-@tool
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
 
 
 class Calling(ScriptedBackend):

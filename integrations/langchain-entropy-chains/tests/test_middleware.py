@@ -10,9 +10,9 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware, ModelRetryMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, ToolMessage
-from langchain_core.tools import tool
 from langchain_entropy_chains import ChatTransformers, EarlyStopChatModel, EarlyStopMiddleware
 from langchain_openai import ChatOpenAI
+from langchain_tools import multiply
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, line, said, thinking
@@ -25,12 +25,6 @@ from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
 SURELY = Policy("m", thresholds=(0.5,), segmentation=Segmentation("line", 32))
 FOR_AGENTS = replace(SURELY, scope="agent")
 THOUGHT = line("I know it. ", SURE)
-
-
-@tool
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
 
 
 CALL = [("multiply", {"a": 34, "b": 7})]

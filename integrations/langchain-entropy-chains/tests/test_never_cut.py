@@ -6,35 +6,17 @@ import asyncio
 import json
 
 import pytest
-from chats import ASKED, POLICY, WAYS, ainvoke, astream, chat, invoke, paced, stopping, stream
+from chats import ASKED, POLICY, WAYS, ainvoke, astream, chat, invoke, stopping, stream
 from langchain.agents import create_agent
 from langchain_core.language_models import SimpleChatModel
 from langchain_core.messages import HumanMessage
-from langchain_core.tools import tool
 from langchain_entropy_chains import EarlyStopChatModel
+from langchain_tools import Answer, multiply
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, thinking
-from pydantic import BaseModel
 
-
-@pytest.fixture
-def server():
-    with Loopback(paced) as running:
-        yield running
-
+from scripts import paced
 
 # --- what is never cut
-
-
-@tool
-def multiply(a: int, b: int) -> int:
-    """Multiply two numbers."""
-    return a * b
-
-
-class Answer(BaseModel):
-    """An answer."""
-
-    value: int
 
 
 def tooled(body):

@@ -13,22 +13,18 @@ from langchain_core.runnables import RunnableLambda
 from langchain_deepseek import ChatDeepSeek
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, EntropyCallbackHandler, instrument, with_early_stop
 from langchain_openai import ChatOpenAI
-from loopback import REFUSALS, SURE, UNSURE, Loopback, Reply, asks_logprobs, is_answer_call, refusing, said, thinking
+from loopback import REFUSALS, Loopback, Reply, asks_logprobs, refusing
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError
+from scripts import quick
 
 ASKED = "What is 6*7?"
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 FIXED = Policy("scripted", (None,), rule="fixed-step", min_steps=2, segmentation=POLICY.segmentation)
 LOOP = Policy("scripted", (0.2,), mode="refine", segmentation=Segmentation("call", 1))
 AGREEING = Policy("scripted", (None,), rule="agreement", mode="refine", segmentation=LOOP.segmentation)
-
-
-def quick(body):
-    """Three lines of thinking, then the answer."""
-    return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, words=32, answer="42")
 
 
 def refused_by(refused=REFUSALS["not allowed"]):

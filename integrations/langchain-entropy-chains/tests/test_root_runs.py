@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import langsmith
 import pytest
@@ -14,29 +12,20 @@ from langchain.agents.middleware import AgentMiddleware
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.tools import tool
 from langchain_core.tracers import LangChainTracer
 from langchain_core.tracers.context import tracing_v2_enabled
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, EarlyStopTracer, instrument, with_early_stop
 from langchain_openai import ChatOpenAI
+from langchain_tools import weather
 from langgraph.graph import END, START, MessagesState, StateGraph
 from loopback import SURE, UNSURE, Loopback, Reply, is_answer_call, said, sums, thinking
 
 from entropy_chains import Policy
 from entropy_chains.core.steps import Segmentation
 
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from langsmith_receiver import Receiver
-
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
 ASKED = {"messages": [("user", "weather in Paris?")]}
 TOTALS = ("early_stop_runs", "early_stop_stopped_runs", "early_stop_tokens", "early_stop_tokens_saved_estimate")
-
-
-@tool
-def weather(place: str) -> str:
-    """The weather of a place."""
-    return "sunny"
 
 
 def agentic(body):
@@ -50,12 +39,6 @@ def agentic(body):
 @pytest.fixture
 def server():
     with Loopback(agentic) as running:
-        yield running
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as running:
         yield running
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from chats import ASKED, NEVER, POLICY, WAYS, chat, invoke, paced, stopping, stream
+from chats import ASKED, NEVER, POLICY, WAYS, chat, invoke, stopping, stream
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.language_models import BaseChatModel
@@ -14,14 +14,6 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_entropy_chains import EarlyStopChatModel
-from loopback import Loopback
-
-
-@pytest.fixture
-def server():
-    with Loopback(paced) as running:
-        yield running
-
 
 # --- what others read
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +17,7 @@ from langchain_entropy_chains.callbacks import EarlyStopped, EntropyCallbackHand
 from langchain_entropy_chains.langsmith_runs import read_runs, recorded_traces, savings_runs
 from langchain_entropy_chains.tracing import EarlyStopTracer
 from langchain_openai import ChatOpenAI
+from langsmith_receiver import PROJECT, Receiver
 from loopback import Loopback, sums
 
 from entropy_chains.cli import main
@@ -27,22 +26,7 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.offline.traces import Trace, read_traces
 from entropy_chains.savings.holdout import holdout_saving
 
-sys.path.insert(0, str(Path(__file__).parent / "support"))
-from langsmith_receiver import PROJECT, Receiver
-
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration={"remaining_tokens": [200, 160, 120]})
-
-
-@pytest.fixture
-def server():
-    with Loopback(lambda body: replace(sums(body), pace=0.003)) as running:
-        yield running
-
-
-@pytest.fixture
-def receiver():
-    with Receiver() as running:
-        yield running
 
 
 def chat(server, **settings):

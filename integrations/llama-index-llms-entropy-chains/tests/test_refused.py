@@ -9,28 +9,23 @@ from typing import Any
 
 import pytest
 from llama_index.core import SummaryIndex
-from llama_index.core.llms import ChatMessage
 from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import EarlyStopLLM, EntropyEventHandler, TransformersLLM, attach, detach
 from llama_index.llms.openai_like import OpenAILike
-from loopback import REFUSALS, SURE, UNSURE, Loopback, Reply, asks_logprobs, is_answer_call, refusing, said, thinking
+from llms import ASKED, METHODS, ask_all
+from loopback import REFUSALS, Loopback, Reply, asks_logprobs, refusing
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import NoLogprobsError
+from scripts import quick
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 FIXED = Policy("scripted", (None,), rule="fixed-step", min_steps=2, segmentation=POLICY.segmentation)
 LOOP = Policy("scripted", (0.2,), mode="refine", segmentation=Segmentation("call", 1))
 AGREEING = Policy("scripted", (None,), rule="agreement", mode="refine", segmentation=LOOP.segmentation)
-ASKED = [ChatMessage(role="user", content="What is 6*7?")]
 ASK = {"logprobs": True, "top_logprobs": 20}
 KEY = "sk-of-the-first"
-
-
-def quick(body):
-    """Three lines of thinking, then the answer."""
-    return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, words=32, answer="42")
 
 
 def refused_by(refused: Reply = REFUSALS["not allowed"]) -> Loopback:
@@ -44,23 +39,13 @@ def inside(server: Loopback, key: str = KEY, kind: Any = OpenAILike, **settings:
 
 def ask(llm: Any, method: str, **kwargs: Any) -> Any:
     """The last response of one of the eight methods."""
-    asked: Any = ASKED if "chat" in method else "What is 6*7?"
-
-    async def run() -> list[Any]:
-        made = await getattr(llm, method)(asked, **kwargs)
-        return [r async for r in made] if "stream" in method else [made]
-
-    if method.startswith("a"):
-        return asyncio.run(run())[-1]
-    made = getattr(llm, method)(asked, **kwargs)
-    return list(made)[-1] if "stream" in method else made
+    return ask_all(llm, method, **kwargs)[-1]
 
 
 def text_of(response: Any) -> str:
     return str(response.message.content if hasattr(response, "message") else response.text).rpartition("</think>")[2].strip()
 
 
-METHODS = [f"{a}{s}{m}" for a in ("", "a") for s in ("", "stream_") for m in ("chat", "complete")]
 SHELLS = pytest.mark.parametrize("method", ["chat", "achat"])
 
 
