@@ -1,6 +1,6 @@
-"""The oldest LangChain that installs: this distribution's own tests, run in small environments that have it.
+"""The oldest LangChain that installs and the newest that was tried: this distribution's tests, in small environments that have it.
 
-The newest is what ``constraints.txt`` holds, and what every other test runs on.
+``constraints.txt`` holds what every other test runs on.
 """
 
 from __future__ import annotations
@@ -16,19 +16,8 @@ from places import ROOT
 pytestmark = pytest.mark.servers
 
 HERE = ROOT / "integrations" / "langchain-entropy-chains"
-COMMON = [
-    "langsmith==0.12.0",
-    "langchain-deepseek==1.0.1",
-    "langchain-ollama==1.0.1",
-    "zstandard",
-    "numpy",
-    "scipy",
-    "click",
-    "rich",
-    "pytest",
-    "pytest-timeout",
-    "pytest-asyncio",
-]
+RUNNING = ["zstandard", "numpy", "scipy", "click", "rich", "pytest", "pytest-timeout", "pytest-asyncio"]
+COMMON = ["langsmith==0.12.0", "langchain-deepseek==1.0.1", "langchain-ollama==1.0.1", *RUNNING]
 OLDEST = {
     "langchain-core-1.2.5": ["langchain-core==1.2.5", "langchain==1.2.0", "langchain-openai==1.1.6", "langchain-tests==1.1.2",
                              "langgraph==1.0.5", "langgraph-prebuilt==1.0.5", "langgraph-checkpoint==3.0.1"],
@@ -40,6 +29,20 @@ TESTS = {
     "langchain-core-1.2.5": ["attachment", "callbacks", "chat_models", "closing", "numbers", "reach", "tracing"],
     "langchain-1.2.9": ["agent_shapes", "middleware", "attachment", "root_runs"],
 }
+
+NEWEST = ["langchain==1.5.2", "langchain-core==1.8.3", "langchain-openai==1.7.4", "langchain-tests==1.1.9", "langgraph==1.2.24",
+          "langsmith==0.15.1", "langchain-deepseek==1.1.1", "langchain-ollama==1.1.0", "openai==3.57.0", "hypothesis",
+          "openinference-instrumentation-langchain", "opentelemetry-sdk", *RUNNING]  # fmt: skip
+"""With version 3 of OpenAI's SDK, which is built on httpx2."""
+
+
+def passing(python, *asked):
+    """Run tests of this distribution with another interpreter; raises AssertionError with what it printed where one fails."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE))), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [python, "-m", "pytest", "-q", "-k", "not on_a_local_model", *asked]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
 
 
 @pytest.fixture(params=OLDEST)
@@ -57,12 +60,15 @@ def test_it_works_with_the_oldest_langchain(oldest):
     found = [subprocess.run([p, "-c", asked], capture_output=True, text=True, check=True).stdout for p in (python, sys.executable)]
     there, here = ([int(n) for n in text.strip().split(".")] for text in found)
     assert there == [int(n) for n in old.split(".")] < here
-    tests = [HERE / "tests" / f"test_{t}.py" for t in TESTS[name]] + [HERE / "tests" / "unit_tests"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, HERE))), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [python, "-m", "pytest", "-q", "-k", "not on_a_local_model", *tests]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    passing(python, *[HERE / "tests" / f"test_{t}.py" for t in TESTS[name]], HERE / "tests" / "unit_tests")
+
+
+@pytest.mark.timeout(3600)
+def test_it_works_with_the_newest_langchain(environment):
+    """All tests pass, LangChain's standard suites plain and wrapped among them; but those of the local model."""
+    python = environment("langchain-1.5.2-tests", NEWEST)
+    local = [f"--ignore={HERE / 'tests' / name}" for name in ("test_local.py", "test_local_messages.py")]
+    passing(python, *local, HERE / "tests")
 
 
 def test_these_are_the_oldest_that_the_package_names():

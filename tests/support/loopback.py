@@ -52,7 +52,7 @@ class Reply:
 
 @dataclass
 class Call:
-    """A chat or completion request that came: its body, and what was made of the planned tokens."""
+    """A chat or completion request that came: its body, its headers (``Each-Word`` large), what was made of the planned tokens."""
 
     path: str
     body: dict[str, Any]
@@ -151,6 +151,10 @@ class Loopback:
             def log_message(self, *args: Any) -> None:
                 pass
 
+            def end_headers(self) -> None:
+                self.send_header("Connection", "close")  # kept, it would belong to an event loop that a test has closed
+                super().end_headers()
+
             def do_GET(self) -> None:
                 if self.path.endswith("/models"):
                     models = {"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": server.owned_by}]}
@@ -174,7 +178,7 @@ class Loopback:
                     self._json(200, {"prompt": server.rendered})
                     return
                 path, _, query = self.path.partition("?")
-                call = Call(path, body, dict(self.headers), query)
+                call = Call(path, body, {name.title(): value for name, value in self.headers.items()}, query)
                 server.calls.append(call)
                 reply = server.script(body)
                 call.planned = len(reply.tokens)

@@ -63,5 +63,5 @@ def _responses(stream: Any) -> list[Any]:
 
 
 def _is_response(value: Any) -> bool:
-    """Whether it is an open response of httpx, which every client here is built on; it need not be installed."""
-    return type(value).__module__.partition(".")[0] == "httpx" and type(value).__name__ == "Response" and not value.is_closed
+    """Whether it is an open response of httpx or httpx2, which every client here is built on; neither need be installed."""
+    return type(value).__name__ == "Response" and getattr(value, "is_closed", None) is False

@@ -33,8 +33,9 @@ from entropy_chains.adapters import (
 )
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._call import Call, as_whole, whole
-from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
+from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, switch_of
 from langchain_entropy_chains._inner import InnerModel
+from langchain_entropy_chains._inner_fields import InnerFields
 from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal, without_any_logprobs
 from langchain_entropy_chains._opening import opened, unbound
 from langchain_entropy_chains._traced import computing
@@ -50,14 +51,13 @@ COPIED = ("cache", "callbacks", "custom_get_token_ids", "disable_streaming", "me
           "rate_limiter", "tags", "verbose")  # fmt: skip
 """What LangChain reads on the model that is called, and would read no more on the inner one."""
 
-
 NOT_STOPPED = "this call is not stopped early: "
 
 INHERITED = ("callbacks", "metadata", "tags")
 """Those of them that a binding's config has too."""
 
 
-class EarlyStopChatModel(Switched):
+class EarlyStopChatModel(InnerFields):
     """A chat model that stops thinking when it is sure.
 
     Setup: ``pip install 'langchain-entropy-chains[openai]'`` and a policy, see ``docs/langchain-providers.md``. Instantiate::
@@ -84,6 +84,9 @@ class EarlyStopChatModel(Switched):
     Whatever the policy, nothing is stopped where the form of the reply is given (structured output, a forced tool call), with
     ``n`` > 1, the Responses API, ``disable_streaming`` and models that cannot stream: the metadata and a warning say so.
 
+    The inner model's fields can be read and set on it (``model.temperature``); what is set holds for this model alone. Where
+    ``isinstance(model, ChatOpenAI)`` must hold, use :func:`instrument`.
+
     Args:
         inner: the model: any chat model, one with settings bound, or a name such as ``openai:gpt-4o`` for ``init_chat_model``.
         policy: when to stop, or the path of its file; None only measures.
@@ -105,9 +108,7 @@ class EarlyStopChatModel(Switched):
         holdout_salt: another salt draws another holdout.
     """
 
-    inner: InstanceOf[BaseChatModel] = Field(repr=False, exclude=True)
     policy: InstanceOf[Policy] | None = Field(default=None, repr=False)
-    bound: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)
     mode: Mode = "thinking"
     max_steps: int = 4
     k: int = 20
@@ -159,7 +160,7 @@ class EarlyStopChatModel(Switched):
 
     @property
     def _llm_type(self) -> str:
-        return "entropy-chains-early-stop"
+        return self.inner._llm_type  # LangChain's middleware decides by it which provider is asked
 
     @property
     def model_name(self) -> str:
@@ -393,8 +394,6 @@ class EarlyStopChatModel(Switched):
         """A result that was passed through, with its metadata."""
         for generation in result.generations:
             message = generation.message
-            message.response_metadata = {
-                **message.response_metadata,
-                **self._refused(call, getattr(message, "usage_metadata", None)),
-            }
+            refused = self._refused(call, getattr(message, "usage_metadata", None))
+            message.response_metadata = {**message.response_metadata, **refused}
         return result
