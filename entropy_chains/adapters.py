@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
     from entropy_chains.core.families import TOOL_CALL, TOOL_MARKERS
     from entropy_chains.core.finish_reasons import finish_of
-    from entropy_chains.core.monitor import DOTTED, FLAT, TOTAL
+    from entropy_chains.core.monitor import FLAT, TOTAL
     from entropy_chains.core.steps import Phase
     from entropy_chains.options import (
         Continuation,
@@ -55,6 +55,13 @@ if TYPE_CHECKING:
         check_settings,
     )
     from entropy_chains.refine import PER_CALL, RefineRun
+    from entropy_chains.savings.spans import (
+        langfuse_savings,
+        phoenix_savings,
+        root_attributes,
+        run_attributes,
+        usage_attributes,
+    )
     from entropy_chains.subclasses import Added, give_class, own_class, subclass, unpickled
 
 _HOME = {
@@ -72,7 +79,6 @@ _HOME = {
     "CompletionReader": "backends.remote.readers",
     "Continuation": "options",
     "Dialogue": "backends.remote.dialogue",
-    "DOTTED": "core.monitor",
     "drive": "backends.remote.drive",
     "ended": "backends.remote.model",
     "entries_of": "backends.remote.logprob_entries",
@@ -87,6 +93,7 @@ _HOME = {
     "items": "backends.remote.logprob_entries",
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
+    "langfuse_savings": "savings.spans",
     "Listening": "backends.remote.transfer",
     "MALFORMED": "backends.text.answer",
     "Mode": "options",
@@ -95,6 +102,7 @@ _HOME = {
     "own_class": "subclasses",
     "PER_CALL": "refine",
     "Phase": "core.steps",
+    "phoenix_savings": "savings.spans",
     "Piece": "backends.remote.alignment",
     "Plan": "backends.remote.plan",
     "prompt_of": "backends.remote.model",
@@ -107,6 +115,8 @@ _HOME = {
     "Reply": "backends.remote.reply",
     "Request": "backends.remote.continuations",
     "ResponsesReader": "backends.remote.readers",
+    "root_attributes": "savings.spans",
+    "run_attributes": "savings.spans",
     "secrets_of": "backends.remote.redaction",
     "ServedModel": "backends.remote.model",
     "Server": "backends.remote.servers",
@@ -125,6 +135,7 @@ _HOME = {
     "unpickled": "subclasses",
     "Update": "backends.remote.readers",
     "Usage": "backends.remote.readers",
+    "usage_attributes": "savings.spans",
     "Way": "backends.remote.continuations",
     "WAYS": "backends.remote.continuations",
     "who": "backends.remote.introductions",
@@ -149,7 +160,6 @@ __all__ = [
     "CompletionReader",
     "Continuation",
     "Dialogue",
-    "DOTTED",
     "drive",
     "ended",
     "entries_of",
@@ -165,6 +175,7 @@ __all__ = [
     "items",
     "Known",
     "known",
+    "langfuse_savings",
     "lazy_names",
     "Listening",
     "MALFORMED",
@@ -174,6 +185,7 @@ __all__ = [
     "own_class",
     "PER_CALL",
     "Phase",
+    "phoenix_savings",
     "Piece",
     "Plan",
     "prompt_of",
@@ -186,6 +198,8 @@ __all__ = [
     "Reply",
     "Request",
     "ResponsesReader",
+    "root_attributes",
+    "run_attributes",
     "secrets_of",
     "ServedModel",
     "Server",
@@ -204,6 +218,7 @@ __all__ = [
     "unpickled",
     "Update",
     "Usage",
+    "usage_attributes",
     "Way",
     "WAYS",
     "who",

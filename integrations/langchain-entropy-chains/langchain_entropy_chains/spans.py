@@ -11,16 +11,15 @@ from uuid import UUID
 
 from openinference.instrumentation.langchain import LangChainInstrumentor
 
-from entropy_chains.adapters import DOTTED, FLAT, TOTAL
+from entropy_chains.adapters import FLAT, root_attributes, run_attributes, usage_attributes
+from entropy_chains.adapters import langfuse_savings as langfuse_savings
+from entropy_chains.adapters import phoenix_savings as phoenix_savings
 from langchain_entropy_chains._roots import RootRuns
 from langchain_entropy_chains._traced import CACHED
 from langchain_entropy_chains.tracing import totals
 
 if TYPE_CHECKING:
     from langchain_core.outputs import LLMResult
-
-USAGE = {"gen_ai.usage.input_tokens": "input_tokens", "gen_ai.usage.output_tokens": "output_tokens"}
-"""Attributes of OpenTelemetry's conventions, and what LangChain calls the same."""
 
 
 class EarlyStopSpans(RootRuns):
@@ -52,8 +51,7 @@ class EarlyStopSpans(RootRuns):
         if not told:
             return
         usage = message.usage_metadata or {}
-        counted = {name: usage[key] for name, key in USAGE.items() if key in usage}
-        _mark(run_id, {**told, **{DOTTED + name.removeprefix(FLAT): value for name, value in told.items()}, **counted})
+        _mark(run_id, run_attributes(told) | usage_attributes(usage.get("output_tokens"), usage.get("input_tokens")))
         if told[f"{FLAT}reason"] == CACHED:
             return
         with self._lock:
@@ -76,7 +74,7 @@ class EarlyStopSpans(RootRuns):
     def _ended(self, run_id: UUID) -> None:
         found = self._found.pop(run_id, None)
         if found:
-            _mark(run_id, {TOTAL + name.removeprefix(FLAT): value for name, value in found.items()})
+            _mark(run_id, root_attributes(found))
 
 
 def _mark(run_id: UUID, attributes: dict[str, Any]) -> None:

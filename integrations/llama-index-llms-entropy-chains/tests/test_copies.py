@@ -1,10 +1,9 @@
-"""Copies of an ``EarlyStopLLM``, and LLMs that an app holds in its class, in defaults or in decorators."""
+"""Copies of an ``EarlyStopLLM``, and LLMs that an app holds in its class."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import functools
 
 import pytest
 from llama_index.core.llms import ChatMessage
@@ -45,19 +44,22 @@ def test_what_a_copy_is_made_with_reaches_the_request(server):
 
 
 def test_detach_gives_a_copy_its_own_llm_back(server):
-    """A tool that replaces its LLM by a copy after attach keeps that one's settings after detach."""
-    llm = inside(server)
+    """An object that replaces its LLM by a copy after attach keeps that one's settings after detach."""
 
-    def ask(question: str) -> str:
-        nonlocal llm
-        llm = llm.model_copy(update={"temperature": 0.9})
-        return str(llm.chat([ChatMessage(question)]).message.content)
+    class Asking:
+        def __init__(self) -> None:
+            self.llm = inside(server)
 
-    tool = FunctionTool.from_defaults(ask, name="ask", description="asks")
+        def ask(self, question: str) -> str:
+            self.llm = self.llm.model_copy(update={"temperature": 0.9})
+            return str(self.llm.chat([ChatMessage(question)]).message.content)
+
+    asking = Asking()
+    tool = FunctionTool.from_defaults(asking.ask, name="ask", description="asks")
     attach([tool], POLICY)
-    tool.call(ASKED)
+    assert tool.call(ASKED).raw_output == "The answer is 42"
     detach([tool])
-    assert (type(llm), llm.temperature) == (OpenAILike, 0.9)
+    assert (type(asking.llm), asking.llm.temperature) == (OpenAILike, 0.9)
 
 
 def flow(llm):
@@ -89,31 +91,6 @@ def test_an_llm_of_the_class_is_replaced_on_the_object_alone(server):
         assert "llm" not in vars(app)
 
     asyncio.run(run())
-
-
-def test_defaults_and_partials_are_named(server, caplog):
-    """They cannot be replaced from outside; a decorator's own variable can."""
-    llm, other, seen = inside(server), inside(server), inside(server)
-
-    def ask(question: str, model=llm) -> str:
-        return str(model.chat([ChatMessage(question)]).message.content)
-
-    def judged(function):
-        @functools.wraps(function)
-        def wrapper(question: str) -> str:
-            return f"{function(question)} {seen.model}"
-
-        return wrapper
-
-    tools = [
-        FunctionTool.from_defaults(lambda question: ask(question), name="a", description="a"),
-        FunctionTool.from_defaults(judged(lambda question: question), name="b", description="b"),
-        FunctionTool.from_defaults(functools.partial(lambda model, question: model.model, other), name="c", description="c"),
-    ]
-    attach(tools, POLICY)
-    assert isinstance(seen, EarlyStopLLM)
-    assert "a default of the function" in caplog.text
-    assert "fixed in a partial" in caplog.text
 
 
 def test_a_switch_is_true_or_false(server):

@@ -6,9 +6,10 @@ import functools
 import inspect
 import sys
 import sysconfig
+from collections import ChainMap, UserDict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Set
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from llama_index.core import Settings
@@ -25,6 +26,8 @@ from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from llama_index.core.workflow import Workflow
 from llama_index.llms.entropy_chains._delegate import Delegate
 
+from entropy_chains.errors import SettingsError
+
 Exclude = Iterable[type | str] | type | str
 
 LIBRARIES = ("llama_index", "workflows")
@@ -34,7 +37,10 @@ STORES = (BaseDocumentStore, BasePydanticVectorStore, GraphStore, PropertyGraphS
 LEAVES = (BaseLLM, BaseEmbedding, BaseNode, IndexStruct, *STORES)
 """Not looked into: an index may hold a million nodes, and no LLM among them."""
 
-CONTAINERS = (dict, list, tuple, set, frozenset, MutableSequence)
+CONTAINERS = (dict, list, tuple, set, frozenset, MutableSequence, MappingProxyType)
+PLAIN = (SimpleNamespace, UserDict, ChainMap)
+"""Python's own classes whose objects hold things as the user's do: in their attributes."""
+
 INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 
 GIVE = "give it EarlyStopLLM(llm=…, policy=…)"
@@ -54,10 +60,17 @@ class Place(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The LLMs of an app; ``missed`` names the parts that cannot be reached, each with what to do."""
+    """The LLMs of an app.
+
+    Attributes:
+        places: where they stand.
+        missed: the parts that cannot be reached, each with what to do.
+        unused: what was to be excluded, and is nowhere.
+    """
 
     places: list[Place]
     missed: list[str]
+    unused: list[str]
 
 
 class _Part(NamedTuple):
@@ -70,8 +83,8 @@ class _Part(NamedTuple):
     missed: str = ""
 
 
-class _Attribute:
-    """An attribute that stands in no ``__dict__``: a slot, or what a function has of the one around it."""
+class _Slot:
+    """An attribute that stands in no ``__dict__``."""
 
     def __init__(self, owner: Any):
         self._owner = owner
@@ -114,32 +127,55 @@ class _InTuple:
         self._holder[self._key] = before._make(items) if hasattr(before, "_make") else type(before)(items)
 
 
+class _Excluded:
+    """What stays as it is: types of objects, names of attributes."""
+
+    def __init__(self, exclude: Exclude):
+        given = (exclude,) if isinstance(exclude, str | type) else tuple(exclude)
+        for each in given:
+            if not isinstance(each, str | type):
+                raise SettingsError(f"exclude holds {each!r:.80}; it takes types of objects and names of attributes")
+        self._names = {each for each in given if isinstance(each, str)}
+        self._kinds = [each for each in given if isinstance(each, type)]
+        self.unused: set[type | str] = {*given}
+
+    def covers(self, name: Any, kind: type) -> bool:
+        """Whether an attribute of this name, that holds an object of this class, is excluded."""
+        matches = {each for each in self._kinds if issubclass(kind, each)} | ({name} & self._names)
+        self.unused -= matches
+        return bool(matches)
+
+
 def look(target: Any, exclude: Exclude) -> Found:
-    """Returns every LLM below ``target`` that is not for structured output, and the parts that cannot be reached."""
-    named = {exclude} if isinstance(exclude, str | type) else set(exclude)
-    kinds = tuple(e for e in named if isinstance(e, type))
-    found = Found([], [])
+    """Returns every LLM below ``target`` that is not for structured output, and the parts that cannot be reached.
+
+    Raises:
+        SettingsError: ``exclude`` holds something else than types and names.
+    """
+    excluded, places, missed = _Excluded(exclude), list[Place](), list[str]()
     waiting = [_Part(None, None, target, type(target).__name__)]
     seen = {id(target): target}
     while waiting:
         thing = waiting.pop()
         for part in _parts(thing):
-            if part.key in named or isinstance(part.value, kinds):
-                continue
-            if isinstance(part.value, StructuredLLM):
+            if excluded.covers(part.key, type(part.value)) or isinstance(part.value, StructuredLLM):
                 continue
             if isinstance(part.value, LLM):
                 if part.holder is not None:
-                    found.places.append(Place(part.holder, part.key, part.path))
+                    places.append(Place(part.holder, part.key, part.path))
                 elif not isinstance(part.value, Delegate):  # that one stops already
-                    found.missed.append(f"{part.path} ({part.missed})")
+                    missed.append(f"{part.path} ({part.missed})")
             elif part.value is Settings and target is not Settings:
-                found.missed.append(f"{part.path} (uses Settings: attach(Settings, …))")
-            elif id(part.value) not in seen and _is_looked_into(part.value):
-                seen[id(part.value)] = part.value
+                missed.append(f"{part.path} (uses Settings: attach(Settings, …))")
+            elif not _is_looked_into(part.value):
+                missed.extend(_in_others(part, excluded))
+            elif id(part.value) not in seen:
+                if not isinstance(part.value, tuple):  # which is replaced in every place where it stands
+                    seen[id(part.value)] = part.value
                 waiting.append(part)
-        found.missed.extend(_resources(thing, named, kinds))
-    return Found(found.places, list(dict.fromkeys(found.missed)))
+        missed.extend(_resources(thing, excluded))
+    unused = sorted(each if isinstance(each, str) else each.__name__ for each in excluded.unused)
+    return Found(places, list(dict.fromkeys(missed)), unused)
 
 
 def _parts(part: _Part) -> Iterator[_Part]:
@@ -152,9 +188,8 @@ def _parts(part: _Part) -> Iterator[_Part]:
         yield _Part(None, "__func__", thing.__func__, path)
     elif isinstance(thing, functools.partial):
         yield _Part(None, "func", thing.func, path)
-        for value in thing.args:
-            yield _Part(None, None, value, f"{path}(…)", f"fixed in a partial: {GIVE}")
-        yield from _items(_Part(None, None, thing.keywords, path))
+        for name, value in [*((None, value) for value in thing.args), *thing.keywords.items()]:
+            yield _Part(None, name, value, f"{path}({name or '…'})", f"fixed in a partial: {GIVE}")
     elif isinstance(thing, CONTAINERS):
         yield from _items(part)
     else:
@@ -162,16 +197,20 @@ def _parts(part: _Part) -> Iterator[_Part]:
 
 
 def _items(part: _Part) -> Iterator[_Part]:
-    """What a container holds; an item of a set cannot be replaced, nor one of a tuple that stands nowhere."""
+    """What a container holds; an item of a set cannot be replaced, nor one of a tuple that no object or container holds."""
     thing, path = part.value, part.path
     if isinstance(thing, Set):
         yield from (_Part(None, None, value, f"{path}{{…}}", f"in a set: {GIVE}") for value in list(thing))
         return
-    holder: Any = thing if isinstance(thing, MutableMapping | MutableSequence) else None
-    if holder is None and part.holder is not None:
-        holder = _InTuple(part.holder, part.key)
+    holder: Any = None
+    missed = f"in a mapping that only reads: {GIVE} in the one behind it"
+    if isinstance(thing, MutableMapping | MutableSequence):
+        holder = thing
+    elif isinstance(thing, tuple):
+        holder = None if part.holder is None else _InTuple(part.holder, part.key)
+        missed = "in a tuple: give a list, or EarlyStopLLM(llm=…, policy=…)"
     items = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
-    yield from (_Part(holder, key, value, f"{path}[{key!r}]", "in a tuple: give a list") for key, value in list(items))
+    yield from (_Part(holder, key, value, f"{path}[{key!r}]", missed) for key, value in list(items))
 
 
 def _of_object(thing: Any, path: str) -> Iterator[_Part]:
@@ -190,13 +229,13 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
                 yield from _of_function(function, f"{path}.{key}")
             elif inspect.ismemberdescriptor(value):  # a slot
                 if hasattr(thing, key):
-                    yield _Part(_Attribute(thing), key, getattr(thing, key), f"{path}.{key}")
+                    yield _Part(_Slot(thing), key, getattr(thing, key), f"{path}.{key}")
             elif key not in known and not key.startswith("__"):  # of the class: replaced on this object alone
                 yield _Part(_OfClass(thing) if hasattr(thing, "__dict__") else None, key, value, f"{path}.{key}", GIVE)
 
 
 def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
-    """What a function of the user's takes from outside of it, by name."""
+    """What a function of the user's takes from outside of it, by name. No variable is set: others may use it as well."""
     wrapped = getattr(function, "__wrapped__", None)
     if isinstance(wrapped, FunctionType):  # a decorator's own variables, and then those of what it is around
         yield _Part(None, "__wrapped__", wrapped, path)
@@ -204,12 +243,15 @@ def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
         return
     fixed = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
     for value in (each for values in fixed for each in values):
-        yield _Part(None, None, value, f"{path}(…)", f"a default of the function {function.__qualname__}: {GIVE} there")
+        yield _Part(None, None, value, f"{path}(…)", f"a default of the function {function.__code__.co_qualname}: {GIVE} there")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield _Part(_Attribute(cell), "cell_contents", cell.cell_contents, f"{path}:{name}")
+            value = cell.cell_contents
         except ValueError:  # not set yet
             continue
+        yield _Part(
+            None, name, value, f"{path}:{name}", f"a variable of the function {function.__code__.co_qualname}: {GIVE} there"
+        )
     names = _names(function.__code__)
     for name in sorted(names & function.__globals__.keys()):
         value = function.__globals__[name]
@@ -224,7 +266,7 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
-def _resources(part: _Part, named: set[type | str], kinds: tuple[type, ...]) -> Iterator[str]:
+def _resources(part: _Part, excluded: _Excluded) -> Iterator[str]:
     """What a workflow's steps are given when they run."""
     if not isinstance(part.value, Workflow):
         return
@@ -233,14 +275,23 @@ def _resources(part: _Part, named: set[type | str], kinds: tuple[type, ...]) -> 
             annotated = getattr(resource, "type_annotation", None)
             about = annotated if isinstance(annotated, type) and annotated is not Any else object
             other = issubclass(about, BaseEmbedding | BaseNode) or not (about is object or _is_known(about))
-            if other or resource.name in named or (kinds and issubclass(about, kinds)):
+            if other or excluded.covers(resource.name, about):
                 continue
             factory = getattr(resource.resource, "name", resource.name)
             yield f"{part.path}.{step}:{resource.name} (the resource {factory} is made when the step runs: {GIVE} there)"
 
 
+def _in_others(part: _Part, excluded: _Excluded) -> Iterator[str]:
+    """LLMs in the attributes of an object that is not looked into: another package's, whose parts may not be changed."""
+    if isinstance(part.value, (type, ModuleType, *LEAVES)):
+        return
+    for name, value in list((getattr(part.value, "__dict__", None) or {}).items()):
+        if isinstance(value, LLM) and not isinstance(value, Delegate | StructuredLLM) and not excluded.covers(name, type(value)):
+            yield f"{part.path}.{name} (held by a {type(part.value).__name__} of {type(part.value).__module__}: {GIVE})"
+
+
 def _is_looked_into(thing: Any) -> bool:
-    if isinstance(thing, (*CONTAINERS, functools.partial, MethodType)):
+    if isinstance(thing, (*CONTAINERS, *PLAIN, functools.partial, MethodType)):
         return True
     if isinstance(thing, FunctionType):
         return _is_users(thing.__module__) or _is_users(inspect.unwrap(thing).__module__)

@@ -44,7 +44,7 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
             Nothing is swapped then.
     """
     policy = Policy.of(policy)
-    places, missed = look(target, exclude)
+    places, missed, unused = look(target, exclude)
     if not places:
         remedy = "give the LLM itself: EarlyStopLLM(llm=…, policy=…), as llm= of the engine or as Settings.llm"
         told = f"; out of reach: {'; '.join(missed)}" if missed else ""
@@ -55,6 +55,9 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
     for place, llm in swaps:
         place.holder[place.key] = llm
     logger.info("early stopping attached to %d LLM(s): %s", len(places), ", ".join(p.path for p in places))
+    if unused:
+        told = "exclude matches nothing with %s; it takes types of objects and names of attributes, and LLMs were at: %s"
+        logger.warning(told, ", ".join(unused), ", ".join(p.path for p in places))
     if missed:
         logger.warning("early stopping could not reach %d part(s), which run in full: %s", len(missed), "; ".join(missed))
     return target

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from entropy_chains import Outcome
-from entropy_chains.adapters import DOTTED, FLAT, TOTAL
+from entropy_chains.adapters import FLAT, TOTAL, root_attributes, run_attributes, usage_attributes
+from entropy_chains.adapters import langfuse_savings as langfuse_savings
+from entropy_chains.adapters import phoenix_savings as phoenix_savings
 
 TAGS = "tag.tags"
 """OpenInference's attribute for tags."""
@@ -20,19 +22,16 @@ LANGSMITH, LANGSMITH_TAGS = "langsmith.metadata.", "langsmith.span.tags"
 
 STOPPED = "early-stopped"
 
-MADE, READ = "gen_ai.usage.output_tokens", "gen_ai.usage.input_tokens"
-"""OpenTelemetry's own names for the tokens that a request made, and for those of its prompt."""
-
-ONCE = (
+TOTALS = (
     "early_stop_runs",
     "early_stop_stopped_runs",
+    "early_stop_tokens",
+    "early_stop_tokens_saved_estimate",
     "early_stop_tokens_saved_share",
     "early_stop_policy",
     "early_stop_holdout",
 )
-"""What only roots have, or what nobody adds up."""
-
-SUMS = ("early_stop_runs", "early_stop_stopped_runs", "early_stop_tokens", "early_stop_tokens_saved_estimate")
+"""What a root tells of the table of all its runs; all else is of a single run."""
 
 
 def current_span() -> Any:
@@ -56,7 +55,7 @@ def mark_span(outcome: Outcome | Mapping[str, Any], span: Any = None) -> bool:
     if span is None or not span.is_recording():
         return False
     table = outcome.metadata() if isinstance(outcome, Outcome) else outcome
-    span.set_attributes({**table, **{DOTTED + name.removeprefix(FLAT): value for name, value in table.items()}})
+    span.set_attributes(run_attributes(table))
     if table.get("early_stop_stopped"):
         _tag(span)
     return True
@@ -73,20 +72,15 @@ def mark_request(table: Mapping[str, Any], tokens: int, span: Any, prompt: int |
     """
     if not mark_span({**table, "early_stop_tokens": tokens}, span):
         return False
-    span.set_attributes({MADE: tokens} if prompt is None else {MADE: tokens, READ: prompt})
+    span.set_attributes(usage_attributes(tokens, prompt))
     return True
 
 
 def mark_root(table: Mapping[str, Any], span: Any) -> bool:
-    """Write the totals of a trace on its root.
-
-    Sums stand under ``entropy_chains.total.`` alone: no sum over all spans counts a token, stop or saving of a model's span again.
-    """
+    """Write the totals of a trace, of the table of all its runs, on its root."""
     if span is None or not span.is_recording():
         return False
-    totals = {name: table[name] for name in SUMS if name in table}
-    once = {name: table[name] for name in ONCE if name in table}
-    span.set_attributes(once | {TOTAL + name.removeprefix(FLAT): value for name, value in totals.items()})
+    span.set_attributes(root_attributes({name: table[name] for name in TOTALS if name in table}))
     if table["early_stop_stopped_runs"]:
         _tag(span)
     return True
