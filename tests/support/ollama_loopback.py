@@ -114,7 +114,12 @@ class Ollama:
                         told = {"message": {"role": "assistant", "content": "", **shown}}
                         self._send({**told, "logprobs": [found]} if found else told)
                 calls = [{"function": {"name": name, "arguments": given}} for name, given in reply.tools]
-                counts = {"prompt_eval_count": 9, "eval_count": ollama.made[number], "total_duration": 1, "load_duration": 1}
+                counts = {
+                    "prompt_eval_count": len(json.dumps(body["messages"]).split()),
+                    "eval_count": ollama.made[number],
+                    "total_duration": 1,
+                    "load_duration": 1,
+                }
                 last = {"done": True, "done_reason": reply.finish or "stop", **counts}
                 if streamed:
                     if calls:

@@ -18,6 +18,7 @@ class Abilities:
         owners: who ``/models`` says owns their models.
         ways: how to get the answer after a stop, best first; see :mod:`.continuations`.
         unthinking: settings of a request under which a model does not think: for the answer after a stop, asked in a turn.
+        always_thinking: beginnings of the names of models that think under these settings, too.
         control: they close the thinking of a running stream when told so.
         logprobs_with_tools: they send logprobs on a streamed call with tools.
         plugin: this package's plug-in may be inside.
@@ -32,6 +33,7 @@ class Abilities:
     owners: tuple[str, ...] = ()
     ways: tuple[str, ...] = ("turn",)
     unthinking: Mapping[str, Any] = field(default_factory=dict)
+    always_thinking: tuple[str, ...] = ()
     control: bool = False
     logprobs_with_tools: bool = True
     plugin: bool = False
@@ -69,8 +71,8 @@ SERVERS = {
         ways=("prefill", "turn"),
         counters=("sglang:generation_tokens_total", "sglang:num_running_reqs"),
     ),
-    "ollama": Abilities(owners=("library",), unthinking={"reasoning_effort": "none"}),  # at /v1
-    "ollama-native": Abilities(unthinking={"think": False}),
+    "ollama": Abilities(owners=("library",), unthinking={"reasoning_effort": "none"}, always_thinking=("gpt-oss",)),  # at /v1
+    "ollama-native": Abilities(unthinking={"think": False}, always_thinking=("gpt-oss",)),
     "openai": Abilities(owners=("openai", "system", "openai-internal"), max_tokens="max_completion_tokens"),
     "unknown": Abilities(),
 }
@@ -104,6 +106,11 @@ class Server:
         """Why it sends no logprobs on a streamed call with or without tools, as the start of a sentence; None where it may."""
         blind = tools and not self.can.logprobs_with_tools
         return f"{self.kind} sends no logprobs on a streamed call with tools" if blind else None
+
+    def always_thinks(self, model: str) -> str | None:
+        """Why a stop would be in vain with a model: it would think anew before its answer; None where it need not."""
+        found = any(model.rpartition("/")[2].startswith(begun) for begun in self.can.always_thinking)
+        return f"{model} cannot be kept from thinking again after a stop" if found else None
 
 
 OLLAMA = Server("ollama-native")

@@ -104,8 +104,9 @@ class InnerModel(ServedModel):
 
     @property
     def blind(self) -> str | None:
-        """Why the server gives no logprobs in this call, if that is known of its kind."""
-        why = self._server.no_logprobs(tools=bool(self._kwargs.get("tools"))) if self._server else None
+        """Why a stop cannot be had in this call, if that is known of its kind of server."""
+        server, tools = self._server, bool(self._kwargs.get("tools"))
+        why = (server.no_logprobs(tools=tools) or server.always_thinks(self._served)) if server else None
         return f"{why}; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:

@@ -106,6 +106,17 @@ def test_a_model_that_thinks_all_the_same_is_run_in_full(ask):
     assert message.usage_metadata["output_tokens"] > 244
 
 
+@pytest.mark.parametrize("ask", [lambda m: m.invoke(ASKED), lambda m: asyncio.run(astreamed(m))], ids=["invoke", "astream"])
+def test_gpt_oss_is_left_whole_and_said_so(ask):
+    """It thinks whatever it is told, so a stop would be paid for and thrown away."""
+    with Ollama(rethinking, tags=True, obeys=False) as server:
+        model = ChatOllama(model="gpt-oss:20b", base_url=server.url, reasoning="low")
+        with pytest.warns(UserWarning, match="gpt-oss:20b cannot be kept from thinking again"):
+            message = ask(EarlyStopChatModel(model, POLICY.for_model("gpt-oss:20b")))
+    assert (message.content, message.response_metadata["early_stop_stopped"], len(server.bodies)) == (ANSWER, False, 1)
+    assert "cannot be kept from thinking" in message.response_metadata["early_stop_reason"]
+
+
 @tool
 def multiply(a: int, b: int) -> int:
     """Multiply."""
