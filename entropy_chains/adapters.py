@@ -13,7 +13,7 @@ from entropy_chains.lazy import lazy_names
 if TYPE_CHECKING:
     from entropy_chains.backends.local.threads import astream, in_thread
     from entropy_chains.backends.remote.alignment import Piece
-    from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun
+    from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun, way
     from entropy_chains.backends.remote.dialogue import Dialogue
     from entropy_chains.backends.remote.drive import adrive, drive
     from entropy_chains.backends.remote.events import Close, Show
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.redaction import hiding, secrets_of, without_secrets
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
     from entropy_chains.backends.remote.reply import Reply
-    from entropy_chains.backends.remote.servers import Server
+    from entropy_chains.backends.remote.servers import OLLAMA, Server
     from entropy_chains.backends.remote.transfer import Listening, Transfer
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
@@ -97,6 +97,7 @@ _HOME = {
     "Listening": "backends.remote.transfer",
     "MALFORMED": "backends.text.answer",
     "Mode": "options",
+    "OLLAMA": "backends.remote.servers",
     "of_class": "backends.remote.providers",
     "OnMismatch": "options",
     "own_class": "subclasses",
@@ -137,6 +138,7 @@ _HOME = {
     "Usage": "backends.remote.readers",
     "usage_attributes": "savings.spans",
     "Way": "backends.remote.continuations",
+    "way": "backends.remote.continuations",
     "WAYS": "backends.remote.continuations",
     "who": "backends.remote.introductions",
     "without_logprobs": "backends.remote.refused",
@@ -181,6 +183,7 @@ __all__ = [
     "MALFORMED",
     "Mode",
     "of_class",
+    "OLLAMA",
     "OnMismatch",
     "own_class",
     "PER_CALL",
@@ -220,6 +223,7 @@ __all__ = [
     "Usage",
     "usage_attributes",
     "Way",
+    "way",
     "WAYS",
     "who",
     "without_logprobs",

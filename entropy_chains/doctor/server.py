@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from entropy_chains.backends.remote import providers
-from entropy_chains.backends.remote.continuations import WAYS, begun
+from entropy_chains.backends.remote.continuations import WAYS, begun, way
 from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.readers import Piece
 from entropy_chains.backends.remote.refused import allowed
@@ -230,7 +230,7 @@ class _Examiner(Book):
                 "control", answered, "the running stream was told to end its thinking", meaning if answered else "do not use it"
             )
         best = next((n for n in self.server.can.ways if self[n] == "exact"), "turn")
-        request = WAYS[best].request("probe", ASKED, raw, self._tags, FIRST)
+        request = way(best, self.server.can.unthinking).request("probe", ASKED, raw, self._tags, FIRST)
         body: dict[str, Any] = {**request.extra, "temperature": 0}
         if request.prefix is not None:
             heard = yield from self._complete(f"{self._rendered}{request.prefix}", FIRST, body)

@@ -185,7 +185,7 @@ class Attempt:
             self.fed += 1
             if piece.phase is Phase.THINKING:
                 self.again = self.again or (bool(piece.text.strip()) and not self.said)
-            else:
+            elif not self.again:  # text of one chunk: what follows the thinking is thrown away with it
                 text = self._after.take(piece.text)
                 self._say(text)
                 shown.append(Chunk(text, Phase.ANSWER, piece.token))

@@ -7,7 +7,7 @@ ways of a backend are tried in order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from entropy_chains.backends import Message
@@ -99,16 +99,26 @@ class RawCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Asks for the answer in a new turn (any chat API). The thinking stands in the assistant's turn before it."""
+    """Asks for the answer in a new turn (any chat API). The thinking stands in the assistant's turn before it.
+
+    ``settings``: under these the model does not think anew, where the server has such settings.
+    """
 
     ask: str = ANSWER_NOW
+    settings: Mapping[str, Any] = field(default_factory=dict)
     name: str = "turn"
     exact: bool = False
 
     def request(self, purpose: str, messages: Sequence[Message], thinking: str, tags: ThinkTags, max_tokens: int) -> Request:
         said = thinking.removeprefix(tags.open).strip()
         turns = [{"role": "assistant", "content": said}, {"role": "user", "content": self.ask}]
-        return Request(purpose, [*messages, *turns], max_tokens, logprobs=False)
+        return Request(purpose, [*messages, *turns], max_tokens, dict(self.settings), logprobs=False)
 
 
 WAYS: dict[str, Way] = {w.name: w for w in (Prefill(), RawCompletion(), Turn())}
+
+
+def way(name: str, unthinking: Mapping[str, Any]) -> Way:
+    """The way of this name. ``unthinking``: the server's settings under which a model does not think; a turn needs them."""
+    found = WAYS[name]
+    return replace(found, settings=unthinking) if isinstance(found, Turn) else found

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote import forms
-from entropy_chains.backends.remote.continuations import WAYS, Request, Way, begun
+from entropy_chains.backends.remote.continuations import WAYS, Request, Way, begun, way
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
@@ -164,7 +164,8 @@ class ServedModel:
         named: Sequence[str] = [self._continuation] if isinstance(self._continuation, str) else self._continuation
         if list(named) == ["auto"]:
             named = self._server.can.ways if self._server and not self._responses else ["turn"]
-        return tuple(WAYS[n] for n in named if n in WAYS) or (WAYS["turn"],)
+        unthinking = self._server.can.unthinking if self._server and not self._responses else {}
+        return tuple(way(n, unthinking) for n in named if n in WAYS) or (way("turn", unthinking),)
 
     def _dialogue(
         self,

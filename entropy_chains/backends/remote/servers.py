@@ -6,7 +6,7 @@ Nobody else compares the names of servers.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -17,6 +17,8 @@ class Abilities:
     Attributes:
         owners: who ``/models`` says owns their models.
         ways: how to get the answer after a stop, best first; see :mod:`.continuations`.
+        unthinking: settings of a request under which a model does not think: for the answer after a stop, asked in a turn.
+        always_thinking: beginnings of the names of models that think under these settings, too.
         control: they close the thinking of a running stream when told so.
         logprobs_with_tools: they send logprobs on a streamed call with tools.
         plugin: this package's plug-in may be inside.
@@ -30,6 +32,8 @@ class Abilities:
 
     owners: tuple[str, ...] = ()
     ways: tuple[str, ...] = ("turn",)
+    unthinking: Mapping[str, Any] = field(default_factory=dict)
+    always_thinking: tuple[str, ...] = ()
     control: bool = False
     logprobs_with_tools: bool = True
     plugin: bool = False
@@ -67,6 +71,8 @@ SERVERS = {
         ways=("prefill", "turn"),
         counters=("sglang:generation_tokens_total", "sglang:num_running_reqs"),
     ),
+    "ollama": Abilities(owners=("library",), unthinking={"reasoning_effort": "none"}, always_thinking=("gpt-oss",)),  # at /v1
+    "ollama-native": Abilities(unthinking={"think": False}, always_thinking=("gpt-oss",)),
     "openai": Abilities(owners=("openai", "system", "openai-internal"), max_tokens="max_completion_tokens"),
     "unknown": Abilities(),
 }
@@ -101,6 +107,14 @@ class Server:
         blind = tools and not self.can.logprobs_with_tools
         return f"{self.kind} sends no logprobs on a streamed call with tools" if blind else None
 
+    def always_thinks(self, model: str) -> str | None:
+        """Why a stop would be in vain with a model: it would think anew before its answer; None where it need not."""
+        found = any(model.rpartition("/")[2].startswith(begun) for begun in self.can.always_thinking)
+        return f"{model} cannot be kept from thinking again after a stop" if found else None
+
+
+OLLAMA = Server("ollama-native")
+"""Ollama, where it is asked by its own API."""
 
 CONTROL = "/chat/completions/control"
 """Path, below the base URL, where a server is told to end the thinking of a running stream."""

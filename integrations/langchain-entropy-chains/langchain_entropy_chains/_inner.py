@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from entropy_chains import Segmentation
 from entropy_chains.adapters import (
+    OLLAMA,
     Dialogue,
     Known,
     Listening,
@@ -37,6 +38,8 @@ from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
 from langchain_entropy_chains._closing import aclosed, closed
 from langchain_entropy_chains._model_info import identified, limit, model_name, number
+from langchain_entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
+from langchain_entropy_chains._ollama import seeded, settings_of, speaks_ollama
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -85,6 +88,8 @@ class InnerModel(ServedModel):
         self._drops_reasoning = type(chat).__module__.startswith("langchain_openai")
         if not self._drops_reasoning:
             self._chunks_of = type(chat).__name__, INSTEAD
+        if speaks_ollama(chat):
+            self._server, self._chunks_of = OLLAMA, (type(chat).__name__, NEWER_OLLAMA)
         self._limit = limit(chat, kwargs)
         self._named = identified(chat)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
@@ -99,8 +104,9 @@ class InnerModel(ServedModel):
 
     @property
     def blind(self) -> str | None:
-        """Why the server gives no logprobs in this call, if that is known of its kind."""
-        why = self._server.no_logprobs(tools=bool(self._kwargs.get("tools"))) if self._server else None
+        """Why a stop cannot be had in this call, if that is known of its kind of server."""
+        server, tools = self._server, bool(self._kwargs.get("tools"))
+        why = (server.no_logprobs(tools=tools) or server.always_thinks(self._served)) if server else None
         return f"{why}; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
@@ -177,14 +183,24 @@ class InnerModel(ServedModel):
         if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
             given.setdefault("stream_usage", True)
         if request.extra:
-            if not self._speaks_openai:
-                raise BackendError(f"{type(self._chat).__name__} cannot go on from a given text: use continuation='turn'")
-            own = given.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
-            given["extra_body"] = {**own, **request.extra}
-        if seed is not None:
+            given |= self._further(request.extra, given)
+        chat = self._named
+        if seed is not None and self._server is OLLAMA:
+            chat, given = seeded(chat, given, seed)
+        elif seed is not None:
             given["seed"] = seed
         given = {"messages": convert_to_messages(request.messages), "stop": self._stop, **given}
-        return self._limit.put(request.max_tokens, self._named, given) if self._limit else (self._named, given)
+        return self._limit.put(request.max_tokens, chat, given) if self._limit else (chat, given)
+
+    def _further(self, extra: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a request besides the user's own, as this class takes them."""
+        if self._speaks_openai:
+            own = given.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
+            return {"extra_body": {**own, **extra}}
+        further = settings_of(extra) if self._server is OLLAMA else None
+        if further is None:
+            raise BackendError(f"{type(self._chat).__name__} cannot go on from a given text: use continuation='turn'")
+        return further
 
     def _completion(self, request: Request, reader: ChunkReader) -> Generator[ChatGenerationChunk, None, None]:
         client, asked, given = self._chat.root_client, *self._raw(request)  # type: ignore[attr-defined]  # looked up before

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains import Outcome, ThinkTags
-from entropy_chains.adapters import MALFORMED, WAYS, Request, begun, clean_answer, entries_of
+from entropy_chains.adapters import MALFORMED, OLLAMA, Request, begun, clean_answer, entries_of, way
 from entropy_chains.backends import Generation
 from entropy_chains.errors import EntropyChainsError, SettingsError
 from langchain_entropy_chains._config import OFF
+from langchain_entropy_chains._ollama import settings_of, speaks_ollama
+from langchain_entropy_chains._opening import unbound
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, BaseMessage
@@ -57,7 +59,7 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
             config: of the call.
             continuation: ``turn`` (any chat model) or ``prefill`` (a ChatOpenAI on vLLM or SGLang; the exact continuation).
         """
-        request = self._request(continuation)
+        request = self._request(continuation, model)
         answer = model.invoke(list(request.messages), _in_full(config), **_settings(model, request))
         if self._usable(answer):
             return self._told(answer)
@@ -67,17 +69,20 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
         self, model: Runnable[Any, Any], config: RunnableConfig | None = None, *, continuation: str = "turn"
     ) -> AIMessage:
         """The same for ``asyncio``."""
-        request = self._request(continuation)
+        request = self._request(continuation, model)
         answer = await model.ainvoke(list(request.messages), _in_full(config), **_settings(model, request))
         if self._usable(answer):
             return self._told(answer)
         return self._told(await model.ainvoke(self.messages, _in_full(config)), MALFORMED)
 
-    def _request(self, continuation: str) -> Request:
+    def _request(self, continuation: str, model: Any) -> Request:
         if continuation not in ("turn", "prefill"):
             raise SettingsError(f"continuation is {continuation!r}; finish() knows 'turn' and 'prefill'")
+        unthinking = OLLAMA.can.unthinking if speaks_ollama(_chat_of(model)) else {}
+        if unthinking and continuation != "turn":
+            raise SettingsError(f"continuation is {continuation!r}; Ollama has 'turn' only")
         thinking = begun("".join(s.text for s in self.generation.steps), self._tags, self._opened)
-        return WAYS[continuation].request("answer", self.messages, thinking, self._tags, 1)  # type: ignore[arg-type]  # passed on
+        return way(continuation, unthinking).request("answer", self.messages, thinking, self._tags, 1)  # type: ignore[arg-type]  # passed on
 
     def _usable(self, answer: AIMessage) -> bool:
         return bool(answer.tool_calls) or clean_answer(answer.text, self._tags) is not None
@@ -97,9 +102,17 @@ def _in_full(config: RunnableConfig | None) -> RunnableConfig:
     return {**given, "metadata": {**(given.get("metadata") or {}), OFF: False}}
 
 
+def _chat_of(model: Any) -> Any:
+    """The chat model itself, in its bindings and a wrapper."""
+    chat = unbound(model)[0]
+    return getattr(chat, "inner", chat)
+
+
 def _settings(model: Any, request: Request) -> dict[str, Any]:
     if not request.extra:
         return {}
+    if speaks_ollama(_chat_of(model)):
+        return settings_of(request.extra) or {}
     bound = getattr(model, "kwargs", None)  # those of a binding; a call's extra_body replaces both, so they are merged
     own = [getattr(model, "extra_body", None), bound.get("extra_body") if isinstance(bound, Mapping) else None, request.extra]
     return {"extra_body": {name: value for extra in own if isinstance(extra, Mapping) for name, value in extra.items()}}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import openai
@@ -50,8 +47,8 @@ def test_a_class_that_cannot_be_asked_says_what_to_use(name, ask):
 
 def test_attach_says_it_too():
     """The same words, and the engine goes on answering."""
-    engine = SummaryIndex([TextNode(text="x")]).as_query_engine(llm=like("Ollama"))
-    with pytest.warns(UserWarning, match="Ollama.*OpenAILike"):
+    engine = SummaryIndex([TextNode(text="x")]).as_query_engine(llm=like("LlamaCPP"))
+    with pytest.warns(UserWarning, match="LlamaCPP.*OpenAILike"):
         attach(engine, ANY)
     assert "takes no logprobs" in engine.query("q").metadata["early_stop_reason"]
 
@@ -126,42 +123,3 @@ def test_one_that_was_asked_in_vain_says_so(how):
     assert last.message.content == "The answer is 42"
     assert "no logprobs" in told["early_stop_reason"]
     assert told["early_stop_tokens"] == server.calls[-1].planned
-
-
-class Native(BaseHTTPRequestHandler):
-    """Ollama's own chat API."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        lines = [{"message": {"role": "assistant", "content": "", "thinking": "w "}, "done": False}] * 40
-        lines += [{"message": {"role": "assistant", "content": "42"}, "done": False}]
-        end = {"done": True, "done_reason": "stop", "eval_count": 41, "prompt_eval_count": 9}
-        lines += [{"message": {"role": "assistant", "content": ""}} | end]
-        data = "".join(json.dumps({"model": "scripted", "created_at": "2026-01-01T00:00:00Z"} | line) + "\n" for line in lines)
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-ndjson")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data.encode())
-
-
-def test_llama_indexs_own_ollama_class_says_so_and_answers():
-    """The class itself, where it is installed."""
-    ollama = pytest.importorskip("llama_index.llms.ollama")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Native)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        inner = ollama.Ollama(model="scripted", base_url=f"http://127.0.0.1:{server.server_address[1]}", context_window=8000)
-        with pytest.warns(UserWarning, match=r"Ollama.*11434/v1"):
-            llm = EarlyStopLLM(inner, POLICY, ask=ASK)
-        last = llm.chat(ASKED)
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert last.message.content == "42"
-    assert "takes no logprobs" in last.additional_kwargs["early_stop_reason"]

@@ -37,6 +37,7 @@ def told(owner, *, props=None):
         ("sglang", "sglang"),
         ("openai", "openai"),
         ("system", "openai"),
+        ("library", "ollama"),
         ("me", UNKNOWN),
     ],
 )
@@ -100,3 +101,12 @@ def test_nobody_else_compares_the_names_of_servers(tmp_path):
     planted = tmp_path / "planted.py"
     planted.write_text('if server.kind == "vllm" or kind in ("sglang", "x"):\n    pass\n')
     assert list(names_compared(planted)) == [1, 1]
+
+
+def test_which_models_think_again_whatever_they_are_told():
+    """Ollama's gpt-oss, however it is tagged; a server that has no such setting is told nothing."""
+    for kind in ("ollama", "ollama-native"):
+        assert "gpt-oss:20b" in (Server(kind).always_thinks("gpt-oss:20b") or "")
+        assert Server(kind).always_thinks("library/gpt-oss") is not None
+        assert Server(kind).always_thinks("qwen3:8b") is None
+    assert Server("vllm").always_thinks("gpt-oss-20b") is None

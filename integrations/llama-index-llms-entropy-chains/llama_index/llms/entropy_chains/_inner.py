@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
+from llama_index.llms.entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
+from llama_index.llms.entropy_chains._ollama import Asking, model_of, settings_of, speaks_ollama
 from llama_index.llms.entropy_chains._requests import Opened, RawResponse, afailing, counted, deferred, errors, failing
 from llama_index.llms.entropy_chains._runs import Asked, Run, requested
 from llama_index.llms.entropy_chains._streams import (
@@ -20,6 +22,7 @@ from llama_index.llms.entropy_chains._streams import (
     afinish,
     async_endable,
     client_of,
+    copied,
     endable,
     finish,
     is_a,
@@ -28,6 +31,7 @@ from llama_index.llms.entropy_chains._streams import (
 
 from entropy_chains import Policy, Segmentation
 from entropy_chains.adapters import (
+    OLLAMA,
     WAYS,
     ChatReader,
     CompletionReader,
@@ -61,7 +65,7 @@ NO_LIMIT = 2**31
 INSTEAD = "use an OpenAILike with the server's api_base, or another class whose raw responses are OpenAI's"
 
 
-CALL_NOW = Turn("Go on without further reasoning: call a tool, or give the final answer now.")
+CALL_NOW = "Go on without further reasoning: call a tool, or give the final answer now."
 """The turn after a stop where there are tools: an agent that is told to answer would not call them."""
 
 
@@ -96,11 +100,12 @@ class Call(ServedModel):
         self.responses = is_a(llm, "OpenAIResponses")
         if self.responses and settings.get("without_logprobs") == "error":
             settings["without_logprobs"] = "full"  # its reasoning never has any, and the wrapper has said so
-        super().__init__(llm, llm.metadata.model_name, **settings)
+        self._ollama = speaks_ollama(llm)
+        super().__init__(llm, model_of(llm), **settings)
         self.llm: Any = llm
-        self._chunks_of = type(llm).__name__, INSTEAD
+        self._chunks_of = type(llm).__name__, NEWER_OLLAMA if self._ollama else INSTEAD
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
-        self._ask, self._server, self.client, self._limiter = ask, server, client, limiter
+        self._ask, self._server, self.client, self._limiter = ask, server or (OLLAMA if self._ollama else None), client, limiter
         self.run = Run()
 
     # --- what this call is
@@ -136,6 +141,8 @@ class Call(ServedModel):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
         if self.blind:
             return self.blind
+        if self.vain:
+            return self.vain
         if not self.sighted and self.without_logprobs == "full":
             return f"{type(self.llm).__name__} takes no logprobs: run in full"
         return None
@@ -143,12 +150,18 @@ class Call(ServedModel):
     @property
     def sighted(self) -> bool:
         """It is known how to ask the LLM for logprobs."""
-        return uses_sdk(self.llm) or (self._ask is not None and instead_of(self.llm) is None)
+        return uses_sdk(self.llm) or self._ollama or (self._ask is not None and instead_of(self.llm) is None)
 
     @property
     def blind(self) -> str | None:
         """Why the server gives no logprobs in this call, if that is known of its kind."""
         why = self._server.no_logprobs(tools=self.tools) if self._server else None
+        return f"{why}: run in full; use vLLM" if why else None
+
+    @property
+    def vain(self) -> str | None:
+        """Why no call is worth a stop, if that is known of the model."""
+        why = self._server.always_thinks(self._served) if self._server else None
         return f"{why}: run in full; use vLLM" if why else None
 
     def _known(self, k: int) -> Known:
@@ -166,31 +179,38 @@ class Call(ServedModel):
         return self._dialogue(turns, None, sampling, segmentation, False, False, "error")
 
     def check(self, policy: Policy | None, on_mismatch: OnMismatch) -> None:
-        """Raises PolicyMismatch where the policy is for something else."""
+        """Raises PolicyMismatch where the policy is for something else; warns, once, where it can stop nothing."""
         self._check(policy, self.sampling, None, on_mismatch)
+        if self.vain and policy is not None and policy.active:
+            self._known(self._k).warn(f"{type(self.llm).__name__}: {self.vain}", about="stops")
 
     def _ways(self) -> tuple[Way, ...]:
         if self.prompt is not None:
             return (WAYS["completion"],)  # a completion model just goes on from its own text
-        able = {"turn"} if self.responses else {"prefill", "turn"}
+        able = {"turn"} if self.responses or self._ollama else {"prefill", "turn"}
         if "is_chat_model" in type(self.llm).model_fields and not self.tools:
             able.add("completion")  # a rendered prompt names no tools, and a call in it would come as text
         ways = [w for w in super()._ways() if w.name in able] or [WAYS["turn"]]
-        return tuple(CALL_NOW if self.tools and w.name == "turn" else w for w in ways)
+        return tuple(replace(w, ask=CALL_NOW) if self.tools and isinstance(w, Turn) else w for w in ways)
 
     # --- the server
 
     def connect(self) -> Server | None:
         """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
         sdk = uses_sdk(self.llm)
-        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else Server()
+        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else self._unasked
         return self._server
 
     async def aconnect(self) -> Server | None:
         """The same for ``asyncio``."""
         sdk = uses_sdk(self.llm)
-        self._server = await awho(self.client, self._served, needed=False) if sdk else Server()
+        self._server = await awho(self.client, self._served, needed=False) if sdk else self._unasked
         return self._server
+
+    @property
+    def _unasked(self) -> Server:
+        """A server that is known by the class of the LLM alone."""
+        return OLLAMA if self._ollama else Server()
 
     # --- requests
 
@@ -212,7 +232,7 @@ class Call(ServedModel):
         if place and request.purpose != "reason":
             target = given if place is self.kwargs else body if name in body else fields
             target[name] = request.max_tokens
-        if extra:
+        if extra and not self._ollama:  # its client is told
             given["extra_body"] = extra
         if self._limiter is not getattr(llm, "rate_limiter", None):
             fields["rate_limiter"] = self._limiter
@@ -254,7 +274,7 @@ class Call(ServedModel):
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = client_of(self.llm).post(self._template_url, **self._rendering)
-        llm, content, given = self._form(request, endable(self.llm, end), rendered)
+        llm, content, given = self._form(request, self._endable(request, end), rendered)
         asked = self.run.ask(request.purpose)
         with self._inside(asked):
             try:
@@ -270,7 +290,7 @@ class Call(ServedModel):
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = await self.client.post(self._template_url, **self._rendering)
-        llm, content, given = self._form(request, async_endable(self.llm, end, self.client), rendered)
+        llm, content, given = self._form(request, self._async_endable(request, end), rendered)
         asked = self.run.ask(request.purpose)
         with self._inside(asked):
             try:
@@ -281,6 +301,18 @@ class Call(ServedModel):
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
                 chunks = afailing(deferred(error, request))
         return Opened(chunks, end, request, asked, Reply(request.purpose))
+
+    def _endable(self, request: Request, end: End) -> Any:
+        """A copy of the LLM inside that makes this request, and whose stream obeys ``end``."""
+        if self._ollama:
+            return copied(self.llm, _client=Asking(self.llm.client, settings_of(request), end))
+        return endable(self.llm, end)
+
+    def _async_endable(self, request: Request, end: End) -> Any:
+        """The same for ``asyncio``."""
+        if self._ollama:
+            return copied(self.llm, _async_client=Asking(self.llm.async_client, settings_of(request), end))
+        return async_endable(self.llm, end, self.client)
 
     @contextmanager
     def _inside(self, asked: Asked) -> Iterator[None]:
@@ -328,7 +360,8 @@ class Call(ServedModel):
         if self.responses:
             return ResponsesReader()
         reader = ChatReader() if self._as_chat(request) else CompletionReader()
-        return ForeignReader(reader) if not uses_sdk(self.llm) and self._ask is not None else reader
+        foreign = self._ollama or (not uses_sdk(self.llm) and self._ask is not None)
+        return ForeignReader(reader) if foreign else reader
 
 
 def additional(llm: Any) -> dict[str, Any]:

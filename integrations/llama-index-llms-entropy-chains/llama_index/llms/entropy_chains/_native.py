@@ -8,7 +8,6 @@ from typing import Any
 from entropy_chains.adapters import ChatReader, CompletionReader, Update
 
 UNASKED = {
-    "Ollama": "OpenAILike(model=…, api_base='http://localhost:11434/v1', api_key='none', is_chat_model=True), Ollama >= 0.12.11",
     "LlamaCPP": "llama-server with OpenAILike(model=…, api_base='http://localhost:8080/v1', api_key='none', is_chat_model=True)",
     "HuggingFaceLLM": "TransformersLLM(model, policy=…) of this package, which stops in place",
 }

@@ -86,7 +86,7 @@ class AsyncSoftStream:
                 if self._end.asked:
                     break
         finally:
-            await self._stream.close()
+            await (self._stream.aclose() if isinstance(self._stream, AsyncGenerator) else self._stream.close())
 
 
 def _readable(chunk: Any) -> bool:
@@ -138,12 +138,15 @@ def softened(client: Any, end_of: Callable[[Any], End]) -> Any:
 
     def request(cast_to: Any, options: Any, **kwargs: Any) -> Any:
         made = send(cast_to, options, **kwargs)
-        if not kwargs.get("stream"):
-            return made
-        return _opened(made, end_of(options)) if isawaitable(made) else SoftStream(made, end_of(options))
+        return soft(made, end_of(options)) if kwargs.get("stream") else made
 
     own.request = request
     return own
+
+
+def soft(stream: Any, end: End) -> Any:
+    """A client's stream, or the awaitable of one, as one that obeys ``end``."""
+    return _opened(stream, end) if isawaitable(stream) else SoftStream(stream, end)
 
 
 async def _opened(stream: Awaitable[Any], end: End) -> AsyncSoftStream:
@@ -157,16 +160,16 @@ def is_soft(client: Any) -> bool:
 
 def endable(llm: Any, end: End) -> Any:
     """A copy of the LLM whose streams obey ``end``; the LLM itself where it does not use the SDK."""
-    return _copy(llm, _client=softened(client_of(llm), lambda _: end)) if uses_sdk(llm) else llm
+    return copied(llm, _client=softened(client_of(llm), lambda _: end)) if uses_sdk(llm) else llm
 
 
 def async_endable(llm: Any, end: End, client: Any) -> Any:
     """The same for its async streams, over ``client``."""
-    return _copy(llm, _aclient=softened(client, lambda _: end)) if uses_sdk(llm) else llm
+    return copied(llm, _aclient=softened(client, lambda _: end)) if uses_sdk(llm) else llm
 
 
-def _copy(llm: Any, **private: Any) -> Any:
-    """With ``reuse_client`` off an LLM would make a further client, and not use ours."""
+def copied(llm: Any, **private: Any) -> Any:
+    """A copy with these private attributes. With ``reuse_client`` off an LLM would make a further client, and not use ours."""
     made = llm.model_copy(update={"reuse_client": True} if "reuse_client" in type(llm).model_fields else None)
     for name, value in private.items():
         setattr(made, name, value)

@@ -1,0 +1,35 @@
+"""Ollama's own API through LangChain's ``ChatOllama``: what differs there from classes of OpenAI-compatible APIs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from entropy_chains.adapters import OLLAMA
+from langchain_entropy_chains._model_info import OPTIONS
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+INSTEAD = "it has them from langchain-ollama 1.1 on, with a server of Ollama 0.12.11 or later"
+"""What to do where its chunks have no logprobs."""
+
+KEPT = {"reasoning": True}
+"""A call's setting under which the class passes on thinking, also where the request says ``"think": false`` in vain (gpt-oss)."""
+
+
+def speaks_ollama(chat: object) -> bool:
+    """Whether a chat model asks Ollama by its own API."""
+    return any(kind.__name__ == "ChatOllama" and hasattr(kind, "_create_chat_stream") for kind in type(chat).__mro__)
+
+
+def settings_of(extra: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of a call that stand for those of a request; None where they are another server's."""
+    return {**KEPT, **extra} if extra.keys() <= OLLAMA.can.unthinking.keys() else None
+
+
+def seeded(chat: BaseChatModel, given: Mapping[str, Any], seed: int) -> tuple[BaseChatModel, dict[str, Any]]:
+    """The model and the settings of a call with this seed, which a call takes among its options only."""
+    if given.get(OPTIONS) is not None:
+        return chat, {**given, OPTIONS: {**given[OPTIONS], "seed": seed}}
+    return chat.model_copy(update={"seed": seed}), {**given}
