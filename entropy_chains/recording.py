@@ -312,8 +312,9 @@ def _whole_answer(run: Generation) -> str | None:
 
 def _ending(run: Generation, sampling: Sampling, broke: Exception | None) -> dict[str, Any]:
     """The trace fields that say how a run ended; ``broke``: what ended it on the way."""
-    word = reason(broke) if broke else run.finish_raw or run.finish_reason
-    return {"finish": "error" if broke else finish_of(word), "finish_raw": word, "max_tokens": sampling.max_tokens}
+    word = reason(broke) if broke else run.finish_raw
+    finish = "error" if broke else finish_of(word or run.finish_reason)
+    return {"finish": finish, "finish_raw": word, "max_tokens": sampling.max_tokens}
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.finish_reasons import is_cut
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
@@ -82,7 +83,7 @@ class Generation:
         seconds: wall time, of the whole batch where it ran in one.
         finish_reason: ``stop``, ``length`` or ``cancelled``; of a reply that the server broke off, the server's own word.
         token_ids: the completion's ids, where the backend has them.
-        finish_raw: the server's own word in any case, as ``tool_calls``; None where there is none.
+        finish_raw: the server's own word in any case, as ``tool_calls``; None where it sent none.
     """
 
     reasoning: str
@@ -98,6 +99,11 @@ class Generation:
     prefill_tokens: int = 0
     token_ids: tuple[int, ...] = ()
     finish_raw: str | None = None
+
+    @property
+    def finish_told(self) -> str | None:
+        """The server's own word; where it sent none, what cut the run off; None where nothing did."""
+        return self.finish_raw or (self.finish_reason if is_cut(self.finish_reason) else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,10 +173,10 @@ class Attempt:
 
     # --- the answer
 
-    def ask(self) -> None:
-        """A request for the answer follows: what comes is :meth:`answered`."""
+    def ask(self, limit: int | None) -> None:
+        """A request for the answer follows, of so many tokens at most: what comes is :meth:`answered`."""
         self._after = AnswerMarkup(self._plan.tags)
-        self.streams.append(Reply("answer", before=self.fed))
+        self.streams.append(Reply("answer", before=self.fed, limit=limit))
 
     def answered(self, pieces: Sequence[Piece]) -> list[Chunk]:
         """Tokens of the answer's own request: what is shown of them. ``again`` is set where the model thinks anew."""
@@ -249,7 +249,7 @@ class Attempt:
             prompt_tokens=asked or 0,
             rest_tokens=max(0, own - (self._steps[-1].end if self._steps else 0)),
             seconds=time.perf_counter() - self._start,
-            finish_reason=finish_reason(self.streams[-1].finish),
+            finish_reason=finish_reason(self.streams[-1].end),
             finish_raw=self.streams[-1].finish,
             prefill_tokens=sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in later),
         )

@@ -13,9 +13,10 @@ from entropy_chains.backends.remote.continuations import WAYS, Request, Way, beg
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
-from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of, held_back
 from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
+from entropy_chains.backends.remote.token_count import LEAST
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
@@ -26,9 +27,6 @@ from entropy_chains.options import Continuation, OnMismatch, TemperatureMode, Wi
 
 OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", *forms.LIMITS}
 """Request settings that early stopping sets itself."""
-
-LEAST = 16
-"""The fewest output tokens that OpenAI's Responses API takes as a limit."""
 
 LOGPROBS = "message.output_text.logprobs"
 """What the Responses API is asked to include."""
@@ -256,8 +254,10 @@ class ServedModel:
         body |= {**(body.pop("extra_body", None) or {}), **request.extra}
         given = {"body": body, "options": options, "cast_to": object, "stream": True}
         if raw:
-            return CompletionReader(), "/completions", given
-        return (ResponsesReader(), "/responses", given) if self._responses else (ChatReader(), "/chat/completions", given)
+            return CompletionReader(held_back(body.get("stop"))), "/completions", given
+        if self._responses:
+            return ResponsesReader(), "/responses", given
+        return ChatReader(held_back(body.get("stop"))), "/chat/completions", given
 
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""

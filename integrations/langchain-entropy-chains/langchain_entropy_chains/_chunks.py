@@ -22,6 +22,7 @@ from entropy_chains.adapters import (
     ChatReader,
     Phase,
     Piece,
+    Reply,
     Show,
     Transfer,
     Update,
@@ -53,17 +54,16 @@ class ChunkReader:
     Attributes:
         transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
-        pieces: tokens that came.
     """
 
     def __init__(self, *, held: int = 0, strict: bool = False):
-        self._reader, self._characters, self._strict = ChatReader(), Characters(), strict
+        self._reader, self._characters, self._strict = ChatReader(held), Characters(), strict
         self.transfer = Transfer()
         self._told = False  # the inner has passed on a text of its own
         self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes
         self._sighted = self._begun = False  # logprobs came; anything came
         self.usage: UsageMetadata | None = None
-        self.pieces = 0
+        self._count = Reply("reason")
 
     def feed(self, chunk: ChatGenerationChunk) -> Update:
         """What a chunk says; it is the update's ``raw``."""
@@ -90,8 +90,18 @@ class ChunkReader:
         if self._begun and not (self._told or self._sighted or finish or called or told or _holds(message)):
             update = replace(update, pieces=DROPPED)
         self._begun = True
-        self.pieces += len(update.pieces)
+        self._count.take(update)
         return update
+
+    @property
+    def pieces(self) -> int:
+        """Tokens that came."""
+        return self._count.pieces
+
+    @property
+    def tokens(self) -> int:
+        """Tokens as the inner counted them, where that may be true of what came."""
+        return self._count.tokens
 
     def finish(self) -> Update:
         """What is left when the stream is over. Raises BackendError where it broke off."""

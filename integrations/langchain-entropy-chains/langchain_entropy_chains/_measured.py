@@ -204,7 +204,7 @@ class Measurement:
         reason = why or (CACHED if self._cached else fault or self.why or run.outcome.reason)
         tokens = 0 if self._cached else run.tokens
         if fault and self._reader.usage:
-            tokens = self._reader.usage["output_tokens"]
+            tokens = self._reader.tokens
         measured = fault is None and not self._cached
         outcome = replace(run.outcome, reason=reason, tokens=tokens, active=run.outcome.active and fault is None)
         if not measured:
