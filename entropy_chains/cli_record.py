@@ -84,29 +84,36 @@ COMPARED = (
     "temperature",
     "temperature_mode",
     "segmentation",
-    "template",
     "system",
     "max_tokens",
     "max_steps",
     "grade",
 )
-"""Trace fields that all runs of one recording share."""
+"""Trace fields that all runs of one recording share, besides ``recorded_with`` and the template, which follows from that."""
 
 
 def check_same_recording(out: Path, running: Mapping[str, Any], *, redo_cut: bool = False) -> None:
     """Raise SettingsError where a file was recorded with other settings than the running ones, naming the first that differs.
 
-    With ``redo_cut`` the limit may be raised: a run that ended by itself is the same under any higher one.
+    Older files do not tell all settings: what they do not tell is not compared. With ``redo_cut`` the limit may be raised: a run
+    that ended by itself is the same under any higher one.
     """
     first = next(recorded(out), None)
-    was = {**first.extra, **{f.name: getattr(first, f.name) for f in fields(first)}} if first else {}
-    was["grade"] = was.get("grade") or AUTO  # older files do not say
-    for name in COMPARED if first else ():
-        before, now = was.get(name), running.get(name)
-        if name == "max_tokens" and redo_cut and before is not None and now is not None and now >= before:
-            continue
+    if first is None:
+        return
+    was = {**first.extra, **{f.name: getattr(first, f.name) for f in fields(first)}}
+    was["grade"] = was["grade"] or AUTO  # older files do not say
+    shaped = next((trace.recorded_with for trace in recorded(out) if trace.recorded_with), {})
+    options = {name: f"--{name.replace('_', '-')}" for name in running.get("recorded_with") or () if name in shaped}
+    compared = {name: (was.get(name), running.get(name), "") for name in COMPARED}
+    compared |= {option: (shaped[n], running["recorded_with"][n], f", or set {option} as it was") for n, option in options.items()}
+    compared["template"] = was["template"], running.get("template"), ""
+    for name, (before, now, remedy) in compared.items():
+        if name == "max_tokens":
+            if redo_cut and before is not None and now is not None and now >= before:
+                continue
+            remedy = "; --redo-cut takes a higher one for the runs that were cut off"
         if before != now:
-            remedy = "; --redo-cut takes a higher one for the runs that were cut off" if name == "max_tokens" else ""
             raise SettingsError(f"{out} was recorded with {name} {before!r}, this run has {now!r}; name another --out{remedy}")
 
 

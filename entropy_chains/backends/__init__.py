@@ -173,7 +173,10 @@ class LanguageModel(Protocol):
         ...
 
     def details(self, sampling: Sampling = ..., segmentation: Segmentation | None = None) -> dict[str, Any]:
-        """How its entropies come about, as in a trace: estimator, k, temperature and its mode, segmentation, template."""
+        """How its entropies come about, as in a trace: estimator, k, temperature and its mode, segmentation, template.
+
+        ``recorded_with`` holds what else shapes a recording, by name, where there is anything.
+        """
         ...
 
     def with_template(self, **settings: Any) -> Self:

@@ -17,6 +17,7 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 from entropy_chains.options import OnMismatch
+from entropy_chains.validation import not_json, short
 
 try:
     import torch
@@ -186,6 +187,14 @@ class LocalModel:
             "segmentation": (segmentation or self.segmentation).to_dict(),
             "template": self.template,
             "vocab_size": self.vocab_size,
+            "recorded_with": {
+                "think_tags": self._vocabulary.tags.to_list() if self._vocabulary.tags else None,
+                "template_kwargs": {
+                    name: value if not_json(value) is None else short(value)
+                    for name, value in self._vocabulary.template_kwargs.items()
+                },
+                "dtype": str(getattr(self._model, "dtype", None)).removeprefix("torch."),
+            },
         }
 
     def _check(

@@ -142,6 +142,12 @@ class ServedModel:
             "temperature_mode": self._mode,
             "segmentation": (segmentation or self.segmentation).to_dict(),
             "template": self.template,
+            "recorded_with": {
+                "think_tags": self.tags.to_list(),
+                "opened": self._opened,
+                "continuation": [*self._named_ways],
+                "without_logprobs": self.without_logprobs,
+            },
         }
 
     def for_loop(self, policy: Policy | None, *, stop: bool, on_mismatch: OnMismatch = "error") -> Self:
@@ -158,8 +164,12 @@ class ServedModel:
         """Returns what is known about the logprobs of this model through this client."""
         return known(self._client, (self._served, k, self._responses))
 
+    @property
+    def _named_ways(self) -> Sequence[str]:
+        return [self._continuation] if isinstance(self._continuation, str) else self._continuation
+
     def _ways(self) -> tuple[Way, ...]:
-        named: Sequence[str] = [self._continuation] if isinstance(self._continuation, str) else self._continuation
+        named = self._named_ways
         if list(named) == ["auto"]:
             named = self._server.can.ways if self._server and not self._responses else ["turn"]
         return tuple(WAYS[n] for n in named if n in WAYS) or (WAYS["turn"],)

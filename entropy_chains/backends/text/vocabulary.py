@@ -62,6 +62,11 @@ class Vocabulary:
         return other
 
     @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """What the chat template is given besides the conversation."""
+        return dict(self._template_kwargs)
+
+    @property
     def template(self) -> str:
         """Hash of the chat template and the closing text: a policy belongs to it."""
         return template_hash(self.chat_template, self.tags)
