@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, SupportsFloat, runtime_checkable
 
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
@@ -18,8 +18,8 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Token
-from entropy_chains.errors import SettingsError
-from entropy_chains.options import OnMismatch
+from entropy_chains.errors import SettingsError, short
+from entropy_chains.options import OnMismatch, check_counts
 
 Message = dict[str, Any]
 """One chat message: ``{"role": …, "content": …}``."""
@@ -43,10 +43,15 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 <= self.temperature < 100:
-            raise SettingsError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if self.max_tokens < 1:
-            raise SettingsError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        for name, most, wanted in (("temperature", 99, "0 (greedy) or more"), ("top_p", 1, "a number from 0 to 1")):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, SupportsFloat) and 0 <= float(value) <= most):
+                raise SettingsError(f"{name} is {short(value)}; it must be {wanted}")
+        check_counts({"max_tokens": self.max_tokens})
+        for name in ("top_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise SettingsError(f"{name} is {short(value)}; it must be a whole number")
 
 
 @dataclass(frozen=True, slots=True)

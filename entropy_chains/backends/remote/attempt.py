@@ -74,7 +74,8 @@ class Attempt:
         self._shown: list[str] = []  # of the thinking
         self._answer: list[str] = []
         self._after = AnswerMarkup(plan.tags)  # of the answer's own request
-        self._reasoned = self._blind = 0  # reasoning tokens; those without logprobs
+        self._reasoned = self._blind = 0  # reasoning tokens; those without logprobs, before there were any
+        self._dropped = 0  # those of which the client hands on nothing at all
         self._sighted = False  # logprobs were seen, or given up
         self._due = ""  # closing text that the engine is still to put in
         self._start = self._since = time.perf_counter()
@@ -105,6 +106,7 @@ class Attempt:
         if piece.phase is Phase.THINKING and self.said and not monitor.done:
             monitor.release(INTERLEAVED)
         self._keep(piece, spans, began, late)
+        self._dropped += phase is Phase.THINKING and not (piece.text or token.text or token.alternatives)
         if phase is Phase.THINKING and not self._sighted:
             self._look(piece, bounds)
         record = monitor.last
@@ -217,6 +219,12 @@ class Attempt:
     def was_silent(self) -> bool:
         """There was text, and nothing to measure in it."""
         return not self.listed and (self.unread or self.said or self._reasoned > 0)
+
+    @property
+    def unjudged(self) -> bool:
+        """Logprobs came, and no step had enough of them for an entropy, or no step could be seen."""
+        known = any(step.record.entropy is not None for step in self._steps)
+        return self.listed and not known and (bool(self._steps) or self._dropped >= PATIENCE)
 
     # --- the run
 

@@ -196,11 +196,18 @@ class Dialogue(Exchange[Request]):
             return rest, self._ask()
         if now.monitor.done and now.answer is None and not now.called and self._stopped is None:
             return rest, self._in_full(MALFORMED)
-        if doubt := now.streams[-1].doubt:
-            self._plan.known.warn(f"{self._plan.model}: {doubt}", about="usage")
         if now.was_silent:
             self._criterion.was_silent(now.monitor)
+        self.check_measured()
         return rest, Finish()
+
+    def check_measured(self) -> None:
+        """The run is over: say so, once a model, where its tokens could not be counted, or no step could be judged."""
+        now = self._now
+        if doubt := now.streams[-1].doubt:
+            self._plan.known.warn(f"{self._plan.model}: {doubt}", about="usage")
+        if now.unjudged:
+            self._criterion.was_unjudged(now.monitor)
 
     def failed(self, error: BackendError) -> Send[Request]:
         """The running stream broke: the request in its place.

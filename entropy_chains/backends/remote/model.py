@@ -23,7 +23,15 @@ from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
-from entropy_chains.options import Continuation, OnMismatch, TemperatureMode, WithoutLogprobs, check_options
+from entropy_chains.options import (
+    Continuation,
+    OnMismatch,
+    TemperatureMode,
+    WithoutLogprobs,
+    check_counts,
+    check_mappings,
+    check_options,
+)
 
 OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", *forms.LIMITS}
 """Request settings that early stopping sets itself."""
@@ -61,10 +69,8 @@ class ServedModel:
         api: Literal["chat", "responses"] = "chat",
         request: Mapping[str, Any] | None = None,
     ):
-        if k < 1:
-            raise SettingsError(f"k is {k}; it must be at least 1")
-        if concurrency < 1:
-            raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
+        check_counts({"k": k, "concurrency": concurrency})
+        check_mappings({"request": request})
         check_options({"without_logprobs": without_logprobs, "continuation": continuation, "temperature_mode": temperature_mode})
         if plugin not in ("auto", False):
             raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")

@@ -151,6 +151,7 @@ class Measurement:
             if not self._heard:
                 self._whole(replies[0], message)
             self._take(self._reader.finish())
+            self.dialogue.check_measured()
 
     def _whole(self, reply: Reply, message: BaseMessage | None) -> None:
         """A finished message, as the stream that it would have been."""

@@ -242,6 +242,7 @@ class CallMeasurement:
         elif self._reader is not None:
             self._feed(self._reader.finish)
         assert self._dialogue is not None  # noqa: S101 (just begun, if not before)
+        self._dialogue.check_measured()
         self._why = self._why or why
         run, own, told = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
         whole = self.asked is None and "early_stop_active" in told  # a local model has judged its call itself
