@@ -125,8 +125,11 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
         raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
     if timeout is not None and not 0 < timeout <= LONGEST_WAIT:
         raise SettingsError(f"--timeout is {timeout:g}; it must be above 0 seconds, and {LONGEST_WAIT:,} at most")
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("OPENAI_API_KEY holds characters that no HTTP header may have: set it to the key alone, or unset it")
     given = {} if timeout is None else {"timeout": timeout}
-    return openai.OpenAI(base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", **given)  # type: ignore[arg-type]
+    return openai.OpenAI(base_url=base_url, api_key=key, **given)  # type: ignore[arg-type]
 
 
 def bundled(k: int | None = 20, batch_size: int = 64, **settings: Any) -> TransformersBackend:

@@ -17,7 +17,7 @@ from entropy_chains.errors import SettingsError, reason
 from entropy_chains.offline.traces import Trace, TraceWriter, recorded
 from entropy_chains.progress import interrupts, progress
 from entropy_chains.questions import Question
-from entropy_chains.recording import GIVEN_UP, RecordError
+from entropy_chains.recording import RecordError
 
 
 def write_traces(
@@ -41,7 +41,9 @@ def write_traces(
         What ``--json`` prints, and what is to be told where questions are left out.
     """
     failed: dict[str, str] = {}
-    given_up = cut = count = 0
+    cut = count = 0
+    given_up: str | None = None
+    then = "go on with"
     tally = grading.GradeTally()
     with TraceWriter(out) as writer, progress(quiet) as track, interrupts() as interrupted:
         before = set(writer.ids) - (writer.cut if redo_cut else set())
@@ -63,7 +65,8 @@ def write_traces(
                     tally.add(trace)
                     advance(1)
         except RecordError as error:
-            given_up = error.given_up
+            given_up = error.left
+            then = "with other settings name another --out; as it is, go on with" if error.why else then
         total = len(writer.ids)
     result = {"recorded": count, "skipped": skipped, "cut": cut, "traces": total, "out": str(out)}
     result |= tally.to_dict()
@@ -73,7 +76,7 @@ def write_traces(
     what = "interrupted" if interrupted.is_set() else "error"
     told = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
     result["left_out"] = lacking
-    return result | ({"failed": failed} if failed else {}), f"{told}; go on with: {line_again('--resume')}"
+    return result | ({"failed": failed} if failed else {}), f"{told}; {then}: {line_again('--resume')}"
 
 
 COMPARED = (
@@ -84,36 +87,43 @@ COMPARED = (
     "temperature",
     "temperature_mode",
     "segmentation",
-    "template",
     "system",
     "max_tokens",
     "max_steps",
     "grade",
 )
-"""Trace fields that all runs of one recording share."""
+"""Trace fields that all runs of one recording share, besides ``recorded_with`` and the template, which follows from that."""
 
 
 def check_same_recording(out: Path, running: Mapping[str, Any], *, redo_cut: bool = False) -> None:
     """Raise SettingsError where a file was recorded with other settings than the running ones, naming the first that differs.
 
-    With ``redo_cut`` the limit may be raised: a run that ended by itself is the same under any higher one.
+    Older files do not tell all settings: what they do not tell is not compared. With ``redo_cut`` the limit may be raised: a run
+    that ended by itself is the same under any higher one.
     """
     first = next(recorded(out), None)
-    was = {**first.extra, **{f.name: getattr(first, f.name) for f in fields(first)}} if first else {}
-    was["grade"] = was.get("grade") or AUTO  # older files do not say
-    for name in COMPARED if first else ():
-        before, now = was.get(name), running.get(name)
-        if name == "max_tokens" and redo_cut and before is not None and now is not None and now >= before:
-            continue
+    if first is None:
+        return
+    was = {**first.extra, **{f.name: getattr(first, f.name) for f in fields(first)}}
+    was["grade"] = was["grade"] or AUTO  # older files do not say
+    shaped = next((trace.recorded_with for trace in recorded(out) if trace.recorded_with), {})
+    options = {name: f"--{name.replace('_', '-')}" for name in running.get("recorded_with") or () if name in shaped}
+    compared = {name: (was.get(name), running.get(name), "") for name in COMPARED}
+    compared |= {option: (shaped[n], running["recorded_with"][n], f", or set {option} as it was") for n, option in options.items()}
+    compared["template"] = was["template"], running.get("template"), ""
+    for name, (before, now, remedy) in compared.items():
+        if name == "max_tokens":
+            if redo_cut and before is not None and now is not None and now >= before:
+                continue
+            remedy = "; --redo-cut takes a higher one for the runs that were cut off"
         if before != now:
-            remedy = "; --redo-cut takes a higher one for the runs that were cut off" if name == "max_tokens" else ""
             raise SettingsError(f"{out} was recorded with {name} {before!r}, this run has {now!r}; name another --out{remedy}")
 
 
-def _why(failed: Sequence[str], given_up: int) -> str:
+def _why(failed: Sequence[str], given_up: str | None) -> str:
     named = ", ".join(failed[:10]) + (f" and {len(failed) - 10} more" if len(failed) > 10 else "")
     why = [f"{named} failed"] if failed else []
-    why += [f"{given_up} {GIVEN_UP}"] if given_up else []
+    why += [given_up] if given_up else []
     return f" ({'; '.join(why)})" if why else ""
 
 

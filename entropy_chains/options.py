@@ -62,6 +62,20 @@ def check_options(settings: Mapping[str, Any]) -> None:
                 raise SettingsError(f"{name} is {short(value)}; it must be one of {', '.join(OPTIONS[name])}")
 
 
+def check_counts(settings: Mapping[str, Any], otherwise: str = "") -> None:
+    """Raise SettingsError for what is no whole number of at least 1; None is left alone. ``otherwise``: what else it may be."""
+    for name, value in settings.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise SettingsError(f"{name} is {short(value)}; it must be a whole number, and at least 1{otherwise}")
+
+
+def check_mappings(settings: Mapping[str, Any]) -> None:
+    """Raise SettingsError for what is no settings by name; None is left alone."""
+    for name, value in settings.items():
+        if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+            raise SettingsError(f"{name} is {short(value)}; it must be a dict of settings by name")
+
+
 def check_settings(owner: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise SettingsError for a setting that its owner does not have, and for one that is none of its words.
 

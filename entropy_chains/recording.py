@@ -30,8 +30,9 @@ from entropy_chains.errors import (
     reason,
 )
 from entropy_chains.offline import cut_runs
+from entropy_chains.offline.no_thinking import ThinkingSeen
 from entropy_chains.offline.traces import Step, Trace, validate
-from entropy_chains.options import Mode, check_options
+from entropy_chains.options import Mode, check_counts, check_options
 from entropy_chains.questions import Question, checked, together
 from entropy_chains.refine import PER_CALL, RefineRun, run_refine
 from entropy_chains.workers import in_threads, in_turn
@@ -51,6 +52,9 @@ PATIENCE = 5
 GIVEN_UP = "more were given up: each would have failed alike"
 """What is said of the questions that are left then, after their number."""
 
+NOT_ASKED = "more were not asked: no step of any thinking ended"
+"""The same where that is the reason."""
+
 
 class RecordError(BatchError):
     """Some questions were not recorded. Every finished trace was yielded before: ``runs`` is empty.
@@ -59,15 +63,20 @@ class RecordError(BatchError):
         errors: what each question failed with, in order; None where it did not fail.
         failed: the same for those that failed, by id.
         given_up: how many more were not asked, or not to the end, because each would have failed alike.
+        why: what all runs so far lack, where that is the reason for it; None otherwise.
+        left: both in words; None where all were asked.
     """
 
-    def __init__(self, questions: Sequence[Question], failed: Mapping[int, Exception], given_up: int):
+    def __init__(self, questions: Sequence[Question], failed: Mapping[int, Exception], given_up: int, why: str | None = None):
         super().__init__((), [failed.get(place) for place in range(len(questions))])
         self.failed, self.given_up = {questions[place]["id"]: error for place, error in sorted(failed.items())}, given_up
-        name, first = next(iter(self.failed.items()))
-        self.args = (f"{len(failed)} of {len(questions)} questions failed, the first ({name}) with {reason(first)}",)
-        if given_up:
-            self.add_note(f"{given_up} {GIVEN_UP}")
+        self.why = why
+        told = [f"the first ({name}) with {reason(first)}" for name, first in list(self.failed.items())[:1]]
+        said = [f"{len(failed)} of {len(questions)} questions failed, {told[0]}"] if told else []
+        self.args = ("; ".join([*said, *filter(None, [why])]),)
+        self.left = f"{given_up} {NOT_ASKED if why else GIVEN_UP}" if given_up else None
+        if self.left:
+            self.add_note(self.left)
 
 
 def record(
@@ -93,7 +102,8 @@ def record(
     A trace is yielded as soon as its question is done. A server is asked several questions at a time, and a slow one keeps no other
     waiting. A local model runs a batch, whose traces come together. A question that fails costs itself alone. A run that was cut
     off has no full answer: its last answer is None, and its ``finish`` says why. A run whose stream broke is one of them if a step
-    had ended, and a failure otherwise.
+    had ended, and a failure otherwise. In thinking mode nothing more is asked after :data:`.no_thinking.HANDFUL` whole runs, none
+    of which has a step.
 
     Args:
         backend: the model.
@@ -112,16 +122,16 @@ def record(
         done: ids that are recorded already. They are not asked; they keep their places, which the seeds go by.
         on_failure: called with each question that fails, and with what.
         cancelled: once set, nothing more is asked. What is finished is still yielded, what is not is given up.
-        tell: is told at the end how many runs were cut off, and which limit to raise, if any were; None: a warning.
+        tell: is told at the end how many runs were cut off, and which limit to raise, if any were; and, where no step of any
+            thinking ended, what may be wrong. None: a warning.
 
     Raises:
         RecordError: at the end, where some questions failed. Earlier after :data:`PATIENCE` failures in a row that would befall
             every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own error.
+            Also where questions were given up because nobody thinks.
     """
     check_options({"mode": mode})
-    for name, value in (("steps", steps), ("batch", batch)):
-        if value is not None and value < 1:
-            raise SettingsError(f"{name} is {value}; it must be at least 1")
+    check_counts({"steps": steps, "batch": batch})
     places = [f"question {n}" for n in range(1, len(questions) + 1)]
     questions = together([(place, checked(dict(q), place)) for place, q in zip(places, questions, strict=True)])
     grading.check_gold(questions, grade)
@@ -134,8 +144,9 @@ def record(
     def stopped() -> bool:
         return cancelled.is_set() or hopeless.is_set()
 
+    seen = ThinkingSeen(stepped=mode != "thinking")  # in the loop every call is a step
     work = _Recorder(
-        backend.worker(over), mode, steps, sampling, segmentation, system, details or {}, answers.comparer(grade, grader)
+        backend.worker(over), mode, steps, sampling, segmentation, system, details or {}, answers.comparer(grade, grader), seen
     ).record
     finished = in_threads(work, parts, threads, stopped, over) if threads else in_turn(work, parts, stopped)
     failed: dict[int, Exception] = {}
@@ -146,6 +157,9 @@ def record(
                 finishes[found.finish or ""] += 1
                 broken += [found.id] if found.finish == "error" else []
                 alike = 0
+                seen.add(found)
+                if seen.is_hopeless:
+                    hopeless.set()
                 yield found
                 continue
             failed[place], alike = found, alike + 1 if isinstance(found, BEFALLS_ALL) else 0
@@ -153,18 +167,25 @@ def record(
                 on_failure(question, found)
             if alike == PATIENCE:
                 hopeless.set()
-    if cut := cut_runs.of_recording(finishes, sampling.max_tokens, broken):
-        tell(cut) if tell else warnings.warn(cut, stacklevel=2)
     recorded = finishes.total()
-    if failed:
-        raise _failure(questions, failed, recorded, len(left) - recorded - len(failed) if hopeless.is_set() else 0)
+    given_up = len(left) - recorded - len(failed) if hopeless.is_set() else 0
+    cut = segmentation or backend.segmentation if seen.whole and not seen.stepped else None
+    why = seen.told(backend.tags, cut, served=backend.concurrency is not None) if cut else None
+    for text in filter(None, (cut_runs.of_recording(finishes, sampling.max_tokens, broken), why)):
+        tell(text) if tell else warnings.warn(text, stacklevel=2)
+    if failed or given_up:
+        raise _failure(questions, failed, recorded, given_up, why if seen.is_hopeless else None)
 
 
-def _failure(questions: Sequence[Question], failed: Mapping[int, Exception], recorded: int, given_up: int) -> Exception:
+def _failure(
+    questions: Sequence[Question], failed: Mapping[int, Exception], recorded: int, given_up: int, why: str | None
+) -> Exception:
     """What ends a recording in which some questions failed: where nothing works at all, what is the matter itself."""
+    if not failed:
+        return RecordError(questions, failed, given_up, why)
     first = failed[min(failed)]
     if recorded or not all(isinstance(error, BEFALLS_ALL) for error in failed.values()):
-        error = RecordError(questions, failed, given_up)
+        error = RecordError(questions, failed, given_up, why)
         error.__cause__ = first
         return error
     if given_up:
@@ -184,6 +205,7 @@ class _Recorder:
     system: str | None
     details: Mapping[str, Any]
     compared: answers.Comparer
+    seen: ThinkingSeen
 
     def record(self, part: Part) -> list[Trace | Exception]:
         """The trace of each question, or what it fails with. A batch that fails as a whole is halved until one question is left."""
@@ -205,6 +227,7 @@ class _Recorder:
         fields = self._fields(part, self.segmentation)
 
         def trace(question: Question, run: Generation, broke: Exception | None) -> Trace:
+            self.seen.thought = self.seen.thought or run.reasoning_tokens > 0
             probes = list(islice(tried, len(run.steps[: self.steps])))
             steps = thinking_steps(run, [_found(probe, or_none=broke is not None) for probe in probes])
             return _trace(question, grading.graded(question, steps, self.compared), fields | _ending(run, self.sampling, broke))
@@ -312,8 +335,9 @@ def _whole_answer(run: Generation) -> str | None:
 
 def _ending(run: Generation, sampling: Sampling, broke: Exception | None) -> dict[str, Any]:
     """The trace fields that say how a run ended; ``broke``: what ended it on the way."""
-    word = reason(broke) if broke else run.finish_raw or run.finish_reason
-    return {"finish": "error" if broke else finish_of(word), "finish_raw": word, "max_tokens": sampling.max_tokens}
+    word = reason(broke) if broke else run.finish_raw
+    finish = "error" if broke else finish_of(word or run.finish_reason)
+    return {"finish": finish, "finish_raw": word, "max_tokens": sampling.max_tokens}
 
 
 def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:

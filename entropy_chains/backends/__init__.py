@@ -8,17 +8,18 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, SupportsFloat, runtime_checkable
 
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.finish_reasons import is_cut
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Phase, Segmentation
 from entropy_chains.core.tokens import Token
-from entropy_chains.errors import SettingsError
-from entropy_chains.options import OnMismatch
+from entropy_chains.errors import SettingsError, short
+from entropy_chains.options import OnMismatch, check_counts
 
 Message = dict[str, Any]
 """One chat message: ``{"role": …, "content": …}``."""
@@ -42,10 +43,15 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 <= self.temperature < 100:
-            raise SettingsError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if self.max_tokens < 1:
-            raise SettingsError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        for name, most, wanted in (("temperature", 99, "0 (greedy) or more"), ("top_p", 1, "a number from 0 to 1")):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, SupportsFloat) and 0 <= float(value) <= most):
+                raise SettingsError(f"{name} is {short(value)}; it must be {wanted}")
+        check_counts({"max_tokens": self.max_tokens})
+        for name in ("top_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise SettingsError(f"{name} is {short(value)}; it must be a whole number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class Generation:
         seconds: wall time, of the whole batch where it ran in one.
         finish_reason: ``stop``, ``length`` or ``cancelled``; of a reply that the server broke off, the server's own word.
         token_ids: the completion's ids, where the backend has them.
-        finish_raw: the server's own word in any case, as ``tool_calls``; None where there is none.
+        finish_raw: the server's own word in any case, as ``tool_calls``; None where it sent none.
     """
 
     reasoning: str
@@ -98,6 +104,11 @@ class Generation:
     prefill_tokens: int = 0
     token_ids: tuple[int, ...] = ()
     finish_raw: str | None = None
+
+    @property
+    def finish_told(self) -> str | None:
+        """The server's own word; where it sent none, what cut the run off; None where nothing did."""
+        return self.finish_raw or (self.finish_reason if is_cut(self.finish_reason) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,10 @@ class LanguageModel(Protocol):
         ...
 
     def details(self, sampling: Sampling = ..., segmentation: Segmentation | None = None) -> dict[str, Any]:
-        """How its entropies come about, as in a trace: estimator, k, temperature and its mode, segmentation, template."""
+        """How its entropies come about, as in a trace: estimator, k, temperature and its mode, segmentation, template.
+
+        ``recorded_with`` holds what else shapes a recording, by name, where there is anything.
+        """
         ...
 
     def with_template(self, **settings: Any) -> Self:

@@ -283,6 +283,7 @@ class ScriptedBackend:
                 rest_tokens=len(texts) - (steps[-1].end if steps else 0),
                 seconds=0.0,
                 finish_reason=finish,
+                finish_raw=finish,
                 prefill_tokens=prefill,
             )
 

@@ -33,6 +33,13 @@ class ThinkTags:
             if not 0 < len(tag) <= LONGEST or tag != tag.strip():
                 raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {LONGEST} characters, without blanks around it")
 
+        if self.open == self.close:
+            raise InputError(f"open and close are both {self.open!r}: nobody could tell where the thinking ends; give two tags")
+
+    def to_list(self) -> list[str]:
+        """Opening tag, closing tag and what stands before the answer, as on the command line."""
+        return [self.open, self.close, self.after]
+
     @property
     def answer_starts(self) -> tuple[str, ...]:
         """What an answer without thinking may begin with: ``after``, or a part of it, where the prompt ends in the rest."""

@@ -90,6 +90,8 @@ class Trace:
         signal: the name of what ``entropy`` holds.
         finish: how it ended, one of :data:`FINISHES`; finish_raw: the server's own word; max_tokens: the limit it ran under.
         max_steps: so many boundaries of a thinking run were recorded at most; later steps are part of the last one. None: all.
+        recorded_with: settings of the backend that shaped the run and stand in no field of their own, by name; what they may be is
+            the backend's affair.
         extra: unknown fields, kept.
     """
 
@@ -115,6 +117,7 @@ class Trace:
     finish_raw: str | None = None
     max_tokens: int | None = None
     max_steps: int | None = None
+    recorded_with: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -201,6 +204,7 @@ TRACE_FIELDS: dict[str, Check] = {
     "temperature": Check(is_amount, _AMOUNT, nullable=True),
     "segmentation": Check(_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', nullable=True),
     **dict.fromkeys(("vocab_size", "max_tokens", "max_steps"), Check(is_whole, "a whole number of at least 1", nullable=True)),
+    "recorded_with": Check(lambda v: isinstance(v, dict), "an object of settings by name", nullable=True),
     "batch": Check(is_count, "a whole number of at least 0", nullable=True),
     "seed": Check(lambda v: type(v) is int, "a whole number", nullable=True),
 }

@@ -133,7 +133,7 @@ WAYS = [f"{who}{how}" for who in ("core", "langchain", "llama index") for how in
 
 
 def _run(run: Any) -> Got:
-    return Got(run.answer, run.finish_raw, run.outcome.metadata())
+    return Got(run.answer, run.finish_told, run.outcome.metadata())
 
 
 def _whole(chunks: list[AIMessageChunk]) -> AIMessageChunk:

@@ -289,6 +289,7 @@ class Watch:
             rest_tokens=len(ids) - end,
             seconds=self._took[r],
             finish_reason=finish,
+            finish_raw=finish,
             prefill_tokens=self.prefill[r],
             token_ids=tuple(ids),
         )

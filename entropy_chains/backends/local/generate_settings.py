@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+import transformers
 from transformers import GenerationConfig
 
-from entropy_chains.errors import SettingsError
+from entropy_chains.backends.local.sampling import WARPERS
+from entropy_chains.errors import SettingsError, reason
 from entropy_chains.validation import short
 
 TAKEN = (
@@ -56,6 +59,20 @@ PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repe
 """Settings that change the logits before the entropy is read, and their neutral values."""
 
 
+_ANY = torch.tensor([[0]])
+
+JUDGES: tuple[tuple[str, Any, Any], ...] = (
+    ("repetition_penalty", transformers.RepetitionPenaltyLogitsProcessor, 1.0),
+    ("encoder_repetition_penalty", lambda value: transformers.EncoderRepetitionPenaltyLogitsProcessor(value, _ANY), 1.0),
+    ("no_repeat_ngram_size", transformers.NoRepeatNGramLogitsProcessor, 0),
+    ("encoder_no_repeat_ngram_size", lambda value: transformers.EncoderNoRepeatNGramLogitsProcessor(value, _ANY), 0),
+    ("bad_words_ids", lambda value: transformers.NoBadWordsLogitsProcessor(value, torch.tensor([0])), None),
+    ("sequence_bias", transformers.SequenceBiasLogitsProcessor, None),
+)
+"""Settings besides those that shape the draw, the class of transformers that follows each and judges its value, and the value under
+which it does nothing."""
+
+
 def check_one_stream(given: Mapping[str, Any], config: Any) -> None:
     """Refuse a model of which no row would be one stream of tokens.
 
@@ -91,3 +108,22 @@ def check_names(given: Mapping[str, Any]) -> None:
         else:
             remedy = f"remove it; these are: {', '.join(TAKEN)}"
         raise SettingsError(f"{name}={short(value)} is no setting of generate() that stopping can go with: {remedy}")
+
+
+def check_values(config: Any) -> None:
+    """Refuse, before a run, values that transformers would stumble over in it.
+
+    Args:
+        config: the run's whole configuration, the user's settings in it.
+
+    Raises:
+        SettingsError: it names the setting and the value, and says what transformers says of it.
+    """
+    for name, judge, neutral in (*(WARPERS if config.do_sample else ()), *JUDGES):
+        value = getattr(config, name, None)
+        if value is None or value == neutral:
+            continue
+        try:
+            judge(value)
+        except Exception as error:  # each class has errors of its own
+            raise SettingsError(f"{name}={short(value)} is refused by transformers: {reason(error)}") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from entropy_chains.errors import SettingsError, reason
+from entropy_chains.errors import SettingsError, reason, short
 
 TOKENIZER_TOO = (
     "cache_dir",
@@ -27,6 +27,10 @@ SHOWN = ("device", "device_map", "dtype", "torch_dtype", "attn_implementation", 
 """Arguments whose value a message repeats; another may hold a key."""
 
 
+NOT_A_MODEL = ("output_loading_info", "return_unused_kwargs")
+"""Arguments under which ``from_pretrained`` gives something else than a model."""
+
+
 def load(path_or_id: str | Path, device: str | None, given: dict[str, Any]) -> tuple[Any, Any]:
     """The model, on its device, and the tokenizer.
 
@@ -39,6 +43,9 @@ def load(path_or_id: str | Path, device: str | None, given: dict[str, Any]) -> t
         SettingsError: whatever the libraries stumble over: files, arguments, a device, a package that is missing.
     """
     place = str(path_or_id)
+    for name in NOT_A_MODEL:
+        if given.get(name):
+            raise SettingsError(f"{name}={short(given[name])}: with it transformers gives more than a model; leave it out")
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **{name: given[name] for name in TOKENIZER_TOO if name in given})
         model = AutoModelForCausalLM.from_pretrained(place, **given)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from entropy_chains.backends import Message, Sampling
-from entropy_chains.backends.local.generate_settings import PENALTIES, check_names, check_one_stream
+from entropy_chains.backends.local.generate_settings import PENALTIES, check_names, check_one_stream, check_values
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
-from entropy_chains.options import OnMismatch
+from entropy_chains.options import OnMismatch, check_counts, check_mappings
+from entropy_chains.validation import not_json, short
 
 try:
     import torch
@@ -57,17 +58,19 @@ class LocalModel:
         generate_kwargs: Mapping[str, Any] | None = None,
         batch_size: int = 64,
     ):
-        if k is not None and k < 1:
-            raise SettingsError(f"k is {k}; it must be at least 1, or None for the whole vocabulary")
-        if batch_size < 1:
-            raise SettingsError(f"batch_size is {batch_size}; it must be at least 1")
+        check_counts({"k": k}, ", or None for the whole vocabulary")
+        check_counts({"batch_size": batch_size})
+        check_mappings({"template_kwargs": template_kwargs, "generate_kwargs": generate_kwargs})
         self._model, self._k, self._batch_size = model, k, batch_size
         self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
         self._generate_kwargs = dict(generate_kwargs or {})
         check_one_stream(self._generate_kwargs, model.generation_config)
+        check_names(self._generate_kwargs)
+        self._check_weights()
         self._vocabulary = Vocabulary(
             tokenizer, self._name, think_tags, self._config(Sampling(), None).eos_token_id, template_kwargs
         )
+        check_values(self._config(Sampling(), None))
 
     @classmethod
     def from_pretrained(
@@ -186,6 +189,14 @@ class LocalModel:
             "segmentation": (segmentation or self.segmentation).to_dict(),
             "template": self.template,
             "vocab_size": self.vocab_size,
+            "recorded_with": {
+                "think_tags": self._vocabulary.tags.to_list() if self._vocabulary.tags else None,
+                "template_kwargs": {
+                    name: value if not_json(value) is None else short(value)
+                    for name, value in self._vocabulary.template_kwargs.items()
+                },
+                "dtype": str(getattr(self._model, "dtype", None)).removeprefix("torch."),
+            },
         }
 
     def _check(
@@ -193,6 +204,7 @@ class LocalModel:
     ) -> Segmentation:
         """The steps to use; raises where a setting cannot work, or the policy is for something else."""
         check_names(self._generate_kwargs)
+        check_values(self._config(sampling, None))
         if policy is None:
             segmentation = segmentation or self.segmentation
         else:
@@ -213,6 +225,12 @@ class LocalModel:
         if segmentation.boundary != "call":
             _ = self.tags  # thinking mode needs them
         return segmentation
+
+    def _check_weights(self) -> None:
+        """Raise SettingsError for a model on the device ``meta``, unless its weights are elsewhere and loaded as they are used."""
+        places = {str(place) for place in (getattr(self._model, "hf_device_map", None) or {}).values()}
+        if self._device.type == "meta" and places <= {"meta"}:
+            raise SettingsError(f"{self._name} is on the device 'meta', which holds no weights: give another one, such as 'cpu'")
 
     def _config(self, sampling: Sampling, max_tokens: int | None) -> Any:
         config = copy.deepcopy(self._model.generation_config)

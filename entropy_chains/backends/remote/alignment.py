@@ -34,7 +34,7 @@ WINDOW = 64
 PATIENCE = 4
 """Most chunks that a text waits for logprobs, and fewest that entries wait for a text."""
 HELD = 256
-"""Fewest characters of entries that wait for their text, for no stop string is as long; most of texts that are in doubt."""
+"""Characters of entries that wait for their text, besides those that stop strings hold back; most of texts that are in doubt."""
 PROOF = 8
 """Different chunks that must agree before the own reading alone is believed."""
 MOST = 1024
@@ -66,11 +66,18 @@ class Piece:
 
 
 class Alignment:
-    """One stream's texts and entries, in order. See the module."""
+    """One stream's texts and entries, in order. See the module.
 
-    __slots__ = ("_agreed", "_characters", "_chunks", "_doubt", "_late", "_lost", "_parts", "_seen", "_textless", "_tokens")
+    Args:
+        held: most characters of its text that the server holds back, as the request's stop strings have it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_agreed", "_characters", "_chunks", "_doubt", "_held", "_late", "_lost", "_parts", "_seen", "_textless", "_tokens",
+    )  # fmt: skip
+
+    def __init__(self, held: int = 0) -> None:
+        self._held = held + HELD
         self._characters = Characters()
         self._parts: list[Part] = []  # texts that wait for entries
         self._tokens: list[Token] = []  # entries that wait for texts
@@ -138,8 +145,8 @@ class Alignment:
         self._textless = textless and (self._textless or not self._tokens)
         self._parts, self._tokens = parts, tokens
         self._chunks = 0 if not (parts or tokens) else 1 if pieces else self._chunks + 1
-        held = tokens and sum([len(token.text) for token in tokens]) <= HELD  # a text that waits is the first one's beginning
-        if (self._chunks >= PATIENCE and not held) or _length(parts) > WINDOW or len(tokens) > MOST:
+        held = tokens and sum([len(token.text) for token in tokens]) <= self._held  # a text that waits is the first one's beginning
+        if (self._chunks >= PATIENCE and not held) or _length(parts) > WINDOW or len(tokens) > max(MOST, self._held):
             yield from self._give_up()
             self._lose("text" if parts or not self._textless else "tokens")
 

@@ -74,7 +74,8 @@ class Attempt:
         self._shown: list[str] = []  # of the thinking
         self._answer: list[str] = []
         self._after = AnswerMarkup(plan.tags)  # of the answer's own request
-        self._reasoned = self._blind = 0  # reasoning tokens; those without logprobs
+        self._reasoned = self._blind = 0  # reasoning tokens; those without logprobs, before there were any
+        self._dropped = 0  # those of which the client hands on nothing at all
         self._sighted = False  # logprobs were seen, or given up
         self._due = ""  # closing text that the engine is still to put in
         self._start = self._since = time.perf_counter()
@@ -105,6 +106,7 @@ class Attempt:
         if piece.phase is Phase.THINKING and self.said and not monitor.done:
             monitor.release(INTERLEAVED)
         self._keep(piece, spans, began, late)
+        self._dropped += phase is Phase.THINKING and not (piece.text or token.text or token.alternatives)
         if phase is Phase.THINKING and not self._sighted:
             self._look(piece, bounds)
         record = monitor.last
@@ -173,10 +175,10 @@ class Attempt:
 
     # --- the answer
 
-    def ask(self) -> None:
-        """A request for the answer follows: what comes is :meth:`answered`."""
+    def ask(self, limit: int | None) -> None:
+        """A request for the answer follows, of so many tokens at most: what comes is :meth:`answered`."""
         self._after = AnswerMarkup(self._plan.tags)
-        self.streams.append(Reply("answer", before=self.fed))
+        self.streams.append(Reply("answer", before=self.fed, limit=limit))
 
     def answered(self, pieces: Sequence[Piece]) -> list[Chunk]:
         """Tokens of the answer's own request: what is shown of them. ``again`` is set where the model thinks anew."""
@@ -218,6 +220,12 @@ class Attempt:
         """There was text, and nothing to measure in it."""
         return not self.listed and (self.unread or self.said or self._reasoned > 0)
 
+    @property
+    def unjudged(self) -> bool:
+        """Logprobs came, and no step had enough of them for an entropy, or no step could be seen."""
+        known = any(step.record.entropy is not None for step in self._steps)
+        return self.listed and not known and (bool(self._steps) or self._dropped >= PATIENCE)
+
     # --- the run
 
     def end_call(self) -> None:
@@ -249,7 +257,7 @@ class Attempt:
             prompt_tokens=asked or 0,
             rest_tokens=max(0, own - (self._steps[-1].end if self._steps else 0)),
             seconds=time.perf_counter() - self._start,
-            finish_reason=finish_reason(self.streams[-1].finish),
+            finish_reason=finish_reason(self.streams[-1].end),
             finish_raw=self.streams[-1].finish,
             prefill_tokens=sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in later),
         )

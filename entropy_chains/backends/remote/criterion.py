@@ -11,6 +11,7 @@ from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.monitor import Monitor
 from entropy_chains.core.policy import Policy
+from entropy_chains.core.signals import COVERAGE
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 
 
@@ -125,14 +126,31 @@ class Criterion:
 
     def was_silent(self, monitor: Monitor) -> None:
         """The reply is over, and no token of its text had logprobs: say so, for nothing could ever be stopped here."""
-        policy, plan = self.policy, self._plan
-        if policy is None or not policy.active or self._unread or not self.asks or not monitor.may_stop:
+        plan = self._plan
+        if not self._may_stop(monitor):
             return
         who, instead = plan.client
         plan.known.warn(
             f"{plan.model}: {who} gives no logprobs with its text, so nothing was measured, and nothing is stopped: {instead}"
         )
         monitor.switch_off(f"{who} gives no logprobs: run in full")
+
+    def was_unjudged(self, monitor: Monitor) -> None:
+        """The reply is over, and none of its steps had logprobs for enough of its tokens: the policy was never asked. Say so."""
+        if not self._may_stop(monitor):
+            return
+        who, instead = self._plan.client
+        few = f"{who} gives logprobs for fewer than {COVERAGE:.0%} of the tokens"
+        self._plan.known.warn(
+            f"{self._plan.model}: {few}, so no step of a reply has an entropy, and nothing is stopped: {instead}",
+            about="few logprobs",
+        )
+        monitor.switch_off(f"{few}: run in full")
+
+    def _may_stop(self, monitor: Monitor) -> bool:
+        """Whether the entropy of a step could have stopped the run."""
+        policy = self.policy
+        return policy is not None and policy.active and not self._unread and self.asks and monitor.may_stop
 
     def check_k(self, bounds: EntropyBounds) -> None:
         """Compare the alternatives that came with the policy's k: a threshold belongs to its k.

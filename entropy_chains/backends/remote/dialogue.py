@@ -67,7 +67,7 @@ class Dialogue(Exchange[Request]):
 
     def _run(self, purpose: str) -> Send[Request]:
         """The request for the whole reply."""
-        self._now.streams.append(Reply(purpose))
+        self._now.streams.append(Reply(purpose, limit=self._limit(self._max_tokens)))
         criterion = self._criterion
         engine = self._plan.engine if purpose == "reason" and criterion.refusal is None else None
         return Send(Request(purpose, self._messages, self._max_tokens, engine or {}, logprobs=criterion.asks, k=criterion.k))
@@ -75,13 +75,18 @@ class Dialogue(Exchange[Request]):
     def _ask(self) -> Send[Request]:
         """The request for the answer after the thinking that was cut."""
         self._closing = False
-        self._now.ask()
-        return Send(self._asked("answer", self._now.cut or "")[0])
+        request = self._asked("answer", self._now.cut or "")[0]
+        self._now.ask(self._limit(request.max_tokens))
+        return Send(request)
 
     def _asked(self, purpose: str, thinking: str) -> list[Request]:
         """The requests for an answer after this thinking, in each way that is left."""
         left = max(self._max_tokens - self._now.fed, 1)
         return [way.request(purpose, self._messages, thinking, self._plan.tags, left) for way in self._ways]
+
+    def _limit(self, tokens: int) -> int | None:
+        """How many tokens a reply may have; None where somebody else sends the requests."""
+        return tokens if self._plan.ways else None
 
     def _in_full(self, why: str) -> Send[Request]:
         """The request for the whole reply, in place of a stop that went wrong."""
@@ -111,7 +116,7 @@ class Dialogue(Exchange[Request]):
             chunks, follows = self._take(update.pieces)
         if update.unfinished:
             if stream.before + stream.tokens >= self._max_tokens:
-                stream.finish = "length"  # it has all that it was allowed: it was cut
+                stream.full = True  # it has all that it was allowed: it was cut
             elif now.answer is None and not now.called:
                 raise BackendError(NO_ANSWER)
             self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
@@ -193,7 +198,16 @@ class Dialogue(Exchange[Request]):
             return rest, self._in_full(MALFORMED)
         if now.was_silent:
             self._criterion.was_silent(now.monitor)
+        self.check_measured()
         return rest, Finish()
+
+    def check_measured(self) -> None:
+        """The run is over: say so, once a model, where its tokens could not be counted, or no step could be judged."""
+        now = self._now
+        if doubt := now.streams[-1].doubt:
+            self._plan.known.warn(f"{self._plan.model}: {doubt}", about="usage")
+        if now.unjudged:
+            self._criterion.was_unjudged(now.monitor)
 
     def failed(self, error: BackendError) -> Send[Request]:
         """The running stream broke: the request in its place.

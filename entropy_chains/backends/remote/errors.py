@@ -85,6 +85,8 @@ def _told(error: Exception) -> str:
         return f"the server sent an error in the stream: {_message(error)}"
     cause = error.__cause__ or error
     named = ": ".join(filter(None, [type(cause).__name__, quoted(str(cause))]))
+    if isinstance(cause, UnicodeEncodeError):
+        return "the request holds characters that HTTP does not carry; check the client's api_key and headers"
     if isinstance(error, ValueError | RecursionError):
         remedy = "check that the client's base_url is that of an OpenAI-compatible API, and that no proxy changes what it sends"
         return f"the server sent what cannot be read ({named}); {remedy}"

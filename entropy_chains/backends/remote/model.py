@@ -13,22 +13,28 @@ from entropy_chains.backends.remote.continuations import WAYS, Request, Way, beg
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
-from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of
+from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of, held_back
 from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
+from entropy_chains.backends.remote.token_count import LEAST
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, NoLogprobsError, SettingsError
-from entropy_chains.options import Continuation, OnMismatch, TemperatureMode, WithoutLogprobs, check_options
+from entropy_chains.options import (
+    Continuation,
+    OnMismatch,
+    TemperatureMode,
+    WithoutLogprobs,
+    check_counts,
+    check_mappings,
+    check_options,
+)
 
 OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs", "stream_options", *forms.LIMITS}
 """Request settings that early stopping sets itself."""
-
-LEAST = 16
-"""The fewest output tokens that OpenAI's Responses API takes as a limit."""
 
 LOGPROBS = "message.output_text.logprobs"
 """What the Responses API is asked to include."""
@@ -63,10 +69,8 @@ class ServedModel:
         api: Literal["chat", "responses"] = "chat",
         request: Mapping[str, Any] | None = None,
     ):
-        if k < 1:
-            raise SettingsError(f"k is {k}; it must be at least 1")
-        if concurrency < 1:
-            raise SettingsError(f"concurrency is {concurrency}; it must be at least 1")
+        check_counts({"k": k, "concurrency": concurrency})
+        check_mappings({"request": request})
         check_options({"without_logprobs": without_logprobs, "continuation": continuation, "temperature_mode": temperature_mode})
         if plugin not in ("auto", False):
             raise SettingsError(f"plugin is {plugin!r}; it must be 'auto' (use vLLM's plug-in where it is there) or False")
@@ -144,6 +148,12 @@ class ServedModel:
             "temperature_mode": self._mode,
             "segmentation": (segmentation or self.segmentation).to_dict(),
             "template": self.template,
+            "recorded_with": {
+                "think_tags": self.tags.to_list(),
+                "opened": self._opened,
+                "continuation": [*self._named_ways],
+                "without_logprobs": self.without_logprobs,
+            },
         }
 
     def for_loop(self, policy: Policy | None, *, stop: bool, on_mismatch: OnMismatch = "error") -> Self:
@@ -160,8 +170,12 @@ class ServedModel:
         """Returns what is known about the logprobs of this model through this client."""
         return known(self._client, (self._served, k, self._responses))
 
+    @property
+    def _named_ways(self) -> Sequence[str]:
+        return [self._continuation] if isinstance(self._continuation, str) else self._continuation
+
     def _ways(self) -> tuple[Way, ...]:
-        named: Sequence[str] = [self._continuation] if isinstance(self._continuation, str) else self._continuation
+        named = self._named_ways
         if list(named) == ["auto"]:
             named = self._server.can.ways if self._server and not self._responses else ["turn"]
         unthinking = self._server.can.unthinking if self._server and not self._responses else {}
@@ -257,8 +271,10 @@ class ServedModel:
         body |= {**(body.pop("extra_body", None) or {}), **request.extra}
         given = {"body": body, "options": options, "cast_to": object, "stream": True}
         if raw:
-            return CompletionReader(), "/completions", given
-        return (ResponsesReader(), "/responses", given) if self._responses else (ChatReader(), "/chat/completions", given)
+            return CompletionReader(held_back(body.get("stop"))), "/completions", given
+        if self._responses:
+            return ResponsesReader(), "/responses", given
+        return ChatReader(held_back(body.get("stop"))), "/chat/completions", given
 
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""

@@ -19,6 +19,7 @@ from entropy_chains.backends.remote.alignment import Alignment, Part, Piece
 from entropy_chains.backends.remote.logprob_entries import entries_of, fields, items, tokens_of
 from entropy_chains.core.steps import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
+from entropy_chains.validation import is_count
 
 __all__ = [
     "NOTHING",
@@ -101,6 +102,9 @@ NOTHING = Update()
 class _Reader:
     """What the three have in common: text and entries go in, pieces come out.
 
+    Args:
+        held: as in :class:`.alignment.Alignment`.
+
     Attributes:
         begun: a chunk has come.
         finished: one with a finish reason has come; without it a stream broke off.
@@ -109,8 +113,8 @@ class _Reader:
 
     __slots__ = ("_alignment", "_reasoned", "begun", "finished", "stray")
 
-    def __init__(self) -> None:
-        self._alignment = Alignment()
+    def __init__(self, held: int = 0) -> None:
+        self._alignment = Alignment(held)
         self._reasoned = False  # reasoning was seen in a field of its own
         self.begun = self.finished = False
         self.stray: BackendError | None = None
@@ -299,7 +303,7 @@ def _usage(value: Any) -> Usage | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    return value if is_count(value) else None
 
 
 def _text(value: Any) -> str:

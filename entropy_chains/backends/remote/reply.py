@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from entropy_chains.backends import Probe
-from entropy_chains.backends.remote.readers import Piece, Update, Usage
+from entropy_chains.backends.remote.readers import Piece, Update
+from entropy_chains.backends.remote.token_count import TokenCount
 from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags
@@ -16,44 +17,41 @@ from entropy_chains.core.steps import Phase
 
 
 @dataclass(slots=True)
-class Reply:
+class Reply(TokenCount):
     """The reply to one request.
 
     Attributes:
         purpose: the request's.
         before: tokens of the run before it.
-        pieces: tokens that came.
-        usage, finish: as the server told them last.
+        finish: as the server told it last.
+        full: it has all tokens that it was allowed, and the server never said why it ended.
         said: the visible tokens, of a probe.
         again: the model thinks anew, in a probe.
     """
 
     purpose: str
     before: int = 0
-    pieces: int = 0
-    usage: Usage | None = None
     finish: str | None = None
+    full: bool = False
     said: list[Piece] = field(default_factory=list)
     again: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Tokens as the server counts them; those that came where it does not say, as on a stream that was closed."""
-        counted = self.usage.completion_tokens if self.usage else None
-        return counted or self.pieces  # a gateway may count 0
 
     @property
     def prompt(self) -> int | None:
         """Tokens of its prompt, if the server told."""
         return (self.usage.prompt_tokens or None) if self.usage else None
 
+    @property
+    def end(self) -> str | None:
+        """How it ended: the server's word, or ``length`` where it sent none."""
+        return "length" if self.full else self.finish
+
     def take(self, update: Update) -> None:
         """Count a chunk of it; the text is kept of a probe only."""
-        self.pieces += len(update.pieces)
+        TokenCount.take(self, update)  # not super(): slots make the class anew
         if self.purpose == "probe":
             self.said += [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
             self.again = self.again or any(p.phase is Phase.THINKING and p.text.strip() for p in update.pieces)
-        self.usage = update.usage or self.usage
         self.finish = update.finish_reason or self.finish
 
     def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:

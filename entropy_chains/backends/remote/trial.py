@@ -38,7 +38,7 @@ class Trial(Exchange[Request]):
         self._requests, self._before, self._refused, self._spare = list(requests), before, refused, spare
         self.failed_ways = 0
         self.lost: BackendError | None = None
-        self.reply = Reply("probe", before=before)
+        self.reply = self._begun()
 
     @property
     def request(self) -> Request:
@@ -67,5 +67,8 @@ class Trial(Exchange[Request]):
             return Finish()
         else:
             raise error
-        self.reply = Reply("probe", before=self._before)
+        self.reply = self._begun()
         return self.start()
+
+    def _begun(self) -> Reply:
+        return Reply("probe", before=self._before, limit=self.request.max_tokens)

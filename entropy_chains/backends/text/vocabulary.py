@@ -10,7 +10,14 @@ from entropy_chains.backends import Message
 from entropy_chains.backends.text.markup import AnswerMarkup, Markup, divided, text_in
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
 from entropy_chains.core.steps import Phase, phase_after_prompt
-from entropy_chains.errors import SettingsError
+from entropy_chains.errors import SettingsError, short
+
+RESERVED = (
+    *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+)
+"""What ``apply_chat_template`` takes that is no setting of the template: the backend gives it, or goes without."""
 
 
 class Vocabulary:
@@ -45,6 +52,7 @@ class Vocabulary:
             raise SettingsError(f"the tokenizer of {name} has no vocabulary: its tokenizer files are missing")
         self._tokenizer = tokenizer
         self._template_kwargs = dict(template_kwargs or {})
+        self._check_template_kwargs()
         self._texts: dict[int, str] = {}
         self._hidden: dict[int, bool] = {}
         self.tags = tags or detect_tags(tokenizer.chat_template)
@@ -59,7 +67,19 @@ class Vocabulary:
         """The same with further settings of the chat template."""
         other = copy.copy(self)
         other._template_kwargs = {**self._template_kwargs, **settings}
+        other._check_template_kwargs()
         return other
+
+    def _check_template_kwargs(self) -> None:
+        """Raise SettingsError for what is the backend's to say."""
+        for name, value in self._template_kwargs.items():
+            if name in RESERVED:
+                raise SettingsError(f"template_kwargs has {name}={short(value)}, which the backend sets itself: leave it out")
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """What the chat template is given besides the conversation."""
+        return dict(self._template_kwargs)
 
     @property
     def template(self) -> str:

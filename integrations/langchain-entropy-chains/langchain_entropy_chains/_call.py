@@ -44,7 +44,7 @@ class Call:
 
     def finished(self, run: Generation) -> ChatGenerationChunk:
         usage = usage_of(self.inner.readers, run.tokens, run.reasoning_tokens)
-        told = {"model_name": self.inner.model, **({"finish_reason": run.finish_raw} if run.finish_raw else {})}
+        told = {"model_name": self.inner.model, **({"finish_reason": run.finish_told} if run.finish_told else {})}
         return self.end({**told, **self.inner.shown.once, **run.outcome.metadata()}, usage)
 
     def refined(self, run: RefineRun) -> ChatGenerationChunk:

@@ -22,6 +22,7 @@ from entropy_chains.adapters import (
     ChatReader,
     Phase,
     Piece,
+    Reply,
     Show,
     Transfer,
     Update,
@@ -39,6 +40,9 @@ EVERY_CHUNK = ("model_provider", "output_version")
 DROPPED = (Piece(Token(""), Phase.THINKING, ""),)
 """A chunk without anything, before the answer: a token of the thinking, of which the inner drops text and logprobs alike."""
 
+LATE = 4
+"""Most chunks by which logprobs may come after the tokens that they are of."""
+
 
 class ChunkReader:
     """Reads the chunks of one request.
@@ -53,17 +57,17 @@ class ChunkReader:
     Attributes:
         transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
-        pieces: tokens that came.
     """
 
     def __init__(self, *, held: int = 0, strict: bool = False):
-        self._reader, self._characters, self._strict = ChatReader(), Characters(), strict
+        self._reader, self._characters, self._strict = ChatReader(held), Characters(), strict
         self.transfer = Transfer()
         self._told = False  # the inner has passed on a text of its own
         self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes
         self._sighted = self._begun = False  # logprobs came; anything came
+        self._unmeasured = 0  # chunks more than entries, of a thinking whose text the inner drops
         self.usage: UsageMetadata | None = None
-        self.pieces = 0
+        self._count = Reply("reason")
 
     def feed(self, chunk: ChatGenerationChunk) -> Update:
         """What a chunk says; it is the update's ``raw``."""
@@ -87,11 +91,25 @@ class ChunkReader:
             self.usage = _largest(self.usage, told)
             event["usage"] = self.usage
         update = replace(self._reader.feed(event), raw=chunk)
-        if self._begun and not (self._told or self._sighted or finish or called or told or _holds(message)):
-            update = replace(update, pieces=DROPPED)
+        if self._begun and not (self._told or finish or called or told or _holds(message)):
+            self._unmeasured += 1 - len(_entries(info.get("logprobs")))
+            if not self._sighted:
+                update = replace(update, pieces=DROPPED)
+            elif self._unmeasured > LATE:  # each was a token, and some were of no entry
+                update, self._unmeasured = replace(update, pieces=(*DROPPED, *update.pieces)), self._unmeasured - 1
         self._begun = True
-        self.pieces += len(update.pieces)
+        self._count.take(update)
         return update
+
+    @property
+    def pieces(self) -> int:
+        """Tokens that came."""
+        return self._count.pieces
+
+    @property
+    def tokens(self) -> int:
+        """Tokens as the inner counted them, where that may be true of what came."""
+        return self._count.tokens
 
     def finish(self) -> Update:
         """What is left when the stream is over. Raises BackendError where it broke off."""
@@ -104,7 +122,7 @@ class ChunkReader:
 
     def _judged(self, reasoning: str, content: str, logprobs: Any, *, over: bool) -> tuple[str, Any]:
         """The reasoning that the inner dropped, and the entries that are read now. ``over``: nothing more is held back."""
-        own = [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
+        own = _entries(logprobs)
         listed, before = [*self._waiting, *own], len(self._waiting)
         text = _text(listed, Characters())
         late = text.startswith(reasoning + content) or (reasoning + content).startswith(text)
@@ -117,6 +135,10 @@ class ChunkReader:
         self._waiting, self._held = [], 0
         dropped = listed if not (self._told or over) else listed[:before]
         return _text(dropped, self._characters) + reasoning, listed
+
+
+def _entries(logprobs: Any) -> list[Any]:
+    return [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
 
 
 def _text(listed: Sequence[Any], characters: Characters) -> str:

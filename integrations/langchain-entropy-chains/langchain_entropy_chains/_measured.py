@@ -151,6 +151,7 @@ class Measurement:
             if not self._heard:
                 self._whole(replies[0], message)
             self._take(self._reader.finish())
+            self.dialogue.check_measured()
 
     def _whole(self, reply: Reply, message: BaseMessage | None) -> None:
         """A finished message, as the stream that it would have been."""
@@ -204,7 +205,7 @@ class Measurement:
         reason = why or (CACHED if self._cached else fault or self.why or run.outcome.reason)
         tokens = 0 if self._cached else run.tokens
         if fault and self._reader.usage:
-            tokens = self._reader.usage["output_tokens"]
+            tokens = self._reader.tokens
         measured = fault is None and not self._cached
         outcome = replace(run.outcome, reason=reason, tokens=tokens, active=run.outcome.active and fault is None)
         if not measured:

@@ -49,6 +49,7 @@ from entropy_chains.adapters import (
     awho,
     ended,
     forms,
+    held_back,
     hiding,
     known,
     prompt_of,
@@ -359,7 +360,8 @@ class Call(ServedModel):
     def _reader(self, request: Request) -> ChatReader | CompletionReader | ResponsesReader | ForeignReader:
         if self.responses:
             return ResponsesReader()
-        reader = ChatReader() if self._as_chat(request) else CompletionReader()
+        held = held_back(call_settings(self.llm, self.kwargs).get("stop"))
+        reader = ChatReader(held) if self._as_chat(request) else CompletionReader(held)
         foreign = self._ollama or (not uses_sdk(self.llm) and self._ask is not None)
         return ForeignReader(reader) if foreign else reader
 
@@ -376,5 +378,9 @@ def extra_body(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
     """Why nothing may be cut in a call of an LLM with these settings; None where it may."""
-    inside = {"extra_body": extra_body(llm, kwargs)}
-    return forms.never_cut(forms.merged(forms.of_model(llm), kwargs, additional(llm), inside))
+    return forms.never_cut(call_settings(llm, kwargs))
+
+
+def call_settings(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a call as its request has them."""
+    return forms.merged(forms.of_model(llm), kwargs, additional(llm), {"extra_body": extra_body(llm, kwargs)})

@@ -27,10 +27,12 @@ from entropy_chains.adapters import (
     Dialogue,
     OnMismatch,
     Plan,
+    Reply,
     ResponsesReader,
     Update,
     forms,
     give_class,
+    held_back,
     own_class,
     read_message,
     subclass,
@@ -165,14 +167,14 @@ class CallMeasurement:
         self._terms, self.scope = terms, SCOPES.at(span_id)
         self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
         self._span = current_span()
+        self._held = held_back(forms.merged(model_dict.get("additional_kwargs")).get("stop"))
         self.asked = requested.get()
         self._policy, self._why = self._judging()
         self._reader: Any = None
         self._dialogue: Dialogue | None = None
         self._closed = False  # the policy stops the run
         self._blind = False  # nothing can be measured: tokens are still counted
-        self._more = 0  # tokens counted since then
-        self._counted: int | None = None  # by the server
+        self._count = Reply("reason")  # of all that came, read or not
 
     def _judging(self) -> tuple[Policy | None, str | None]:
         """The policy, if it is for this call; else why not."""
@@ -189,7 +191,7 @@ class CallMeasurement:
         raw, end = response.raw, running.get()
         running.set(None)  # the next stream read here may be one that has no end
         if self._reader is None and (reader := reader_of(raw)) is not None:
-            self._reader = reader()
+            self._reader = reader(self._held)
             self._begin(end.uncut if isinstance(end, Ending) else NOT_PREPARED)
         if self._reader is None:
             return
@@ -209,16 +211,13 @@ class CallMeasurement:
         update = Update()
         try:
             update = read()
+            self._count.take(update)
             if self._dialogue is not None and not self._blind:
                 events = self._dialogue.feed(update)
                 self._closed = self._closed or Close() in events
-            else:
-                self._more += len(update.pieces)
         except EntropyChainsError as error:
             self._blind, self._why = True, str(error)
         self._model = update.model or self._model
-        if update.usage and update.usage.completion_tokens is not None:
-            self._counted = update.usage.completion_tokens
         if update.finish_reason or update.usage or self._closed:
             self._mark(self._outcome())
 
@@ -230,8 +229,7 @@ class CallMeasurement:
     def _outcome(self) -> Outcome:
         assert self._dialogue is not None  # noqa: S101 (nothing is fed before)
         run = self._dialogue.result()
-        tokens = run.tokens + self._more if self._counted is None else self._counted
-        return replace(run.outcome, tokens=tokens, reason=self._why or run.outcome.reason)
+        return replace(run.outcome, tokens=self._count.tokens, reason=self._why or run.outcome.reason)
 
     def row(self, response: Any, why: str | None) -> MeasuredCall:
         """The call has ended."""
@@ -244,6 +242,7 @@ class CallMeasurement:
         elif self._reader is not None:
             self._feed(self._reader.finish)
         assert self._dialogue is not None  # noqa: S101 (just begun, if not before)
+        self._dialogue.check_measured()
         self._why = self._why or why
         run, own, told = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
         whole = self.asked is None and "early_stop_active" in told  # a local model has judged its call itself

@@ -16,7 +16,7 @@ from llama_index.core.base.llms.types import (
 )
 
 from entropy_chains import Outcome, ThinkTags, Token
-from entropy_chains.adapters import Dialogue, Phase, Show, Usage
+from entropy_chains.adapters import Dialogue, Phase, Reply, Show
 
 
 class Telling:
@@ -36,7 +36,7 @@ class Telling:
         self._whole = True  # until something follows a stop
         self._heard: Any = None  # the LLM's own last response
         self._last = ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT))
-        self._usage: dict[str, Usage] = {}
+        self._counts: dict[str, Reply] = {}  # by purpose
         self._purpose = "reason"
         self._tokens: list[Token] | None = [] if logprobs else None
 
@@ -46,8 +46,7 @@ class Telling:
         if update.raw is not None:  # a probe's answer has none, and text that was kept back: it was told as it came
             self._purpose, response = update.raw
             self._heard = response or self._heard
-        if update.usage:
-            self._usage[self._purpose] = update.usage
+        self._counts.setdefault(self._purpose, Reply(self._purpose)).take(update)
         if self._tokens is not None:
             self._tokens += [c.token for c in chunks if c.token]
         if self._purpose == "reason" and (update.raw is not None or not closing):
@@ -110,7 +109,7 @@ class Telling:
     def final(self) -> tuple[ChatResponse, Outcome]:
         """The last response (the whole message, no delta, the outcome, the server's finish reason, all tokens), and the outcome."""
         run, told = self.dialogue.result(), self._last
-        counts: dict[str, Any] = {"completion_tokens": run.tokens, "finish_reason": run.finish_raw}
+        counts: dict[str, Any] = {"completion_tokens": run.tokens, "finish_reason": run.finish_told}
         prompt = run.prompt_tokens or self._prompt_estimate(run.tokens)
         if prompt is not None:
             counts |= {"prompt_tokens": prompt, "total_tokens": prompt + run.tokens}
@@ -122,10 +121,8 @@ class Telling:
 
     def _prompt_estimate(self, tokens: int) -> int | None:
         """Returns the prompt's tokens where the server counts nothing on a closed stream: the answer's less the thinking."""
-        usage = self._usage.get("answer")
-        if usage is None or usage.prompt_tokens is None:
-            return None
-        return max(0, usage.prompt_tokens - (tokens - (usage.completion_tokens or 0)))
+        answer = self._counts.get("answer")
+        return None if answer is None or answer.prompt is None else max(0, answer.prompt - (tokens - answer.tokens))
 
 
 def as_chat(response: Any) -> ChatResponse:

@@ -135,7 +135,7 @@ class Steps:
             "completion_tokens": made.outcome.tokens,
             "total_tokens": prompt + made.outcome.tokens,
             "early_stop_calls": len(made.calls),
-            "finish_reason": made.calls[-1].finish_raw,
+            "finish_reason": made.calls[-1].finish_told,
         }
         told = last.additional_kwargs | made.outcome.metadata() | counts
         return last.model_copy(update={"delta": last.message.content or "", "additional_kwargs": told})

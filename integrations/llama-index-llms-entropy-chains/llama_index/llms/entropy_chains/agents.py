@@ -24,7 +24,7 @@ from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
 from entropy_chains import Monitor, Outcome, Policy, StepRecord, stopping_enabled, token_entropy
-from entropy_chains.adapters import PER_CALL, OnMismatch, Update, check_settings, read_message
+from entropy_chains.adapters import PER_CALL, OnMismatch, Reply, Update, check_settings, read_message
 from entropy_chains.errors import PolicyMismatch, SettingsError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Measured:
         self._ctx, self._k = ctx, k
         self._reader: Any = None
         self._monitor = Monitor(segmentation=PER_CALL)
-        self._counted: int | None = None
+        self._count = Reply("reason")
         self.entries: int | None = None  # the shortest list of alternatives that did not hold all of the mass
 
     def __getattr__(self, name: str) -> Any:
@@ -99,8 +99,7 @@ class Measured:
             self._monitor.feed(piece.token, bounds, phase=piece.phase)
             if bounds is not None and bounds.mass <= 0.9999:
                 self.entries = min(bounds.k, self.entries or bounds.k)
-        if update.usage and update.usage.completion_tokens is not None:
-            self._counted = update.usage.completion_tokens
+        self._count.take(update)
 
     def record(self, step: int, output: AgentOutput) -> StepRecord:
         """The step as it was. ``output``: it holds the whole response of a step that did not stream."""
@@ -108,10 +107,9 @@ class Measured:
             self._take(self._reader.finish())
         elif output.raw is not None:
             self._take(read_message(output.raw))
-        tokens = self._monitor.tokens
+        tokens = self._count.tokens
         self._monitor.end_step()
-        made = self._monitor.last or StepRecord(step, tokens)
-        return replace(made, step=step, tokens=tokens if self._counted is None else self._counted)
+        return replace(self._monitor.last or StepRecord(step, tokens), step=step, tokens=tokens)
 
 
 class EarlyStop(BaseWorkflowAgent):

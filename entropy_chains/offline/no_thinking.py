@@ -1,0 +1,71 @@
+"""What people are told of a recording in which nobody thinks, or no step of the thinking ends: mostly a setting is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from entropy_chains.core.families import FAMILIES, ThinkTags
+from entropy_chains.core.steps import Segmentation
+from entropy_chains.offline.traces import Trace
+
+HANDFUL = 5
+"""After so many whole runs, none of which has a step, no more are asked."""
+
+
+@dataclass(slots=True)
+class ThinkingSeen:
+    """What was seen of the thinking in the runs recorded so far.
+
+    Attributes:
+        thought: some run had thinking.
+        stepped: some run had a step.
+        whole: runs without a step that were not cut off: of the others nobody knows whether one would have ended.
+        answers: their answers.
+    """
+
+    thought: bool = False
+    stepped: bool = False
+    whole: int = 0
+    answers: list[str] = field(default_factory=list)
+
+    def add(self, trace: Trace) -> None:
+        """Take a recorded run."""
+        self.stepped = self.stepped or len(trace.steps) > 1
+        if len(trace.steps) == 1 and not trace.is_cut:
+            self.whole += 1
+            self.answers += [trace.steps[0].answer or ""] if self.whole <= HANDFUL else []
+
+    @property
+    def is_hopeless(self) -> bool:
+        """A handful of whole runs, and no step in any."""
+        return not self.stepped and self.whole >= HANDFUL
+
+    def told(self, tags: ThinkTags, segmentation: Segmentation, *, served: bool) -> str | None:
+        """What is wrong and what to do; None where a run had a step, or none was whole.
+
+        Args:
+            tags: what thinking was looked for by.
+            segmentation: how it was cut.
+            served: the model is behind a server.
+        """
+        if self.stepped or not self.whole:
+            return None
+        runs = f"any of {self.whole} runs" if self.whole > 1 else "the run"
+        if self.thought:
+            shorter = (
+                f"a step ends with a {segmentation.boundary.replace('_', ' ')}, and has {segmentation.min_tokens} tokens or more"
+            )
+            return f"no step of the thinking ended in {runs}: {shorter}; set boundary or min_tokens (--boundary, --min-tokens)"
+        looked = f"it was looked for between {tags.open!r} and {tags.close!r}, and all text was taken for the answer"
+        return f"no thinking was found in {runs}: {looked}; {self._remedy(tags, served=served)}"
+
+    def _remedy(self, tags: ThinkTags, *, served: bool) -> str:
+        said = " ".join(self.answers)
+        for family in FAMILIES:
+            if family.open in said and family.open != tags.open:
+                return f"{family.open!r} stands in an answer: set think_tags (--think-tags) to that and {family.close!r}"
+        if served and tags.close in said:
+            return f"{tags.close!r} stands in an answer, and nothing opens it: set opened=True (--opened)"
+        switch = "in the server or its chat template" if served else "in the chat template (--template-kwargs)"
+        own = "set think_tags (--think-tags) if the model has others"
+        return f"{own}, switch thinking on {switch}, or record a model without thinking in mode 'refine'; doctor tells which"
