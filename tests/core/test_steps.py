@@ -1,4 +1,4 @@
-"""Where steps end, and what is reasoning: boundaries, and nothing cut inside code, JSON or a tool call."""
+"""Where steps end, and what is reasoning: tag families, boundaries, and nothing cut inside code, JSON or a tool call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.core.families import FAMILIES, TOOL_MARKERS
+from entropy_chains.core.families import FAMILIES, TOOL_MARKERS, ThinkTags, detect_tags, template_hash
 from entropy_chains.core.steps import Phase, Scanner, Segmentation, detect_segmentation
 from entropy_chains.errors import InputError
 
@@ -32,6 +32,52 @@ def pieces(text, boundary="line"):
 
 
 # --- phases
+
+
+@pytest.mark.parametrize("tags", FAMILIES, ids=lambda t: t.open)
+def test_every_family(tags):
+    """Before, thinking, answer; a boundary only while thinking; tags found in a template that names them."""
+    scanner = Scanner(tags, "line")
+    texts = (" \n", tags.open, "one\n", "two\n", tags.close, tags.after, "three\n")
+    phases = [(scanner.feed(text), scanner.at_boundary) for text in texts]
+    thinking, answer = Phase.THINKING, Phase.ANSWER
+    expected = [
+        (Phase.BEFORE, False),
+        (thinking, False),
+        (thinking, True),
+        (thinking, True),
+        (answer, False),
+        (answer, False),
+        (answer, False),
+    ]
+    assert phases == expected
+    assert detect_tags(f"{{{{ '{tags.open}' }}}}") == tags
+
+
+def test_tags_are_found_only_where_they_are():
+    """A template without thinking has none; a closing tag alone is enough, but not gpt-oss's general <|end|>."""
+    assert detect_tags(None) is None
+    assert detect_tags("{{ messages }}") is None
+    assert detect_tags("content.split('</think>')[-1]") == ThinkTags()
+    assert detect_tags("<|user|>{{ m }}<|end|>") is None
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 49])
+def test_impossible_tags_are_refused(bad):
+    """An empty tag would match everywhere, one longer than the scanner's history nowhere."""
+    with pytest.raises(InputError, match="open is"):
+        ThinkTags(bad, "</think>")
+    with pytest.raises(InputError, match="close is"):
+        ThinkTags("<think>", bad)
+
+
+def test_tags_without_special_characters_work_in_any_split():
+    """A family's tag may end in any character."""
+    for parts in (["Thoughts:", "x\n", "Answer:", "y"], list("Thoughts:x\nAnswer:y")):
+        scanner = Scanner(ThinkTags("Thoughts:", "Answer:"), "line")
+        for part in parts:
+            scanner.feed(part)
+        assert scanner.phase is Phase.ANSWER
 
 
 def test_a_closing_tag_ends_everything():
@@ -160,7 +206,6 @@ def test_no_step_ends_inside_a_tool_call(opened, closed):
 
 
 # --- any split of any text
-
 
 MARKS = [
     "<think>",
@@ -314,3 +359,20 @@ def test_a_template_may_name_its_steps():
     """A comment in the template wins over paragraphs of 32 tokens."""
     assert detect_segmentation("{#- entropy-chains: boundary=line min_tokens=8 -#}{{ x }}") == Segmentation("line", 8)
     assert detect_segmentation(None) == detect_segmentation("{{ x }}") == Segmentation("blank_line", 32)
+
+
+def test_the_template_hash_does_not_change_with_a_last_line_end():
+    """Jinja does not render it, and servers leave it out: the policy is for both."""
+    assert template_hash("a", ThinkTags()) == template_hash("a\n", ThinkTags()) != template_hash("a\n\n", ThinkTags())
+
+
+def test_the_template_hash_changes_with_what_matters():
+    """Template, tags and the text after them; the form is the policy file's."""
+    labels = {
+        template_hash("a", ThinkTags()),
+        template_hash("b", ThinkTags()),
+        template_hash("a", None),
+        template_hash("a", ThinkTags(after="")),
+    }
+    assert len(labels) == 4
+    assert all(label.startswith("sha256:") and len(label) == 23 for label in labels)
