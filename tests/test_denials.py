@@ -114,9 +114,9 @@ PROOFS: dict[str, dict[str, Proof]] = {
         "`--json` prints one JSON object on standard output and nothing else there.": "tests/test_cli.py::test_offline_commands_work_together",
         "`--calibration N` | below 45 there is no certificate": lambda: examples_needed(0.05, 0.1) == 45,
     },
-    "docs/compare.md": {"Budgets have no published value.": "tests/offline/test_compare.py::test_everyone_takes_part"},
+    "docs/compare.md": {"Budgets have no published value.": "tests/offline/test_contenders.py::test_everyone_takes_part"},
     "docs/diagnosis.md": {
-        "Stopping on entropy works only if the model is less sure when it is wrong.": "tests/offline/test_compare.py::test_no_signal_means_no_stop",
+        "Stopping on entropy works only if the model is less sure when it is wrong.": "tests/offline/test_contenders.py::test_no_signal_means_no_stop",
         "`no_signal` | the two cannot be told apart": "tests/offline/test_diagnose.py::test_verdicts",
     },
     "docs/doctor.md": {

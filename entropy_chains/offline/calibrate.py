@@ -38,19 +38,18 @@ from entropy_chains.offline.certify import (
 )
 from entropy_chains.offline.diagnose import (
     LEAST,
+    auroc_intervals,
     judged_rows,
     questions_with,
     recorded_share,
     rows_by_step,
     separation,
-    signal_aurocs,
+    signal_strata,
     verdict_of,
 )
 from entropy_chains.offline.formulas import PLAIN
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.options import CutRuns, Method, Scope, check_options
-
-RESAMPLES = 1000
 
 SILENT = ("no_signal", "inverted_signal")
 """Verdicts that take the rules on a signal out. Where examples are too few to tell, the certificate counts what is lost."""
@@ -163,7 +162,8 @@ class _Basis:
             table = self.table
             early = self.open(table, rule) & (table.step >= first) & (table.step <= (table.longest if last is None else last))
             wrong = questions_with(table, early & judged_rows(table) & (table.correct == 0))
-            auroc, interval, _ = signal_aurocs(table, table.values(rule.signal), early, self.seed, RESAMPLES)
+            strata = signal_strata(table, table.values(rule.signal), early)
+            ((auroc, interval),) = auroc_intervals([strata], table.groups, self.seed)
             self._told[key] = _Told(auroc, interval, wrong)
         return self._told[key]
 
@@ -328,8 +328,9 @@ def _scales(table: Table, rule: Rule, basis: _Basis) -> Array:
 
 def _steps_with_signal(table: Table, rule: Rule, basis: _Basis) -> set[int]:
     """Steps whose own AUROC is surely above one half: a threshold of its own for any other would stop without a reason."""
-    by_step = signal_aurocs(table, table.values(rule.signal), basis.open(table, rule), basis.seed, RESAMPLES)[2]
-    return {step for step, (_, interval) in by_step.items() if verdict_of(interval) == "signal"}
+    strata = signal_strata(table, table.values(rule.signal), basis.open(table, rule))
+    aurocs = auroc_intervals([[s] for s in strata], table.groups, basis.seed)
+    return {s.step for s, (_, interval) in zip(strata, aurocs, strict=True) if verdict_of(interval) == "signal"}
 
 
 def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:

@@ -43,7 +43,11 @@ ONE_STEP = (
 LEAST = 10
 """Questions with a wrong early answer below which nothing is said of a signal; with a right full answer, nothing is fitted."""
 
-Aurocs = tuple[float | None, Interval, dict[int, tuple[float, Interval]]]  # over all steps: estimate, interval; the same by step
+AUROC_RESAMPLES = 1000
+"""Resamples of the bootstrap of an AUROC."""
+
+Auroc = tuple[float | None, Interval]
+"""Estimate and interval; both None where there are no pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class Diagnosis:
         return written
 
 
-def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamples: int = 1000) -> Diagnosis:
+def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamples: int = AUROC_RESAMPLES) -> Diagnosis:
     """Whether a signal tells wrong answers from right ones, per step and over all steps.
 
     Args:
@@ -131,8 +135,12 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     known = judged & ~np.isnan(values)
     wrong = table.correct == 0
     early = table.stops_allowed(table.mode == "refine")
-    estimate, interval, _ = signal_aurocs(table, values, early, seed, resamples)
-    per_step = signal_aurocs(table, values, np.ones_like(early), seed, resamples)[2]
+    by_step = {stratum.step: stratum for stratum in signal_strata(table, values, np.ones_like(early))}
+    early_strata = [_shared(stratum, by_step) for stratum in signal_strata(table, values, early)]
+    (estimate, interval), *of_steps = auroc_intervals(
+        [early_strata, *([stratum] for stratum in by_step.values())], table.groups, seed, resamples
+    )
+    per_step = dict(zip(by_step, of_steps, strict=True))
     lost = stratify(values, table.lost, table.step, table.group[table.run], ~table.is_last & ~np.isnan(values))
     pooled = stratify(values, wrong, np.zeros_like(table.step), table.group[table.run], known)
     steps = []
@@ -168,11 +176,10 @@ def sentence(found: Mapping[str, Any]) -> str:
     return NOT_RECORDED if found.get("recorded") == 0 else SENTENCES[found["verdict"]]
 
 
-def signal_aurocs(table: Table, values: Array, rows: Array, seed: int, resamples: int) -> Aurocs:
-    """Stratified AUROC of the values (positive = wrong) over these of the judged rows, with its interval, and each step's."""
-    known = rows & judged_rows(table) & ~np.isnan(values)
-    strata = stratify(values, table.correct == 0, table.step, table.group[table.run], known)
-    return auroc_intervals(strata, table.groups, seed, resamples)
+def signal_strata(table: Table, values: Array, rows: Array) -> list[Stratum]:
+    """The values over these of the judged rows, by step; positive = wrong."""
+    rows = rows & judged_rows(table) & ~np.isnan(values)
+    return stratify(values, table.correct == 0, table.step, table.group[table.run], rows)
 
 
 def verdict_of(interval: Interval, wrong: int = LEAST) -> str:
@@ -287,35 +294,45 @@ def _summed(strata: list[Stratum], weights: Array) -> tuple[Array, Array]:
     return np.array([c[0] for c in counts]).reshape(shape), np.array([c[1] for c in counts]).reshape(shape)
 
 
-def auroc_intervals(strata: list[Stratum], groups: int, seed: int, resamples: int) -> Aurocs:
-    """Stratified AUROC with its interval, and each step's with its own.
+def auroc_intervals(parts: list[list[Stratum]], groups: int, seed: int, resamples: int = AUROC_RESAMPLES) -> list[Auroc]:
+    """Stratified AUROC of each part with its interval, all from the same resamples; a stratum may stand in several parts.
 
     An interval is None where fewer than two groups have positives or fewer than two have negatives: nothing varies then.
     """
+    strata = list({id(s): s for part in parts for s in part}.values())  # each is counted once
+    places = {id(s): place for place, s in enumerate(strata)}
     if not strata:
-        return None, None, {}
-    one = np.ones((1, groups))
-    wins, pairs = (x[:, 0] for x in _summed(strata, one))
-    part, kept = subsample(np.concatenate([s.group for s in strata]), groups, seed)
-    small = [_restrict(s, part) for s in strata]
-    all_wins, all_pairs = (x[:, 0] for x in _summed(small, np.ones((1, kept))))
-    drawn = [_summed(small, w) for w in resampled_weights(kept, resamples, seed, sum(len(s.group) for s in small))]
+        return [(None, None)] * len(parts)
+    wins, pairs = (x[:, 0] for x in _summed(strata, np.ones((1, groups))))
+    widest = {s.step: s for s in sorted(strata, key=lambda s: len(s.group))}  # every row once
+    codes, size = subsample(np.concatenate([s.group for s in widest.values()]), groups, seed)
+    small = [_restrict(s, codes) for s in strata]
+    all_wins, all_pairs = (x[:, 0] for x in _summed(small, np.ones((1, size))))
+    drawn = [_summed(small, w) for w in resampled_weights(size, resamples, seed, sum(len(s.group) for s in small))]
     draws, weights = (np.concatenate([d[i] for d in drawn], axis=1) for i in (0, 1))
-    scale = math.sqrt(kept / groups)
+    scale = math.sqrt(size / groups)
 
-    def interval(which: list[int]) -> Interval:
+    def figures(which: list[int]) -> Auroc:
+        if not which:
+            return None, None
+        estimate = float(wins[which].sum() / pairs[which].sum())
         marks = np.concatenate([strata[i].positive for i in which]) > 0
         owners = np.concatenate([strata[i].group for i in which])
         if min(len(np.unique(owners[marks])), len(np.unique(owners[~marks]))) < 2:
-            return None
+            return estimate, None
         with np.errstate(invalid="ignore"):
             share = draws[which].sum(0) / weights[which].sum(0)
             centre = all_wins[which].sum() / all_pairs[which].sum()
-        bounds = percentile_interval(share, wins[which].sum() / pairs[which].sum(), centre, scale)
-        return bounds and (max(0.0, bounds[0]), min(1.0, bounds[1]))
+        bounds = percentile_interval(share, estimate, centre, scale)
+        return estimate, bounds and (max(0.0, bounds[0]), min(1.0, bounds[1]))
 
-    per_step = {s.step: (float(wins[i] / pairs[i]), interval([i])) for i, s in enumerate(strata)}
-    return float(wins.sum() / pairs.sum()), interval(list(range(len(strata)))), per_step
+    return [figures([places[id(s)] for s in part]) for part in parts]
+
+
+def _shared(stratum: Stratum, by_step: dict[int, Stratum]) -> Stratum:
+    """The step's stratum of all rows where the given one, of some of them, has as many."""
+    whole = by_step[stratum.step]
+    return whole if len(whole.group) == len(stratum.group) else stratum
 
 
 def _restrict(stratum: Stratum, part: Array) -> Stratum:

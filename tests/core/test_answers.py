@@ -1,39 +1,19 @@
-"""Extracting and comparing answers."""
+"""Comparing answers, with each grade."""
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.core.answers import comparer, extract, normalise, same
+from entropy_chains.core.answers import comparer, normalise, same
 from entropy_chains.errors import SettingsError
 
 FORMS = [json.loads(line) for line in Path(__file__).with_name("answers.jsonl").read_text(encoding="utf-8").splitlines()]
 """Answers as people write them, the gold answer, and whether they are equal."""
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (None, None),
-        ("", None),
-        ("  \n", None),
-        ("42", "42"),
-        ("The answer is 42", "42"),
-        ("Answer: 42", "42"),
-        ("the final answer is: x", "x"),
-        (r"So \boxed{41}, no: \boxed{42}.", "42"),
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-    ],
-)
-def test_extract(text, answer):
-    """The last boxed answer, else the text without its lead; None where there is nothing."""
-    assert extract(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -70,21 +50,6 @@ def test_any_text_equals_itself_or_is_missing(text):
     """No text crashes; normalising twice changes nothing; what has a form equals itself."""
     form = normalise(text)
     assert same(text, text) is (form is not None)
-
-
-@settings(deadline=None)
-@given(st.integers(-(10**15), 10**15))
-def test_numbers_with_thousands_commas(number):
-    """Every whole number equals itself written with commas and with a decimal point."""
-    assert same(str(number), f"{number:,}")
-    assert same(str(number), f"{number}.0")
-
-
-@pytest.mark.parametrize("text", ["1e999999999", "-1e-999999999", "9" * 5000, "nan", "inf", "1" + "0" * 350])
-def test_enormous_numbers_are_harmless(text):
-    """Neither an error nor gigabytes of digits."""
-    assert same(text, text)
-    assert len(normalise(text)) <= 6000
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form['answer'][:40]!r} for {form['gold']}")
@@ -144,48 +109,3 @@ def test_a_grader_that_is_only_named_is_not_imported():
     """The name alone is an error that says what to give."""
     with pytest.raises(SettingsError, match="give its function"):
         comparer("python:json:loads")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        " ", "$", "{", r"\boxed{", "answer is ", "1,", "(A) ", "** ", "I hope this ", "= ", "is the ", "- ", r"\frac", "5/",
-        "a. ", "1 ", "1", "1.", "x^2+", "-", "((", "and ", "\n", "option B ", "%",
-    ],
-)  # fmt: skip
-def test_long_and_odd_texts_cost_little(text):
-    """Neither seconds nor an error, whatever a model repeats for ever."""
-    text *= 20_000
-    began = time.process_time()
-    for gold in ("7", "B", "yes", "Paris", r"\sqrt{2}", "50%"):
-        assert same(text, gold) in (True, False)
-    assert time.process_time() - began < 3
-
-
-@pytest.mark.parametrize(
-    ("answer", "gold"),
-    [
-        ("sqrt(2)", "2"),
-        ("The answer is sqrt(2).", "2"),
-        ("√2", "2"),
-        ("ln 2", "2"),
-        ("log(8)", "8"),
-        ("f(2)", "2"),
-        ("the cube root of 8", "8"),
-        ("x**2", "2"),
-        ("half of 10", "10"),
-        ("It is twice 5.", "5"),
-        ("≥ 5", "5"),
-        ("1010_2", "1010"),
-    ],
-)
-def test_a_number_that_something_is_done_to_is_not_the_answer(answer, gold):
-    """The argument of a function, a part of a product, a bound or a number of another base, unless gold is the same."""
-    assert not same(answer, gold)
-    assert same(answer, answer)
-
-
-@pytest.mark.parametrize(("answer", "gold"), [("sqrt(4) = 2", "2"), ("The answer is **2**.", "2"), ("x = 2**3 = 8", "8")])
-def test_what_comes_of_it_is(answer, gold):
-    """The result behind the last equals sign, and bold numbers, which look alike."""
-    assert same(answer, gold)

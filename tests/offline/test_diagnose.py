@@ -44,6 +44,14 @@ def test_auroc_by_hand():
     assert [s.accuracy for s in found.steps] == [0.5, 0.5]
 
 
+def test_one_bootstrap_gives_all_intervals(monkeypatch):
+    """The interval over early steps and those of single steps come from the same resamples, drawn once."""
+    drawn = []
+    monkeypatch.setattr(diagnosis, "resampled_weights", lambda *given: drawn.append(1) or bootstrap.resampled_weights(*given))
+    result = diagnose(population(np.random.default_rng(1), 0.3))
+    assert (len(drawn), result.auroc_interval is None, len(result.steps)) == (1, False, 3)
+
+
 def test_pooling_makes_a_signal_out_of_nothing():
     """Simpson: no difference within a step, but entropy falls as accuracy rises; pooled .5 becomes more, stratified stays ½."""
     easy = [[(True, 1.0), (True, 0.1)], [(False, 1.0), (True, 0.1)], [(False, 1.0), (False, 0.1)]]
