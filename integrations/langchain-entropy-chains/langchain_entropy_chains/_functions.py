@@ -6,16 +6,23 @@ what it is: a copy with a wrapper in it would be another program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
-DEPTH = 4
-"""Functions called by functions are looked at as far as this."""
+OBJECTS, ITEMS, MOST = 4, 100, 10_000
+"""At most looked at: objects inside objects, items of a container, things in all. Functions and runnables are followed throughout."""
+
+PLAIN = (str, bytes, int, float, complex, type(None))
+
+MAKERS = ("init_chat_model",)
+"""Functions of LangChain that make a chat model."""
 
 RUNS = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch", "transform", "atransform")
 """Methods that any runnable in the place of another one has as well."""
@@ -37,8 +44,7 @@ def renewed(function: Any, renew: Callable[[Any], Any]) -> Any:
     if isinstance(function, MethodType) and isinstance(function.__self__, Runnable) and function.__name__ in RUNS:
         owner = renew(function.__self__)
         return function if owner is function.__self__ else getattr(owner, function.__name__)
-    own = isinstance(function, FunctionType) and str(function.__module__).partition(".")[0].startswith("langchain")
-    return _copied(function, renew) if own else function
+    return _copied(function, renew) if isinstance(function, FunctionType) and _is_langchains(function) else function
 
 
 def _copied(function: FunctionType, renew: Callable[[Any], Any]) -> FunctionType:
@@ -65,36 +71,75 @@ def _cell(cell: CellType, renew: Callable[[Any], Any]) -> CellType:
 
 def models_of(function: Any) -> Iterator[BaseChatModel]:
     """The chat models that a function can be seen to use: in its closure and defaults, and by the names in its code."""
-    yield from _seen(function, DEPTH, set())
+    for each in _seen(function):
+        if isinstance(each, BaseChatModel):
+            yield each
 
 
-def _seen(value: Any, depth: int, known: set[int], names: frozenset[str] = frozenset()) -> Iterator[BaseChatModel]:
-    if depth < 0 or id(value) in known:
-        return
-    known.add(id(value))
-    parts: Iterable[Any] = ()
-    if isinstance(value, BaseChatModel):
-        yield value
-    elif isinstance(value, partial):
-        parts = (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, MethodType):
-        parts = (value.__self__, value.__func__)
-    elif isinstance(value, FunctionType):
-        names = frozenset(_names(value.__code__))
-        own = [cell.cell_contents for cell in value.__closure__ or () if _is_set(cell)]
-        used = [value.__globals__[name] for name in names if name in value.__globals__]
-        own += [each for each in used if not isinstance(each, FunctionType) or each.__globals__ is value.__globals__]
-        parts = (*own, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
-    elif isinstance(value, ModuleType):
-        parts = [vars(value)[name] for name in names if isinstance(vars(value).get(name), BaseChatModel)]
-    elif isinstance(value, Mapping):
-        parts = list(value.values())
-    elif isinstance(value, list | tuple | set):
-        parts = list(value)
-    elif not isinstance(value, type):
-        parts = list(getattr(value, "__dict__", {}).values())
-    for part in parts:
-        yield from _seen(part, depth - 1, known, names)
+def makes_models(function: Any) -> bool:
+    """Whether a function can be seen to name a class of chat models, or what makes one."""
+    return any(not isinstance(each, BaseChatModel) for each in _seen(function))
+
+
+def _seen(value: Any) -> Iterator[Any]:
+    """Chat models, and what makes them."""
+    waiting: deque[tuple[Any, int, frozenset[str]]] = deque([(value, OBJECTS, frozenset())])
+    known = set[int]()
+    while waiting and len(known) < MOST:
+        value, objects, names = waiting.popleft()
+        if isinstance(value, PLAIN) or id(value) in known:
+            continue
+        known.add(id(value))
+        if isinstance(value, BaseChatModel) or _makes(value):
+            yield value
+        elif isinstance(value, FunctionType):
+            waiting.extendleft((part, objects, frozenset(_names(value.__code__))) for part in _parts_of_function(value))
+        elif (parts := _parts(value)) is not None:
+            waiting.extendleft((part, objects, names) for part in islice(parts, ITEMS))
+        elif isinstance(value, ModuleType):
+            waiting.extend(
+                (vars(value)[name], objects, names) for name in names if isinstance(vars(value).get(name), BaseChatModel)
+            )
+        elif objects and not isinstance(value, type):
+            waiting.extend((part, objects - 1, names) for part in list(getattr(value, "__dict__", {}).values()))
+
+
+def _makes(value: Any) -> bool:
+    if isinstance(value, type):
+        return issubclass(value, BaseChatModel) and not value.__module__.startswith("langchain_core.")
+    return isinstance(value, FunctionType) and value.__name__ in MAKERS and _is_langchains(value)
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[Any]:
+    """What it holds, and what its names stand for: of other modules' functions nothing is looked at."""
+    yield from (cell.cell_contents for cell in function.__closure__ or () if _is_set(cell))
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for name in _names(function.__code__):
+        used = function.__globals__.get(name)
+        near = not isinstance(used, FunctionType) or used.__globals__ is function.__globals__ or _makes(used)
+        if near and not (isinstance(used, type) and _is_langchains(function)):
+            yield used
+
+
+def _parts(value: Any) -> Iterator[Any] | None:
+    """Of what belongs to a chain or holds several things; None of all else."""
+    if isinstance(value, partial):
+        return iter((value.func, *value.args, *value.keywords.values()))
+    if isinstance(value, MethodType):
+        own = _is_langchains(value.__func__) and value.__func__.__name__ not in RUNS  # a part of how LangChain works
+        return iter(() if own else (value.__func__, value.__self__))
+    if isinstance(value, Mapping):
+        return iter(list(value.values()))
+    if isinstance(value, list | tuple | set):
+        return iter(list(value))
+    if isinstance(value, Runnable):
+        return iter([*vars(value).values(), *(getattr(value, "__pydantic_private__", None) or {}).values()])
+    return None
+
+
+def _is_langchains(function: Callable[..., Any]) -> bool:
+    return str(function.__module__).partition(".")[0].startswith("langchain")
 
 
 def _names(code: CodeType) -> Iterator[str]:

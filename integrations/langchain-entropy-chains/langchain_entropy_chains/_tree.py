@@ -13,7 +13,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 from pydantic import BaseModel
 
 from langchain_entropy_chains._config import Switched
-from langchain_entropy_chains._functions import models_of, name_of, renewed
+from langchain_entropy_chains._functions import makes_models, models_of, name_of, renewed
 
 Swap = Callable[[BaseChatModel], BaseChatModel]
 
@@ -31,12 +31,14 @@ class Replacing:
 
     Attributes:
         missed: what holds chat models that it could not swap, in words.
+        made: what makes chat models itself, as far as can be seen.
     """
 
     def __init__(self, swap: Swap):
         self._swap = swap
         self._under_way: set[int] = set()  # a chain may hold itself: one with message history does
         self.missed: list[str] = []
+        self.made: list[str] = []
 
     def __call__(self, value: Any) -> Any:
         """See :func:`replaced`."""
@@ -97,6 +99,8 @@ class Replacing:
         """Tell of what cannot be swapped, if it uses a chat model that does not stop."""
         if not all(isinstance(chat, Switched) for chat in models_of(value)):
             self.missed.append(what)
+        elif makes_models(value):
+            self.made.append(what)
 
     def _with_functions(self, value: Any, names: tuple[str, ...]) -> Any:
         given = {name: function for name in names if (function := getattr(value, name, None)) is not None}

@@ -34,8 +34,8 @@ M = TypeVar("M", bound=BaseChatModel)
 def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **settings: Any) -> R:
     """A copy of a chain in which every chat model stops thinking when it is sure; the chain given stays as it is.
 
-    Functions of the user's and agents that were built before are left as they are; a warning names those that use a model. A model
-    that stops early already is left as it is.
+    Functions of the user's (``@chain`` too) and agents that were built before are left as they are; a warning names those that use
+    or make a model. A model that stops early already is left as it is.
 
     Args:
         runnable: a chat model, or whatever holds chat models: sequences, parallels, bindings, fallbacks, retries, branches, …
@@ -62,6 +62,9 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
         passed = ", ".join(dict.fromkeys(tree.missed))
         remedy = "to reach them, change the models themselves: instrument(model, policy)"
         warnings.warn(f"early stopping passes over chat models in {passed}: {remedy}", stacklevel=2)
+    if tree.made:
+        makers, remedy = ", ".join(dict.fromkeys(tree.made)), "wrap them where they are made: EarlyStopChatModel(model, policy)"
+        warnings.warn(f"early stopping passes over chat models that may be made in {makers}: {remedy}", stacklevel=2)
     return copy
 
 
