@@ -1,8 +1,9 @@
-"""The picture of a LangChain run in Phoenix: ``python scripts/phoenix_picture.py [--policy P] [--out PNG]``.
+"""Pictures of Phoenix for the docs: ``python scripts/phoenix_picture.py [--policy P]``.
 
-An ordinary chain on llama-server with the bundled model is stopped early, its spans go to a Phoenix, and a headless Chromium opens
-the trace there and takes the picture. Needs both installs (``scripts/install_*.sh``), the requirements of development, and a
-``chromium``.
+A LlamaIndex query engine and a LangChain chain on llama-server, with the bundled model, are stopped early; their spans and what was
+saved go to a Phoenix, and a headless Chromium takes its pictures there: the table of traces with the column and the chart of what
+was saved, and a model's span with its attributes. Needs both installs (``scripts/install_*.sh``), the requirements of development,
+and a ``chromium``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,77 +30,126 @@ import websockets
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_entropy_chains import with_early_stop
-from langchain_entropy_chains.spans import EarlyStopSpans
+from langchain_entropy_chains.spans import EarlyStopSpans, phoenix_savings
 from langchain_openai import ChatOpenAI
+from llama_index.core import MockEmbedding, VectorStoreIndex
+from llama_index.core.schema import TextNode
+from llama_index.llms.entropy_chains import attach
+from llama_index.llms.openai_like import OpenAILike
 from openinference.instrumentation.langchain import LangChainInstrumentor
+from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
 from openinference.semconv.resource import ResourceAttributes
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from entropy_chains import Policy
 from entropy_chains.demo.questions import draw_questions
 
-PROJECT = "langchain"
-CLICK = "[...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent.trim() == '{text}').click()"
-"""Clicks on the page's element with a text."""
+PROJECT, RUNS = "savings", 6
+PICTURES = engines.ROOT / "docs" / "pictures"
+SHARE = "early_stop_tokens_saved_share"
+HIDDEN = ("status", "error", "user", "annotations", "trace annotations", "total cost")
+"""Columns of the table that say nothing here."""
+
+ELEMENT = "[...document.querySelectorAll('*')].filter(e => !e.children.length && e.textContent.trim() == '{text}').pop()"
+"""The page's last element with a text."""
 
 
-def run_chain(engine: engines.Engine, traces_url: str, policy: Policy) -> list[str]:
-    """Its answers to four questions; its spans are in Phoenix."""
+def run_both(engine: engines.Engine, running: phoenix.Phoenix, policy: Policy) -> None:
+    """Some questions to each framework; their spans and savings are sent to Phoenix."""
     provider = TracerProvider(resource=Resource({ResourceAttributes.PROJECT_NAME: PROJECT}))
-    provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(traces_url)))
-    LangChainInstrumentor().instrument(tracer_provider=provider)
-    settings = {"temperature": (policy.temperature or [0])[0], "seed": 0, "max_tokens": 1600}
-    llm = ChatOpenAI(model=engine.name, base_url=engine.base_url, api_key="none", **settings)
-    chain = ChatPromptTemplate.from_template("{question}") | llm | StrOutputParser()
-    chain = with_early_stop(chain, policy.for_model(engine.name))
-    return chain.batch(draw_questions(4, seed=777), {"callbacks": [EarlyStopSpans()]})
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(running.traces_url)))
+    provider.add_span_processor(phoenix_savings(running.url))
+    for instrumentor in (LlamaIndexInstrumentor(), LangChainInstrumentor()):
+        instrumentor.instrument(tracer_provider=provider)
+    policy, temperature = policy.for_model(engine.name), (policy.temperature or [0])[0]
+    questions = [drawn["question"] for drawn in draw_questions(2 * RUNS, seed=777)]
+
+    llm: Any = OpenAILike(
+        model=engine.name,
+        api_base=engine.base_url,
+        api_key="none",
+        is_chat_model=True,
+        temperature=temperature,
+        max_tokens=1000,
+        context_window=2048,
+        timeout=300,
+    )
+    notes = VectorStoreIndex([TextNode(text="the total of each order is a product")], embed_model=MockEmbedding(8))
+    query_engine = attach(notes.as_query_engine(llm=llm), policy)
+    for question in questions[:RUNS]:
+        print(query_engine.query(question), file=sys.stderr)
+
+    settings: Any = {"temperature": temperature, "seed": 0, "max_tokens": 1600}
+    model = ChatOpenAI(model=engine.name, base_url=engine.base_url, api_key="none", **settings)
+    chain = with_early_stop(ChatPromptTemplate.from_template("{question}") | model | StrOutputParser(), policy)
+    for question in questions[RUNS:]:
+        print(chain.invoke({"question": question}, {"callbacks": [EarlyStopSpans()]}), file=sys.stderr)
+    provider.shutdown()
 
 
-async def picture(address: str, out: Path) -> None:
-    """Open the page, choose the model's span and its attributes, and save what is seen."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
+class Page:
+    """A browser's page, driven by its protocol for developers."""
+
+    def __init__(self, socket: Any):
+        self._socket, self._numbers = socket, itertools.count(1)
+
+    async def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command of the protocol."""
+        number = next(self._numbers)
+        await self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
+        while (reply := json.loads(await self._socket.recv())).get("id") != number:
+            pass
+        return dict(reply["result"])
+
+    async def open(self, address: str, text: str, height: int) -> None:
+        """Load a page and wait until it shows a text."""
+        await self.ask("Emulation.setDeviceMetricsOverride", width=1400, height=height, deviceScaleFactor=1, mobile=False)
+        await self.ask("Page.navigate", url=address)
+        await self._run(f"if (!document.body.innerText.includes({text!r})) throw 0")
+
+    async def click(self, text: str) -> None:
+        """Click on the element with a text, as soon as it is there."""
+        await self._run(ELEMENT.format(text=text) + ".click()")
+
+    async def _run(self, script: str, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while "exceptionDetails" in await self.ask("Runtime.evaluate", expression=script, userGesture=True):
+            if time.monotonic() > end:
+                raise SystemExit(f"not on the page: {script}")
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(3)
+
+    async def save(self, out: Path) -> None:
+        """Save what is seen."""
+        shot = await self.ask("Page.captureScreenshot", format="png")
+        out.write_bytes(base64.b64decode(shot["data"]))
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Page]:
+    """A headless Chromium."""
+    command = shutil.which("chromium") or shutil.which("google-chrome")
+    if command is None:
         raise SystemExit("no chromium is installed")
     port = engines.free_port()
-    with tempfile.TemporaryDirectory() as profile:
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--remote-debugging-port={port}"]
-        command += [f"--user-data-dir={profile}", "--window-size=1400,900", "about:blank"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603  # a browser that is installed
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        settings = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--remote-debugging-port={port}",
+            f"--user-data-dir={profile}",
+        ]
+        process = subprocess.Popen([command, *settings, "about:blank"], stderr=subprocess.DEVNULL)  # noqa: S603  # an installed one
         try:
             async with websockets.connect(page_of(port), max_size=None) as socket:
-                numbers = itertools.count(1)
-
-                async def ask(method: str, **params: Any) -> dict[str, Any]:
-                    number = next(numbers)
-                    await socket.send(json.dumps({"id": number, "method": method, "params": params}))
-                    while (reply := json.loads(await socket.recv())).get("id") != number:
-                        pass
-                    return dict(reply["result"])
-
-                await ask("Emulation.setDeviceMetricsOverride", width=1400, height=1760, deviceScaleFactor=1, mobile=False)
-                await ask("Page.navigate", url=address)
-                for text in ("EarlyStopChatModel", "Attributes"):
-                    await click(ask, CLICK.format(text=text))
-                await asyncio.sleep(3)
-                shot = await ask("Page.captureScreenshot", format="png")
-                out.write_bytes(base64.b64decode(shot["data"]))
+                yield Page(socket)
         finally:
             process.terminate()
             process.wait(20)
-
-
-async def click(ask: Any, script: str, seconds: float = 60) -> None:
-    """Click as soon as it is there."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if "exceptionDetails" not in await ask("Runtime.evaluate", expression=script):
-            await asyncio.sleep(2)
-            return
-        await asyncio.sleep(0.5)
-    raise SystemExit(f"not on the page: {script}")
 
 
 def page_of(port: int, seconds: float = 60) -> str:
@@ -113,20 +165,43 @@ def page_of(port: int, seconds: float = 60) -> str:
             time.sleep(0.2)
 
 
+async def pictures(project: str, trace: str, folder: Path) -> None:
+    """What was saved, at a glance; and the span of a model.
+
+    Args:
+        project: the address of the project's page.
+        trace: the address of a trace with a stopped run of LangChain's.
+        folder: where the pictures are saved.
+    """
+    async with browser() as page:
+        await page.open(f"{project}/traces?timeRangeKey=15m", SHARE, 900)
+        await page.click("Columns")
+        for column in (*HIDDEN, SHARE):
+            await page.click(column)
+        await page.ask("Input.dispatchKeyEvent", type="keyDown", key="Escape", windowsVirtualKeyCode=27)
+        await asyncio.sleep(5)
+        await page.save(folder / "phoenix-savings.png")
+        await page.open(trace, "EarlyStopChatModel", 1760)
+        for text in ("EarlyStopChatModel", "Attributes"):
+            await page.click(text)
+        await page.save(folder / "phoenix-langchain.png")
+
+
 def main() -> None:
-    """Make the picture."""
+    """Make the pictures."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--policy", type=Path, default="demo/policy.json", help="made by: entropy-chains demo")
-    parser.add_argument("--out", type=Path, default=engines.ROOT / "docs" / "pictures" / "phoenix-langchain.png")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="a folder")
     given = parser.parse_args()
     with engines.start("llama") as engine, phoenix.start() as running:
-        print(run_chain(engine, running.traces_url, Policy.load(given.policy)), file=sys.stderr)
-        stopped = [s for s in running.spans(PROJECT, 16) if s["attributes"].get("early_stop_stopped")]
+        run_both(engine, running, Policy.load(given.policy))
+        spans = running.spans(PROJECT, 4 * RUNS)
+        stopped = [s for s in spans if s["name"] == "EarlyStopChatModel" and s["attributes"].get("early_stop_stopped")]
         if not stopped:
             raise SystemExit("no run was stopped, so there is nothing to see")
-        projects = {p["name"]: p["id"] for p in running.get("/v1/projects")["data"]}
-        address = f"{running.url}/projects/{projects[PROJECT]}/traces/{stopped[0]['context']['trace_id']}"
-        asyncio.run(picture(address, given.out))
+        ids = {p["name"]: p["id"] for p in running.get("/v1/projects")["data"]}
+        project = f"{running.url}/projects/{ids[PROJECT]}"
+        asyncio.run(pictures(project, f"{project}/traces/{stopped[0]['context']['trace_id']}", given.out))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ ONCE = (
 """Totals that stand on a root under their flat names as well: no run's span has them, or nobody adds them up."""
 
 SHARE, SAVED = "early_stop_tokens_saved_share", "early_stop_tokens_saved"
-"""Scores of a trace: what was saved of the tokens of full runs, 0 to 1; the same in tokens. Both are estimates from calibration."""
+"""Scores of a trace: what was saved of the tokens of full runs, 0 to 1, and the same in tokens."""
 
 
 def run_attributes(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,18 +53,20 @@ def root_attributes(totals: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Saving(NamedTuple):
-    """What one trace saved, as its root span tells.
+    """What one trace saved, as the outermost span of a framework tells.
 
     Attributes:
-        trace_id, span_id: of the root span, in hexadecimal digits.
-        scores: numbers by name: ``early_stop_tokens_saved_share``, ``early_stop_tokens_saved``.
+        trace_id, span_id: of that span, in hexadecimal digits.
+        share: of the tokens of full runs, 0 to 1, an estimate from calibration.
+        tokens: the same in tokens.
         label: ``stopped``, ``in full`` or ``holdout``.
         explanation: for people.
     """
 
     trace_id: str
     span_id: str
-    scores: dict[str, float]
+    share: float
+    tokens: int
     label: str
     explanation: str
 
@@ -79,8 +81,8 @@ def saving_of(span: Any) -> Saving | None:
         return None
     label = "stopped" if stopped else "holdout" if told.get("holdout") else "in full"
     explanation = f"{stopped} of {runs} runs stopped; {tokens} tokens computed, about {saved or 0} saved"
-    scores = {SHARE: float(told.get("tokens_saved_share", 0)), SAVED: float(saved or 0)}
-    return Saving(f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}", scores, label, explanation)
+    share, trace_id, span_id = float(told.get("tokens_saved_share", 0)), span.context.trace_id, span.context.span_id
+    return Saving(f"{trace_id:032x}", f"{span_id:016x}", share, saved or 0, label, explanation)
 
 
 class SavingsExporter:
@@ -115,14 +117,14 @@ class SavingsExporter:
 
 
 def phoenix_savings(url: str = "http://127.0.0.1:6006", headers: Mapping[str, str] | None = None) -> Any:
-    """A span processor that annotates each trace's root span in Phoenix with what was saved.
+    """A span processor that annotates each trace in Phoenix with what was saved.
 
     ::
 
         provider.add_span_processor(phoenix_savings("http://127.0.0.1:6006"))
 
-    The annotations ``early_stop_tokens_saved_share`` and ``early_stop_tokens_saved`` stand beside the trace in Phoenix's tables, as
-    means at the head of the project, and as charts over time under its metrics. Spans are sent by the exporter that there is.
+    The annotation ``early_stop_tokens_saved_share`` is a column of Phoenix's table of traces, and its mean a chart above it. The
+    label is ``stopped``, ``in full`` or ``holdout``. Spans are sent by the exporter that there is.
 
     Args:
         url: of Phoenix's pages; not of its collector.
@@ -135,27 +137,27 @@ def phoenix_savings(url: str = "http://127.0.0.1:6006", headers: Mapping[str, st
 
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"url is {url!r}; give that of Phoenix's pages, such as http://127.0.0.1:6006")
-    address = f"{url.rstrip('/')}/v1/span_annotations"
+    address = f"{url.rstrip('/')}/v1/trace_annotations"
 
     def post(savings: Sequence[Saving]) -> None:
-        body = json.dumps({"data": [each for saving in savings for each in _annotations(saving)]}).encode()
+        body = json.dumps({"data": [_annotation(saving) for saving in savings]}).encode()
         sent = {"Content-Type": "application/json", **(headers or {})}
         request = urllib.request.Request(address, body, sent, method="POST")  # noqa: S310 (checked above)
         with urllib.request.urlopen(request, timeout=30):  # noqa: S310
-            pass  # Phoenix keeps an annotation until its span has arrived
+            pass  # Phoenix keeps an annotation until its trace has arrived
 
     exporter: Any = SavingsExporter(post)  # opentelemetry's class in all but its ancestors
     return BatchSpanProcessor(exporter)
 
 
-def _annotations(saving: Saving) -> Iterable[dict[str, Any]]:
-    for name, score in saving.scores.items():
-        result = {"score": score, "label": saving.label, "explanation": saving.explanation}
-        yield {"span_id": saving.span_id, "name": name, "annotator_kind": "CODE", "result": result}
+def _annotation(saving: Saving) -> dict[str, Any]:
+    result = {"score": saving.share, "label": saving.label, "explanation": saving.explanation}
+    about = {"trace_id": saving.trace_id, "identifier": saving.span_id}  # a trace of the app's may hold several
+    return {**about, "name": SHARE, "annotator_kind": "CODE", "result": result}
 
 
 def langfuse_savings(client: Any) -> Any:
-    """A span processor that gives each trace in Langfuse scores for what was saved, under the same names.
+    """A span processor that scores each trace in Langfuse: ``early_stop_tokens_saved_share`` and ``early_stop_tokens_saved``.
 
     ::
 
@@ -169,8 +171,8 @@ def langfuse_savings(client: Any) -> Any:
     def post(savings: Sequence[Saving]) -> None:
         for saving in savings:
             about = {"trace_id": saving.trace_id, "data_type": "NUMERIC", "comment": saving.explanation}
-            for name, score in saving.scores.items():
-                client.create_score(name=name, value=score, **about)
+            client.create_score(name=SHARE, value=saving.share, **about)
+            client.create_score(name=SAVED, value=float(saving.tokens), **about)
 
     exporter: Any = SavingsExporter(post)
     return SimpleSpanProcessor(exporter)

@@ -328,15 +328,16 @@ HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "s
 
 
 def top(body: dict[str, Any]) -> int:
-    """Alternatives asked for, by either API."""
-    return int(body.get("top_logprobs") or body.get("logprobs") or 1)
+    """Alternatives asked for: a completion says so by ``logprobs`` alone, which is a number."""
+    asked = body.get("logprobs") if "prompt" in body else body.get("top_logprobs")
+    return 0 if asked is True else int(asked or 1)
 
 
 def entry(token: Tok, k: int) -> dict[str, Any] | None:
     """A token's logprob entry as vLLM sends it."""
     if token.entropy is None:
         return None
-    probabilities = spread(token.entropy)[:k]
+    probabilities = spread(token.entropy)[: k or 1]
     ranked = [
         {
             "token": token.text if n == 0 else f"alt{n}",
@@ -345,7 +346,7 @@ def entry(token: Tok, k: int) -> dict[str, Any] | None:
         }
         for n, p in enumerate(probabilities)
     ]
-    return {**ranked[0], "top_logprobs": ranked}
+    return {**ranked[0], "top_logprobs": ranked if k else []}
 
 
 def flat(logprob: dict[str, Any]) -> dict[str, Any]:

@@ -229,7 +229,8 @@ class InnerModel(ServedModel):
         given = {name: payload[name] for name in (*RAW_SETTINGS, "extra_body") if payload.get(name) is not None}
         limit = request.max_tokens if self._limit else Sampling().max_tokens  # without one most servers give 16 tokens
         usage = {"stream": True, "stream_options": {"include_usage": True}}
-        return {"messages": payload["messages"]}, {**given, **usage, "max_tokens": limit}
+        logprobs = {"logprobs": request.k} if request.logprobs else {}
+        return {"messages": payload["messages"]}, {**given, **usage, **logprobs, "max_tokens": limit}
 
     # --- who the server is
 
@@ -325,5 +326,7 @@ def _completion_chunk(event: Any) -> ChatGenerationChunk:
         response_metadata={"model_provider": "openai"},
     )
     finish = choice.finish_reason if choice else None
-    info = {"finish_reason": finish, "model_name": event.model} if finish else None
-    return ChatGenerationChunk(message=message, generation_info=info)
+    info = {"finish_reason": finish, "model_name": event.model} if finish else {}
+    if choice and choice.logprobs:
+        info["logprobs"] = choice.logprobs
+    return ChatGenerationChunk(message=message, generation_info=info or None)

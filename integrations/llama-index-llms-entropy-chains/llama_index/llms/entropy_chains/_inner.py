@@ -222,7 +222,7 @@ class Call(ServedModel):
         body.pop("extra_body", None)
         given.pop("extra_body", None)
         if request.logprobs:
-            given |= self._logprobs(request.k)
+            given |= self._logprobs(request.k, raw=not self._as_chat(request))
             if "logprobs" in type(llm).model_fields:
                 fields["logprobs"] = None  # it would win over the call's own
         if uses_sdk(llm) and not self.responses:
@@ -249,8 +249,8 @@ class Call(ServedModel):
             given = {name: value for name, value in given.items() if value is not None}  # tools=None is for chat only
         return llm.model_copy(update=fields) if fields else llm, asked, given
 
-    def _logprobs(self, k: int) -> dict[str, Any]:
-        """Settings that ask for logprobs with so many alternatives."""
+    def _logprobs(self, k: int, *, raw: bool) -> dict[str, Any]:
+        """Settings that ask for logprobs with so many alternatives. ``raw``: of the completions endpoint, which takes a number."""
         if self.blind:
             return {}
         if self._ask is not None:
@@ -259,7 +259,7 @@ class Call(ServedModel):
             return {"include": ["message.output_text.logprobs"], "top_logprobs": k}
         if not uses_sdk(self.llm):
             return {}
-        return {"logprobs": k} if self.prompt is not None else {"logprobs": True, "top_logprobs": k}
+        return {"logprobs": k} if raw else {"logprobs": True, "top_logprobs": k}
 
     @property
     def _rendering(self) -> dict[str, Any]:
