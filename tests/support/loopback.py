@@ -141,6 +141,7 @@ class Loopback:
         self.plugin = plugin  # what says hello as vLLM's plug-in does; it closes no thinking by itself
         self.version = version  # what /version tells, as vLLM's does
         self.greeted = 0  # how often it was asked for the plug-in
+        self.ascii = True  # other characters are escaped in what is sent
         self.pages = pages or {}  # further GET addresses, with what makes their JSON or text
         self.calls: list[Call] = []
         server = self
@@ -271,7 +272,7 @@ class Loopback:
                     self._send({**HEAD, "object": "text_completion", "choices": [found]})
 
             def _send(self, value: Any) -> None:
-                self._raw(b"data: " + json.dumps(value).encode() + b"\n\n")
+                self._raw(b"data: " + json.dumps(value, ensure_ascii=server.ascii).encode() + b"\n\n")
 
             def _raw(self, data: bytes) -> None:
                 self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

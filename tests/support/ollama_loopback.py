@@ -30,6 +30,7 @@ class Ollama:
         obeys: the model can be told not to think (gpt-oss cannot).
 
     Attributes:
+        script: as above; another may be set.
         url: its address.
         bodies: the requests that came.
         made: tokens computed in each.
@@ -44,6 +45,7 @@ class Ollama:
         since: tuple[int, int, int] = (0, 12, 11),
         obeys: bool = True,
     ):
+        self.script = script
         self.bodies: list[dict[str, Any]] = []
         self.made: list[int] = []
         self.gone = 0
@@ -62,13 +64,13 @@ class Ollama:
                     self._json(200, {"model_info": {"scripted.context_length": 8000}, "capabilities": ["completion", "thinking"]})
                     return
                 with ollama.lock:
-                    number = len(ollama.bodies)
+                    number = len(ollama.made)
                     ollama.bodies.append(body)
                     ollama.made.append(0)
                 if (body.get("top_logprobs") or 0) > 20:
                     self._json(400, {"error": "top_logprobs must be between 0 and 20"})
                     return
-                reply = script(body)
+                reply = ollama.script(body)
                 if reply.status != 200:
                     self._json(reply.status, {"error": reply.message})
                     return
