@@ -43,7 +43,7 @@ def test_a_silent_server_is_asked_once(tmp_path, acts):
         asked = len(server.requests)
     assert (done.exit_code, asked) == (1, 1), done.output
     assert "was silent for longer than the client's timeout" in done.output
-    assert seconds < 2.5 * SECONDS + 0.5
+    assert seconds < 2 * SECONDS + 4  # the machine may be busy
 
 
 def test_what_passes_by_itself_is_asked_again(tmp_path):
