@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,9 @@ C = TypeVar("C", bound=Callable[..., Any])
 LONGEST_WAIT = 1_000_000
 """Seconds: longer ones do not fit into the clocks of some systems."""
 
+RETRIES = "x-stainless-retry-count"
+"""The header in which the SDK tells how often it has asked before."""
+
 DEMO_MODEL = ("demo", "entropy-chains/demo")
 
 WHICH = (
@@ -38,7 +42,7 @@ LOCAL = (
         "--template-kwargs", metavar="JSON", help='For a local model\'s chat template, such as {"enable_thinking": true}.'
     ),
 )
-TIMEOUT = click.option("--timeout", type=float, help="Seconds that a server may be silent; the SDK's own by default.")
+TIMEOUT = click.option("--timeout", type=float, help="Seconds after which a silent server is given up; the SDK's own by default.")
 SERVED = (
     click.option("--without-logprobs", type=click.Choice(OPTIONS["without_logprobs"]), help="Where a server gives none."),
     click.option(
@@ -128,8 +132,28 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
     key = os.environ.get("OPENAI_API_KEY") or "none"
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("OPENAI_API_KEY holds characters that no HTTP header may have: set it to the key alone, or unset it")
-    given = {} if timeout is None else {"timeout": timeout}
-    return openai.OpenAI(base_url=base_url, api_key=key, **given)  # type: ignore[arg-type]
+    if timeout is None:
+        return openai.OpenAI(base_url=base_url, api_key=key)
+
+    class AskedOnce(openai.DefaultHttpxClient):  # which HTTP library it is of is the SDK's affair
+        """Gives a silent server up after the timeout: the SDK would ask again, and wait as long each time."""
+
+        lost = threading.local()  # each thread has one request at a time
+
+        def send(self, request: Any, **given: Any) -> Any:
+            again, error = request.headers.get(RETRIES, "0") != "0", getattr(self.lost, "error", None)
+            self.lost.error = error if again else None
+            try:
+                if self.lost.error is None:
+                    return super().send(request, **given)
+            except Exception as failed:
+                if "Timeout" not in type(failed).__name__:
+                    raise
+                self.lost.error = failed
+            # Newer SDKs ask again after all but their own errors, those before 2.40 after these as well.
+            raise openai.APITimeoutError(request=request) from self.lost.error
+
+    return openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, http_client=AskedOnce())
 
 
 def bundled(k: int | None = 20, batch_size: int = 64, **settings: Any) -> TransformersBackend:

@@ -33,7 +33,7 @@ LACKING = {
     "of every second token": lambda n: n % 2 == 0,
     "in the answer alone but for one": lambda n: n in (0, len(WHOLE.tokens) - 1),
 }
-TOLD = "gives logprobs for fewer than 90% of the tokens, so no step of a reply has an entropy"
+TOLD = "gives logprobs for fewer than 90% of the tokens, so no step has an entropy, nothing was measured"
 
 
 def told(caught):

@@ -65,7 +65,6 @@ class LocalModel:
         self._name = name or getattr(model.config, "_name_or_path", "") or "unknown"
         self._generate_kwargs = dict(generate_kwargs or {})
         check_one_stream(self._generate_kwargs, model.generation_config)
-        check_names(self._generate_kwargs)
         self._check_weights()
         self._vocabulary = Vocabulary(
             tokenizer, self._name, think_tags, self._config(Sampling(), None).eos_token_id, template_kwargs

@@ -142,7 +142,7 @@ class Criterion:
         who, instead = self._plan.client
         few = f"{who} gives logprobs for fewer than {COVERAGE:.0%} of the tokens"
         self._plan.known.warn(
-            f"{self._plan.model}: {few}, so no step of a reply has an entropy, and nothing is stopped: {instead}",
+            f"{self._plan.model}: {few}, so no step has an entropy, nothing was measured, and nothing is stopped: {instead}",
             about="few logprobs",
         )
         monitor.switch_off(f"{few}: run in full")

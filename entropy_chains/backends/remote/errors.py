@@ -96,7 +96,7 @@ def _told(error: Exception) -> str:
         )
     url = getattr(getattr(error, "request", None), "url", None)
     place = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}" if url is not None else "the server"
-    if isinstance(error, openai.APITimeoutError) or "Timeout" in type(error).__name__:
+    if any("Timeout" in type(each).__name__ for each in (error, cause)):
         return f"{place} was silent for longer than the client's timeout ({named}); raise that, or check the server"
     return f"the connection to {place} failed ({named}); check the address, and that the server runs"
 
