@@ -36,6 +36,8 @@ _CUE = re.compile(
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 _BOLD = re.compile(r"\*\*([^*\n]+?)\*\*|__([^_\n]+?)__")
+_PLACEHOLDER = re.compile(r"\W*[\[<{$](?:LETTER|ANSWER|OPTION|CHOICE|NUMBER|RESULT|VALUE|your \w+)\W*$")
+"""What a prompt that asks for a form has in the place of the answer; models repeat it."""
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|actually|no longer|correction|on second thought|let me re|instead|mistake|oops|hmm|scratch that)\b", re.I
 )
@@ -98,7 +100,7 @@ def cued(text: str, after: int = 0) -> str | None:
     for cue in reversed(list(_CUE.finditer(plain))):
         span = _first_sentence(plain[cue.end() :]).partition("</answer>")[0]
         span = span.rstrip("\"' }") if text.lstrip().startswith("{") else span  # an object of JSON
-        if span.strip(" .:*"):
+        if span.strip(" .:*") and not _PLACEHOLDER.match(span):
             return span
     return None
 
@@ -202,8 +204,9 @@ _OPTION = re.compile(
         |\b(?:and|or|nor|but|vs)\s+([A-Z])\b""",
     re.VERBOSE,
 )
-_RULED_OUT = re.compile(
-    r"\b(?:false|fails?|invalid|impossible|(?:ruled?|ruling) out|eliminat\w+|exclude\w*|reject\w*)\b", re.IGNORECASE
+_NOT_CHOSEN = re.compile(
+    r"\b(?:false|fails?|invalid|impossible|(?:ruled?|ruling) out|eliminat\w+|exclude\w*|reject\w*|too|also|as well|both)\b",
+    re.IGNORECASE,
 )
 _CHOSEN = re.compile(
     r"""(?:^|\(|:\s*|\b(?:is|be|am|it['’]s|so|thus|therefore|with|choose|chose|select|pick|[Oo]ption|[Cc]hoice|[Aa]nswer|letter)\b:?\s*)
@@ -226,8 +229,19 @@ def letters(sentence: str) -> list[str]:
     """Every option's letter that a sentence names, if it chooses one of them; the article and the pronoun are none."""
     plain = re.sub(r"\*\*|\\\(|\\\)|\$", "", sentence).strip()
     named = {"".join(groups) for groups in _OPTION.findall(plain)} - {"I"}
-    chosen = named & set(_CHOSEN.findall(plain)) and not _RULED_OUT.search(plain)
+    chosen = named & set(_CHOSEN.findall(plain)) and not _NOT_CHOSEN.search(plain)
     return sorted(letter.casefold() for letter in named) if chosen else []
+
+
+_ASSERTED = re.compile(r"(?:\(([A-Z])\)|\b([A-Z]))\s*(?:is\s+(?:the\s+)?(?:correct|right|best|true)\b|是?(?:正确|对))")
+_TOO = re.compile(r"\b(?:too|also|as well|both|if|either)\b|[也都若]|如果", re.IGNORECASE)
+
+
+def asserted(span: str) -> str | None:
+    """The letter with which a text begins, that it says to be right, alone: ``B is correct, D is a distractor``."""
+    found = [a or b for a, b in _ASSERTED.findall(span)]
+    begins = _ASSERTED.match(span.lstrip(" *"))
+    return found[0].casefold() if begins and len(found) == 1 and not _TOO.search(span) else None
 
 
 def formulas(sentence: str) -> list[str]:

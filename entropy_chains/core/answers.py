@@ -167,6 +167,8 @@ def _read(text: str) -> Answer | None:
 
 def _of_cue(span: str) -> Answer | None:
     """The answer at the beginning of what follows "the answer is"."""
+    if (letter := spans.asserted(span)) is not None:
+        return Answer("choice", letter, raw=span)
     found = [kind for clause in spans.clauses(span) if (kind := _short(clause))]
     return next((kind for kind in found if kind.kind != "text"), found[0] if found else None)
 
