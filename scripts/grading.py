@@ -1,8 +1,8 @@
 """How often answers are graded wrong, on answer texts that nobody of this project wrote: ``python scripts/grading.py``.
 
-Reads the source packages of math-verify, lm-evaluation-harness and inspect-evals, fetched once with pip into a cache folder
-(``--sources``), and compares every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the
-rows that are graded wrong. ``--write-docs`` puts the table of all parts into ``docs/grading.md``.
+Reads the source packages that ``grading_sources.py`` names, fetched once with pip into a cache folder (``--sources``), and compares
+every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the rows that are graded wrong.
+``--write-docs`` puts the table of all parts into ``docs/grading.md``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from grading_sources import PACKAGES, Row, rows
+from grading_sources import PACKAGES, PARTS, Row, rows
 
 from entropy_chains.core import answer_maths
 from entropy_chains.core.answers import same
@@ -38,11 +38,11 @@ def table(found: list[Row]) -> str:
     """Rows, wrong rows and rates, by part and kind of source."""
     counts: Counter[tuple[str, str, bool, bool]] = Counter()
     for row in found:
-        kind = re.sub(r"lm-eval \w+, worked", "lm-eval worked", row.source)
+        kind = re.sub(r" \w+, worked", " worked", row.source)
         for name in (kind, "all"):
             counts[row.part, name, row.equal, same(row.answer, row.gold)] += 1
     lines = ["| part | source | equal to gold | missed | different | taken for equal |", "|---|---|---:|---:|---:|---:|"]
-    for part in sorted({row.part for row in found}):
+    for part in (part for part in PARTS if any(row.part == part for row in found)):
         for name in sorted({key[1] for key in counts if key[0] == part}, key=lambda n: (n == "all", n)):
             told = []
             for equal in (True, False):
@@ -56,7 +56,7 @@ def main() -> None:
     """Measure, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, default=CACHE)
-    parser.add_argument("--part", choices=["first", "second", "third"])
+    parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--write-docs", action="store_true")
     args = parser.parse_args()

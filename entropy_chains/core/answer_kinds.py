@@ -86,11 +86,14 @@ _NUMBER = re.compile(
     )(?![\d\w^/!]|\.\d|,\d|\s*[-+*/^×·÷√π=<>≤≥:]\s*[\d\w\\($]|\s*\\(?:pi|sqrt|frac|pm|times|cdot|le|ge)\b)""",
     re.VERBOSE,
 )
-_GLUED = re.compile(r"(?<=\d)(?=(?:km|cm|mm|kg|mg|ml|mL|m|g|s|h|L|lbs?|ft|in|mph|min|GB|MB|kB|°)(?![\w/]))")
+_GLUED = re.compile(r"(?<=\d)(?=[\u4e00-\u9fff]|(?:km|cm|mm|kg|mg|ml|mL|m|g|s|h|L|lbs?|ft|in|mph|min|GB|MB|kB|°)(?![\w/]))")
 _SPELLED = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 (it is a sentence)
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _PERCENT = re.compile(r"(?:%|percent\b|per cent\b|percentage(?: points?)?\b|pct\b)")
 _UNIT = re.compile(r"(?:[°'\"]|[A-Za-zµΩ°€£$¥][\w°/·*^{}²³.\-]*)(?:\s+[A-Za-z(°][\w()/'^{}²³-]*){0,5}", re.IGNORECASE)
+_CHINESE_UNIT = re.compile(r"[\u4e00-\u9fff]{1,4}")
+_CHINESE_AMOUNT = re.compile(r"[多余以或和与到至点成半万亿百十几不]|分之|千(?![克米瓦])")
+"""Behind a number: a larger or smaller one, a part of one, or another one."""
 _NO_UNIT = frozenset(
     {
         "or", "and", "to", "not", "nor", "but", "than", "versus", "vs", "plus", "minus", "over", "times", "point",
@@ -187,7 +190,7 @@ def read_number(text: str) -> Answer | None:
     if (percent := _PERCENT.match(rest)) and not unit:
         unit, rest = "%", re.sub(r"^\s*of\b.*", "", rest[percent.end() :])
     rest = rest.strip(" .")
-    if rest and not _UNIT.fullmatch(rest):
+    if rest and not _UNIT.fullmatch(rest) and (not _CHINESE_UNIT.fullmatch(rest) or _CHINESE_AMOUNT.search(rest)):
         return None
     words = re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", rest.casefold())
     if value is None or any(w in _NO_UNIT or w.rstrip("s") in _SCALES or w == "percent" for w in words) or (unit == "%" and rest):
@@ -207,12 +210,12 @@ def _unit_form(unit: str) -> str:
 # --- letters, yes and no
 
 _LETTER = re.compile(
-    r"(?:(?:option|choice|letter|answer|statement)\s+)?(?:[(\[{](?P<in>[A-Za-z])[)\]}]|(?P<cap>[A-Z])(?P<mark>[).:\]]|(?=$)|(?=\s*[,;—–-]\s))|(?P<low>[a-z])(?:\)|$))"
+    r"(?:(?:option|choice|letter|answer|statement)\s+)?(?:[(\[{<](?P<in>[A-Za-z])[)\]}>]|(?P<cap>[A-Z])(?P<mark>[).:\]]|(?=$)|(?=\s*[,;—–-]\s))|(?P<low>[a-z])(?:\)|$))"
     r"(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _OTHER_LETTER = re.compile(
-    r"[(\[][A-Z][)\]]|\b(?:or|and|nor|not)\s+(?:option\s+)?\(?[A-Z]\b|\?\s*$|\bnot\b|n't\b|^\s*[,/&]\s*[A-Z]\b"
+    r"[(\[][A-Z][)\]]|\b(?:or|and|nor|not)\s+(?:option\s+)?\(?[A-Z]\b|\?\s*$|\bnot\b|n't\b|^\s*[,;/&]\s*[A-Z](?![A-Za-z0-9])|^\s*[或和与及]|[A-Z]\s*[也都]|^\s*[不非]"
 )
 _YES_NO = re.compile(r"(yes|no|true|false)\b(?=\s*(?:$|[.,;:!—–(-]))", re.IGNORECASE)
 _YES_NO_WORD = re.compile(r"\b(?:yes|no|true|false|not sure|maybe)\b", re.IGNORECASE)
@@ -306,29 +309,38 @@ def numbers_in(sentence: str) -> list[Answer] | None:
     return _numbers_in(_PRICE.sub(r"\1.\2", sentence)) if found is None else found
 
 
+_GLUED_CHINESE = re.compile(r"(?<=\d)(?=[\u4e00-\u9fff])|(?<=[\u4e00-\u9fff])(?=\d)")
 _TIMES = "|".join([*sorted(_FUNCTIONS - {"or", "and"}), "(?:root|half)(?: of)?", "twice", "double", "thrice", "triple"])
 _APPLIED = re.compile(rf"(?:[^\W\d_]\(|\b(?:{_TIMES})\s*\(?)\s*$", re.IGNORECASE)
 """What stands before a number that is a function's argument, or a part of a product: sqrt(2), ln 2, f(2), half of 10."""
+_RATIO = re.compile(r"(?:\d|(?<!\w)\w)\s*:\s*$")
 _PRICE = re.compile(r"(?<![\d.,])(\d+),(\d{1,2})(?=\s*[$€£]|\s+[^\W\d_])")
 
 
 def _numbers_in(sentence: str) -> list[Answer] | None:
-    plain = re.sub(r"(?<![\w)])\*\*|\*\*(?![\d(])|__|\\\(|\\\)", " ", latex_plain(sentence)).replace("$ ", " ")
+    plain = re.sub(r"(?<![\w)])\*\*|\*\*(?![\d(])|__|\\\(|\\\)", " ", _GLUED_CHINESE.sub(" ", latex_plain(sentence))).replace(
+        "$ ", " "
+    )
     found, end = [], 0
     for digits in _DIGITS.finditer(plain):
         if digits.start() < end:
             continue
         number = _NUMBER.match(plain, digits.start())
         before = plain[: digits.start()].rstrip()[-1:]
-        if _APPLIED.search(plain, max(0, digits.start() - 20), digits.start()):
+        if _APPLIED.search(plain, max(0, digits.start() - 20), digits.start()) or _RATIO.search(plain, 0, digits.start()):
             return None
-        if not number or number.end() < len(plain[: digits.end()].rstrip(".,")) or before in tuple("-–/*×+^:<>≤≥√"):
+        if not number or number.end() < len(plain[: digits.end()].rstrip(".,")) or before in tuple("-–/*×+^<>≤≥√之"):
             return None
         rest = re.match(r"\s*(?:%|[^\W\d_]+)?", plain[number.end() :])
         if (answer := read_number(number[0].strip() + (rest[0] if rest else ""))) is None:
             answer = read_number(number[0].strip())
             word = (rest[0] if rest else "").strip().casefold()
-            if answer is None or word in _NO_UNIT - {"is", "are", "was", "if"} or word.rstrip("s") in _SCALES:
+            if (
+                answer is None
+                or _CHINESE_AMOUNT.search(word)
+                or word in _NO_UNIT - {"is", "are", "was", "if"}
+                or word.rstrip("s") in _SCALES
+            ):
                 return None
         found.append(answer)
         end = number.end()

@@ -12,22 +12,32 @@ from collections.abc import Iterator
 LONGEST = 5_000
 """Characters of a reply that are looked at, from its end."""
 
+_FULL_WIDTH = str.maketrans(
+    {0xFF01 + n: chr(0x21 + n) for n in range(94)}
+    | {ord(sign): f"{to} " for sign, to in zip("，、；：。？！", ",,;:.?!", strict=True)}
+)
+"""Letters, digits and brackets as wide as Chinese characters, and the signs that part sentences there, as in ASCII."""
 _SPECIAL_TOKEN = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>")
 _CLOSING = re.compile(r"(?:\s*\b(?:I hope (?:it|this)|Let me know|Hope this)\b[^.!?]*[.!?])+\s*$", re.IGNORECASE)
 _BOX = re.compile(r"\\+(?:boxed|fbox)\s*\{")
-_BETWEEN_BOXES = re.compile(r"(?:[a-z]_\{?\w\}?\s*=|\\text\s*\{[^{}]*\}|\\q?quad|\\[,; ]|\band\b|[\s,;$.()\[\]\\&])*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:^\s*[a-z]+\s+and\b)?(?:[a-z]_\{?\w\}?\s*=|\\text\s*\{[^{}]*\}|\\q?quad|\\[,; ]|\band\b|[\s,;$.()\[\]\\&])*"
+)
 _CUE = re.compile(
     r"""(?:
         \#\#\#\#\s|<answer>|^\W*(?:result|solution|output)\s*:
         |(?:\b(?:answer|antwort|respuesta|réponse|risposta|resposta|svar|antwoord)\b|ответ|答案|答え|回答|정답)
          (?:\s*\([^()]{0,30}\))?["'*]{0,3}\s*
          (?:(?:to|for)\s[^.:\n]{1,80}?)?
-         (?:\s*[:：=]+|\s+(?:is|was|are|(?:would|will|should|must)\ be|equals|ist|es|est|è|é|er|är)\b|[은는は是]
+         (?:\s*[:：=]+|\s+(?:is|was|are|(?:would|will|should|must)\ be|equals|ist|es|est|è|é|er|är)\b|[은는は是为]
            |(?=\s*[A-Z]\b)|(?=\s*(?:\$|\\[(\[])))
+        |(?<![不能可应该别没])选择?(?=\s*\(?[A-Z]\)?[\s.!]*$)
     )\s*[:：]?(?:\s*(?:thus|therefore|then|simply|clearly|indeed|option)\b)?""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 _BOLD = re.compile(r"\*\*([^*\n]+?)\*\*|__([^_\n]+?)__")
+_PLACEHOLDER = re.compile(r"\W*[\[<{$](?:LETTER|ANSWER|OPTION|CHOICE|NUMBER|RESULT|VALUE|your \w+)\W*$")
+"""What a prompt that asks for a form has in the place of the answer; models repeat it."""
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|actually|no longer|correction|on second thought|let me re|instead|mistake|oops|hmm|scratch that)\b", re.I
 )
@@ -35,14 +45,22 @@ _SENTENCE_END = re.compile(r"(?<=[.!?。])(?<!\b[A-Z]\.)(?<!\be\.g\.)(?<!\bi\.e\
 _ASIDE = re.compile(
     r"\s*(?:[,;]\s|\s\(|\s[–—-]\s|\b(?:because|since|which|as|so|where|when|after|given)\b).*", re.DOTALL | re.IGNORECASE
 )
-_ANOTHER = re.compile(r"\s*[,;(–—-]*\s*(?:(?:or|and|nor|but|to|maybe|perhaps|possibly)\b|[-+]?[\d$\\]|\(?[A-Z]\b\W)", re.IGNORECASE)
+_ANOTHER = re.compile(
+    r"\s*[,;(–—-]*\s*(?:(?:or|and|nor|but|to|maybe|perhaps|possibly)\b|[-+]?[\d$\\]|\(?[A-Z](?![A-Za-z0-9'’]))", re.IGNORECASE
+)
 _UNSURE = re.compile(
     r"""\b(?:not|nor|never|neither|either|or|versus|vs|cannot|between|false\ that|wrong|incorrect|unlikely|unclear|whether|if|unless
          |maybe|perhaps|possibly|rather\ than|instead\ of|at\ least|at\ most|(?:more|less|fewer|other)\ than|up\ to|except|under
-         |over|[A-Z]/[A-Z]|and/or|yes/no)\b|n't\b|\?""",
+         |over|[A-Z]/[A-Z]|and/or|yes/no|nicht|keine?|oder|falsch|vielleicht|pas|peut-être|ou|quizás|incorrect[oa])\b|n't\b|\?
+        |不(?!过)|错|没|[非或吗]|是否|可能|也许|超过|至[少多]|最[少多]|[低高大小多少]于|以[上下]""",
     re.IGNORECASE | re.VERBOSE,
 )
-_HEDGED = re.compile(r"^\W*(?:not\b|neither\b|either\b|between\b|none\b|unclear\b|unknown\b|n't)", re.IGNORECASE)
+_HEDGED = re.compile(r"^\W*(?:not\b|neither\b|either\b|between\b|none\b|unclear\b|unknown\b|n't|不|非|并非)", re.IGNORECASE)
+
+
+def half_width(text: str) -> str:
+    """A text with ASCII letters, digits and punctuation where it has full-width ones; of several ``B，C`` is ``B, C``."""
+    return text if text.isascii() else text.translate(_FULL_WIDTH)
 
 
 def end_of(text: str) -> str:
@@ -82,7 +100,7 @@ def cued(text: str, after: int = 0) -> str | None:
     for cue in reversed(list(_CUE.finditer(plain))):
         span = _first_sentence(plain[cue.end() :]).partition("</answer>")[0]
         span = span.rstrip("\"' }") if text.lstrip().startswith("{") else span  # an object of JSON
-        if span.strip(" .:*"):
+        if span.strip(" .:*") and not _PLACEHOLDER.match(span):
             return span
     return None
 
@@ -117,21 +135,20 @@ def explained(text: str) -> str | None:
     return found[1] if found else None
 
 
-_CONCLUSION = re.compile(r".*\b(?:therefore|thus|hence|consequently|so)\b,?\s", re.IGNORECASE | re.DOTALL)
+_CONCLUSION = re.compile(r".*\b(?:therefore|thus|hence|consequently|so|finally)\b,?\s", re.IGNORECASE | re.DOTALL)
 
 
-def conclusion(text: str) -> str:
-    """The last sentence, from its last "therefore" or "so" on."""
-    sentence = last_sentence(text)
+def conclusion(sentence: str) -> str:
+    """The sentence from its last "therefore", "so" or "finally" on."""
     found = _CONCLUSION.match(sentence)
     return sentence[found.end() :] if found and found.end() < len(sentence) else sentence
 
 
-def bold(text: str) -> str | None:
-    """The one bold text of the last paragraph; None where there is none, or several."""
+def bold(text: str) -> list[tuple[str, str]]:
+    """The different bold texts of the last paragraph, each with its last sentence."""
     paragraph = next((p for p in reversed(text.split("\n\n")) if p.strip()), "")
-    found = {(a or b).strip(" :.") for a, b in _BOLD.findall(paragraph)}
-    return found.pop() if len(found) == 1 else None
+    sentences = _SENTENCE_END.split(paragraph)
+    return list({(a or b).strip(" :."): sentence for sentence in sentences for a, b in _BOLD.findall(sentence)}.items())
 
 
 _SEVERAL = re.compile(r",(?!\d{3}(?:\D|$))|;|\b(?:and|or)\b")
@@ -156,6 +173,19 @@ def clauses(span: str) -> Iterator[str]:
         yield short
 
 
+_AMOUNT = r"[-+$€£]*\d(?:[\d.,]*\d)?(?![\d.,]*\d)%?"
+_DENIED = re.compile(
+    rf"""\bnot\s+{_AMOUNT},?\s*(?=\b(?:but|which\s+is|it['’]s|it\s+is)\b)
+        |(?:,\s*not|\s+rather\ than|\s+instead\ of)\s+{_AMOUNT}\s*(?=[.;]|$)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def without_denied(text: str) -> str:
+    """A text without the number that it puts another one against: ``not 5 but 6``, ``6, not 5``, ``6 rather than 5``."""
+    return _DENIED.sub("", text)
+
+
 def unsure(text: str) -> bool:
     """Whether a text denies, doubts, or names more than one thing."""
     return bool(_UNSURE.search(text))
@@ -168,13 +198,18 @@ def hedged(span: str) -> bool:
 
 _OPTION = re.compile(
     r"""\(([A-Z])\)
-        |\b(?:option|choice|answer|letter)\s+([A-Z])\b
+        |\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s+([A-Z])\b
         |(?<![A-Za-z0-9_'’.])([A-Z])(?![A-Za-z0-9_'’]|\.\w|\s+[a-z])
-        |\b([A-Z])\s+(?:and|or|nor|but|vs|is|was|would|seems|because|since)\b""",
+        |\b([A-Z])\s+(?:and|or|nor|but|vs|is|are|was|would|seems|because|since)\b
+        |\b(?:and|or|nor|but|vs)\s+([A-Z])\b""",
     re.VERBOSE,
 )
+_NOT_CHOSEN = re.compile(
+    r"\b(?:false|fails?|invalid|impossible|(?:ruled?|ruling) out|eliminat\w+|exclude\w*|reject\w*|too|also|as well|both)\b",
+    re.IGNORECASE,
+)
 _CHOSEN = re.compile(
-    r"""(?:^|\(|:\s*|\b(?:is|be|am|so|thus|therefore|with|choose|chose|select|pick|option|choice|answer|letter)\b:?\s*)
+    r"""(?:^|\(|:\s*|\b(?:is|be|am|it['’]s|so|thus|therefore|with|choose|chose|select|pick|[Oo]ption|[Cc]hoice|[Aa]nswer|letter)\b:?\s*)
         \(?([A-Z])(?![A-Za-z0-9])""",
     re.VERBOSE,
 )
@@ -194,7 +229,19 @@ def letters(sentence: str) -> list[str]:
     """Every option's letter that a sentence names, if it chooses one of them; the article and the pronoun are none."""
     plain = re.sub(r"\*\*|\\\(|\\\)|\$", "", sentence).strip()
     named = {"".join(groups) for groups in _OPTION.findall(plain)} - {"I"}
-    return sorted(letter.casefold() for letter in named) if named & set(_CHOSEN.findall(plain)) else []
+    chosen = named & set(_CHOSEN.findall(plain)) and not _NOT_CHOSEN.search(plain)
+    return sorted(letter.casefold() for letter in named) if chosen else []
+
+
+_ASSERTED = re.compile(r"(?:\(([A-Z])\)|\b([A-Z]))\s*(?:is\s+(?:the\s+)?(?:correct|right|best|true)\b|是?(?:正确|对))")
+_TOO = re.compile(r"\b(?:too|also|as well|both|if|either)\b|[也都若]|如果", re.IGNORECASE)
+
+
+def asserted(span: str) -> str | None:
+    """The letter with which a text begins, that it says to be right, alone: ``B is correct, D is a distractor``."""
+    found = [a or b for a, b in _ASSERTED.findall(span)]
+    begins = _ASSERTED.match(span.lstrip(" *"))
+    return found[0].casefold() if begins and len(found) == 1 and not _TOO.search(span) else None
 
 
 def formulas(sentence: str) -> list[str]:

@@ -143,6 +143,7 @@ def _read(text: str) -> Answer | None:
     """The answer of a reply that nothing is known about; of one that no rule reads its words."""
     if not text.strip():
         return None
+    text = spans.half_width(text)
     part = spans.end_of(text)
     if (box := spans.boxed(part)) is not None:
         later = _of_cue(spans.cued(part, box[1]) or "")
@@ -159,13 +160,15 @@ def _read(text: str) -> Answer | None:
     if (first := _short(spans.explained(text) or "")) is not None and first.kind in ("choice", "yes/no"):
         return first
     bold, last = spans.bold(part), spans.last_sentence(part)
-    if bold is not None and not spans.unsure(last) and (found_bold := read_kind(bold)) is not None and len(bold) < 80:
+    if len(bold) == 1 and not spans.unsure(last) and (found_bold := read_kind(bold[0][0])) is not None and len(bold[0][0]) < 80:
         return found_bold
     return _result(last) or read_kind(text)
 
 
 def _of_cue(span: str) -> Answer | None:
     """The answer at the beginning of what follows "the answer is"."""
+    if (letter := spans.asserted(span)) is not None:
+        return Answer("choice", letter, raw=span)
     found = [kind for clause in spans.clauses(span) if (kind := _short(clause))]
     return next((kind for kind in found if kind.kind != "text"), found[0] if found else None)
 
@@ -186,10 +189,12 @@ def _result(sentence: str) -> Answer | None:
 
 def _guided(text: str, like: Answer) -> Answer | None:
     """The answer of a reply in prose, where its kind is known; None where several answers come into question."""
-    part = spans.end_of(text)
+    part = spans.end_of(spans.half_width(text))
     if spans.taken_back(part):
         return None
-    scope = spans.cued(part) or spans.conclusion(part)
+    scope = spans.cued(part) or spans.conclusion(_concluding(part))
+    if like.kind == "number":
+        scope = spans.without_denied(scope)
     if spans.unsure(scope):
         return None
     if like.kind == "number":
@@ -205,6 +210,12 @@ def _guided(text: str, like: Answer) -> Answer | None:
         return read_kind(formulas[0])
     told = read_kind(spans.told(scope) or "")
     return told if told is not None and told.kind == like.kind else None
+
+
+def _concluding(part: str) -> str:
+    """The last sentence of the last paragraph in which an answer stands in bold, else the last of all."""
+    marked = [sentence for text, sentence in spans.bold(part) if (kind := read_kind(text)) is not None and kind.kind != "text"]
+    return marked[-1] if marked else spans.last_sentence(part)
 
 
 def _only(found: list[str], kind: Kind) -> Answer | None:
@@ -239,8 +250,8 @@ def _equal(a: Answer, b: Answer) -> bool:
         return _equal_choices(a, b)
     if {a.kind, b.kind} == {"number", "math"} and _decimal_comma(a) == _decimal_comma(b):
         return True
-    if a.kind == b.kind == "math" and (_named_values(a) or _named_values(b)):
-        return (_named_values(a) or a.value) == (_named_values(b) or b.value)
+    if a.kind == b.kind == "math" and (_solutions(a) or _solutions(b)):
+        return _equal_solutions(a, b)
     return "math" in (a.kind, b.kind) and not {"yes/no"} & {a.kind, b.kind} and maths.equal(b.raw, a.raw)
 
 
@@ -262,13 +273,31 @@ def _decimal_comma(answer: Answer) -> str | None:
     return answer.value
 
 
-_NAME = re.compile(r"(\\?[A-Za-z]+)(?:_\{?\w+\}?)?\s*=")
+_NAMED = re.compile(r"(?:^|,)(\\?[A-Za-z]+(?:_\{?\w+\}?)?)=")
 
 
-def _named_values(answer: Answer) -> str | None:
-    """The values of ``x=2,y=3``, of which the order matters; None where there are none, or all are values of one unknown."""
-    text = re.sub(r"\\q?quad", "", answer.raw)
-    return re.sub(r"[^,;=]+=", "", answer.value) if len(set(_NAME.findall(text))) > 1 else None
+def _solutions(answer: Answer) -> list[dict[str, str]]:
+    """The values of ``x=2,y=3`` by name, of several solutions with ``;`` between them one after the other.
+
+    Empty where there are none, or all are values of one unknown: ``x=2,x=3``.
+    """
+    text = re.sub(r"(?<=[\d)}])and(?=\\?[A-Za-z])", ",", re.sub(r"\\q?quad", "", answer.value))
+    groups = [_NAMED.split(group) for group in text.split(";")]
+    if any(group[1::2] != groups[0][1::2] for group in groups):
+        groups = [_NAMED.split(text.replace(";", ","))]
+    if any(group[0] for group in groups) or len({name.partition("_")[0] for name in groups[0][1::2]}) < 2:
+        return []
+    return [dict(zip(group[1::2], group[2::2], strict=True)) for group in groups]
+
+
+def _equal_solutions(a: Answer, b: Answer) -> bool:
+    """By name, or where one side has no names, in the order of the other's: ``x=2,y=3`` and ``(2,3)``."""
+    left, right = _solutions(a), _solutions(b)
+    if left and right:
+        return len(left) == len(right) and all(solution in right for solution in left)
+    named, other = (left, b.value) if left else (right, a.value)
+    tuples = ",".join(f"({','.join(solution.values())})" for solution in named)
+    return tuples in (other, f"({other})")
 
 
 def _equal_choices(a: Answer, b: Answer) -> bool:

@@ -40,6 +40,7 @@ ENDLESS = [
         (r"\sqrt[3]{8}", "2"),
         ("10^6", "1,000,000"),
         (r"\boxed{1} and \boxed{2}", r"\{1,2\}"),
+        (r"$C_n = \sum_{i=0}^{n} C_i C_{n-i}$", r"$C_n = \sum_{i=0}^{n} C_{n-i} C_i$"),
     ],
 )
 def test_equal_formulas(answer, gold):
