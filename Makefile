@@ -24,6 +24,7 @@ test-servers: $(VENV)/.dev
 	scripts/install_vllm.sh
 	scripts/install_llama_server.sh
 	scripts/install_phoenix.sh
+	$(BIN)/python scripts/install_tokenizers.py
 	CI=1 $(BIN)/python -m pytest -m servers
 
 test-slow: $(VENV)/.dev

@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
-    from entropy_chains.core.families import TOOL_CALL, TOOL_MARKERS
+    from entropy_chains.core.families import TOOL_CALL
     from entropy_chains.core.finish_reasons import finish_of
+    from entropy_chains.core.harmony import ToolCall
     from entropy_chains.core.monitor import FLAT, TOTAL
-    from entropy_chains.core.steps import Phase
+    from entropy_chains.core.phases import Phase
+    from entropy_chains.core.tool_calls import calls_in
     from entropy_chains.options import (
         Continuation,
         Mode,
@@ -71,6 +73,7 @@ _HOME = {
     "begun": "backends.remote.continuations",
     "Characters": "backends.remote.logprob_entries",
     "ChatReader": "backends.remote.readers",
+    "calls_in": "core.tool_calls",
     "check_options": "options",
     "check_settings": "options",
     "clean_answer": "backends.text.markup",
@@ -101,7 +104,7 @@ _HOME = {
     "OnMismatch": "options",
     "own_class": "subclasses",
     "PER_CALL": "refine",
-    "Phase": "core.steps",
+    "Phase": "core.phases",
     "phoenix_savings": "savings.spans",
     "Piece": "backends.remote.alignment",
     "Plan": "backends.remote.plan",
@@ -128,7 +131,7 @@ _HOME = {
     "text_before": "backends.text.stream",
     "tokens_of": "backends.remote.logprob_entries",
     "TOOL_CALL": "core.families",
-    "TOOL_MARKERS": "core.families",
+    "ToolCall": "core.harmony",
     "TOTAL": "core.monitor",
     "Transfer": "backends.remote.transfer",
     "Turn": "backends.remote.continuations",
@@ -151,6 +154,7 @@ __all__ = [
     "astream",
     "awho",
     "begun",
+    "calls_in",
     "Characters",
     "ChatReader",
     "check_options",
@@ -212,7 +216,7 @@ __all__ = [
     "text_before",
     "tokens_of",
     "TOOL_CALL",
-    "TOOL_MARKERS",
+    "ToolCall",
     "TOTAL",
     "Transfer",
     "Turn",

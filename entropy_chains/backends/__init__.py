@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, SupportsFloat, runtime_checkable
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.finish_reasons import is_cut
+from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
@@ -89,6 +90,7 @@ class Generation:
         finish_reason: ``stop``, ``length`` or ``cancelled``; of a reply that the server broke off, the server's own word.
         token_ids: the completion's ids, where the backend has them.
         finish_raw: the server's own word in any case, as ``tool_calls``; None where it sent none.
+        tool_calls: the calls of a local model's answer, where tools were offered or its family writes them as messages.
     """
 
     reasoning: str
@@ -104,6 +106,7 @@ class Generation:
     prefill_tokens: int = 0
     token_ids: tuple[int, ...] = ()
     finish_raw: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def finish_told(self) -> str | None:

@@ -41,6 +41,9 @@ class Decision(Enum):
     STOP = "stop"
 
 
+NO_STEP, NO_THINKING = "no reasoning step ended", "no reasoning was seen: the reply begins with its answer"
+"""Why a run with a policy was not stopped in which there was nothing to stop at."""
+
 FLAT, DOTTED, TOTAL = "early_stop_", "entropy_chains.", "entropy_chains.total."
 """How an outcome's names begin: in metadata, beside those on OpenTelemetry spans, and of the sums on a root's span."""
 
@@ -91,7 +94,9 @@ class Outcome:
 class _Course:
     """One stream's steps and its decision: what the two faces share."""
 
-    __slots__ = ("_asked", "_holdout", "_policy", "_previous", "_rule", "decided", "done", "off", "released", "step", "tokens")
+    __slots__ = (
+        "_asked", "_holdout", "_policy", "_previous", "_rule", "decided", "done", "off", "released", "step", "thought", "tokens",
+    )  # fmt: skip
 
     def __init__(self, policy: Policy | None, *, stop: bool, holdout: bool):
         self._policy = policy
@@ -106,6 +111,7 @@ class _Course:
         self.decided: Reading | None = None  # the reading that stopped, or would have
         self.step = 0
         self.tokens = 0
+        self.thought = False  # there was thinking, were it a token
         self.done = False
         self.released: str | None = None  # why nothing may be stopped any more
 
@@ -157,7 +163,7 @@ class _Course:
         elif decided is None and self.released:
             reason = self.released
         elif decided is None or rule is None:
-            reason = "reasoning ended by itself" if self.step else "no reasoning step ended"
+            reason = "reasoning ended by itself" if self.step else NO_STEP if self.thought else NO_THINKING
         else:
             reason = rule.reason(decided.step)
         return Outcome(
@@ -279,6 +285,7 @@ class Monitor:
         self._course.tokens += 1
         self._in_step += 1
         self._counted += reasoning
+        self._course.thought = self._course.thought or scanner.phase is Phase.THINKING
         return reasoning
 
     def enter(self, phase: Phase) -> None:
@@ -295,6 +302,7 @@ class Monitor:
         self._course.tokens += len(texts)
         self._in_step += len(texts)
         self._counted += len(texts)
+        self._course.thought = True
 
     @property
     def at_end(self) -> bool:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
 from functools import lru_cache
 from typing import Any
 
 from entropy_chains.core.families import LONGEST, TOOL_MARKERS, ThinkTags
+from entropy_chains.core.harmony import Channels
+from entropy_chains.core.phases import Phase as Phase
+from entropy_chains.core.phases import phase_after_prompt as phase_after_prompt
+from entropy_chains.core.phases import phase_at_start as phase_at_start
 from entropy_chains.errors import InputError
 from entropy_chains.options import OPTIONS
 from entropy_chains.validation import Check, first_fault, is_whole, one_of
@@ -49,44 +52,6 @@ class Segmentation:
         return asdict(self)
 
 
-class Phase(Enum):
-    """Where in its output a model is. ``BEFORE``: nothing but blanks and a part of the opening tag so far."""
-
-    BEFORE = "before"
-    THINKING = "thinking"
-    ANSWER = "answer"
-
-
-def phase_at_start(output: str, tags: ThinkTags) -> Phase:
-    """Where an output is that begins with this text, blanks before it left out.
-
-    Thinking can begin at the start of the output only. An opening tag anywhere else is text: of an answer that speaks about tags.
-    ``BEFORE`` while the text may still become an opening tag or one of ``answer_starts``.
-    """
-    if output.startswith(tags.open):
-        return Phase.THINKING
-    undecided = any(start.startswith(output) and start != output for start in (tags.open, *tags.answer_starts))
-    return Phase.BEFORE if undecided else Phase.ANSWER
-
-
-def phase_after_prompt(prompt: str, tags: ThinkTags, turns: str | None = None) -> Phase:
-    """Where an output begins, by the end of its prompt: a chat template may open the thinking, or open and close it.
-
-    Args:
-        prompt: the prompt, or its end.
-        tags: the family's thinking tags.
-        turns: the prompt without what asks for the output, if that is known: then a tag counts anywhere after it.
-    """
-    end = prompt.rstrip()
-    if end.endswith(tags.open):
-        return Phase.THINKING
-    if end.endswith((tags.close + tags.after).rstrip()):
-        return Phase.ANSWER
-    begun = prompt.removeprefix(turns) if turns and prompt.startswith(turns) else ""
-    opened, closed = begun.rfind(tags.open), begun.rfind(tags.close)
-    return Phase.BEFORE if opened == closed else Phase.THINKING if opened > closed else Phase.ANSWER
-
-
 _DIRECTIVE = re.compile(r"entropy-chains:\s*boundary=(\w+)\s+min_tokens=(\d+)")
 
 
@@ -117,8 +82,8 @@ class Scanner:
     """
 
     __slots__ = (
-        "_blank", "_boundary", "_depth", "_ends", "_escaped", "_fence", "_firm", "_grace", "_line", "_opened", "_quoted",
-        "_special", "_tags", "_tail", "_tool", "phase",
+        "_blank", "_boundary", "_channels", "_depth", "_ends", "_escaped", "_fence", "_firm", "_grace", "_line", "_opened",
+        "_quoted", "_special", "_tags", "_tail", "_tool", "phase",
     )  # fmt: skip
 
     def __init__(self, tags: ThinkTags | None = None, boundary: str = "blank_line", *, thinking: bool = False):
@@ -127,6 +92,7 @@ class Scanner:
         self._special = _special(self._ends)
         self._boundary = boundary
         self.phase = Phase.THINKING if thinking else Phase.BEFORE
+        self._channels = Channels(self.phase) if self._tags.in_channels and boundary != "call" else None
         self._tail = ""
         self._line = ""  # the line's beginning, enough to know a fence or a blank line
         self._blank = False  # the line just ended was blank
@@ -148,19 +114,33 @@ class Scanner:
         """The text so far is thinking and ends where a step may end."""
         if self.phase is not Phase.THINKING or self.protected or not self._tail.endswith("\n"):
             return False
+        if self._channels is not None and self._channels.keeps:
+            return False
         return self._boundary == "line" or (self._boundary == "blank_line" and self._blank)
 
     def enter(self, phase: Phase) -> None:
         """The server says where the text that follows belongs; the tags were taken out of it."""
         if phase is not self.phase and self._boundary != "call":
             self._begin(phase)
+            self._channels = self._channels and Channels(phase)
 
     def quiet(self, text: str) -> bool:
         """Whether no step and no thinking can end with this text, whatever came before: several such may be fed as one."""
-        return bool(text) and self._ends.isdisjoint(text)
+        return bool(text) and self._ends.isdisjoint(text) and (self._channels is None or self.phase is Phase.THINKING)
 
     def feed(self, text: str) -> Phase:
         """Take the next token's text; returns the phase after it."""
+        if self._channels is None:
+            return self._feed(text)
+        for phase, part in self._channels.take(text):
+            if phase is not self.phase:
+                self._begin(phase)
+            self._feed(part)
+        if self._channels.phase is not self.phase:
+            self._begin(self._channels.phase)
+        return self.phase
+
+    def _feed(self, text: str) -> Phase:
         start = self._first(text) if self.phase is Phase.BEFORE else 0
         while start < len(text) and self.phase is Phase.THINKING:  # in an answer nothing ends, and no tag counts
             end = start

@@ -29,7 +29,8 @@ def examine_local(backend: TransformersBackend) -> Examination:
         found.append(Finding("reasoning", "none", none, "there is nothing to cut in mode 'thinking'"))
     else:
         told = f"{tags.open}…{tags.close} in the chat template"
-        found.append(Finding("reasoning", "inline", told, "steps can be told from the answer"))
+        form = "channels" if tags.in_channels else "inline"
+        found.append(Finding("reasoning", form, told, "steps can be told from the answer"))
         found.append(_closing_text(vocabulary, tags))
     cut = backend.segmentation
     found.append(Finding("segmentation", cut.boundary, f"steps of at least {cut.min_tokens} tokens", "where a stop may be"))

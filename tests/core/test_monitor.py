@@ -169,7 +169,7 @@ def test_tags_and_answer_are_no_reasoning():
     decisions = feed(monitor, ("Hm\n", 4.0), ("<think>", 4.0), ("</think>", 4.0), ("answer\n", 0.0), ("\n", 0.0))
     assert set(decisions) == {Decision.GO_ON}
     assert (monitor.steps, monitor.tokens) == (0, 5)
-    assert monitor.finish().reason == "no reasoning step ended"
+    assert monitor.finish().reason == "no reasoning was seen: the reply begins with its answer"
 
 
 def test_after_the_decision_nothing_is_decided():

@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from entropy_chains.backends import Chunk, GeneratedStep, Generation, Probe
 from entropy_chains.backends.local.sampling import Numbers
-from entropy_chains.backends.text.markup import Markup, as_chunks
+from entropy_chains.backends.text.markup import as_chunks
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.batch_monitor import BatchMonitor
 from entropy_chains.core.entropy import EntropyBounds
@@ -123,9 +123,8 @@ class Watch:
         self._start = self._last = time.perf_counter()
         self._since = [self._start] * count
         self._took = [0.0] * count
-        self._readable = Readable(vocabulary.decode)
-        self._markup = Markup(vocabulary.tags, phases[0])  # of the row that is put
-        self._begun: Phase | None = None  # the phase whose text has begun to show
+        self._reader = vocabulary.reader(phases[0])  # of the row that is put
+        self._forced: dict[int, int] = {}  # by row: tokens before its closing text
         watch = self
 
         class Processor(LogitsProcessor):  # type: ignore[misc]
@@ -230,14 +229,8 @@ class Watch:
                 self._put(chunk)
 
     def _chunks(self, r: int, token: int, bounds: EntropyBounds | None, *, forced: bool) -> list[Chunk]:
-        own, spans = self._vocabulary.text(token), []
-        for phase, text in self._markup.take("" if self._ended[r] else self._readable.take(token)):
-            hidden = phase is Phase.ANSWER and self._vocabulary.is_hidden(token)
-            shown = text.removesuffix(own) if hidden else text
-            shown = shown if self._begun is phase else shown.lstrip()  # neither thinking nor answer begins with blanks
-            self._begun = phase if shown else self._begun
-            spans.append((phase, shown))
-        return as_chunks(spans, self._markup.phase, Token(own, token), bounds, forced=forced)
+        spans = self._reader.take(token)
+        return as_chunks(spans, self._reader.phase, Token(self._vocabulary.text(token), token), bounds, forced=forced)
 
     def _step_ended(self, r: int, decision: Decision, now: float) -> None:
         record, end = self._monitor.rows[r].last, len(self.ids[r])
@@ -248,7 +241,8 @@ class Watch:
         self._since[r] = now
         if decision is Decision.CLOSE:
             self._closing[r] = 0
-            self._markup.force()
+            self._forced[r] = end
+            self._reader.force()
         elif decision is Decision.PROBE:
             self.paused[r] = True
 
@@ -267,24 +261,24 @@ class Watch:
         monitor = self._monitor.rows[r]
         if monitor.segmentation.boundary == "call":
             self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
-        reasoned, reasoning = self._vocabulary.thinking(ids, phase)
+        read = self._vocabulary.read(ids, phase, self._forced.get(r))
         answer: str | None
         if r in self._answers:
             answer, finish = self._answers[r], "stop"
         else:
-            answer = self._vocabulary.answer(ids[reasoned:]) if monitor.done else self._vocabulary.answer(ids, phase)
+            answer = read.whole_answer
             finish = "stop" if self._ended[r] else "cancelled" if self.is_cancelled else "length"
             if self._put:
-                for chunk in [Chunk(text, where) for where, text in self._markup.rest]:
+                for chunk in [Chunk(text, where) for where, text in self._reader.finish()]:
                     self._put(chunk)
         end = self._steps[r][-1].end if self._steps[r] else 0
         return Generation(
-            reasoning=reasoning,
+            reasoning=read.reasoning.strip("\n"),
             answer=answer,
             steps=tuple(self._steps[r]),
             outcome=monitor.finish(tokens=len(ids) + self._probed[r]),
             tokens=len(ids) + self._probed[r],
-            reasoning_tokens=reasoned,
+            reasoning_tokens=self._vocabulary.reasoned(ids, phase),
             prompt_tokens=prompt,
             rest_tokens=len(ids) - end,
             seconds=self._took[r],
@@ -292,25 +286,8 @@ class Watch:
             finish_raw=finish,
             prefill_tokens=self.prefill[r],
             token_ids=tuple(ids),
+            tool_calls=self._vocabulary.calls(read, ids),
         )
-
-
-class Readable:
-    """Tokens to text as it becomes readable: a character split over tokens comes out with its last one."""
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]):
-        self._decode, self._ids, self._shown = decode, list[int](), ""
-
-    def take(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._decode(self._ids)
-        if text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""
-        new = text[len(self._shown) :]
-        # Keep the last token for context: some tokenizers drop the space before a text's first token.
-        self._ids = [token]
-        self._shown = self._decode(self._ids)
-        return new
 
 
 def _bounds(figures: np.ndarray[Any, Any], k: int) -> EntropyBounds:

@@ -12,7 +12,8 @@ from copy import deepcopy
 from entropy_chains.backends import Chunk
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.steps import Phase, phase_at_start
+from entropy_chains.core.harmony import Channels, ToolCall
+from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.core.tokens import Token
 
 Span = tuple[Phase, str]
@@ -33,7 +34,7 @@ class Markup:
         thought: there is thinking in the output.
     """
 
-    __slots__ = ("_after", "_edge", "_forced", "_held", "_opened", "_tags", "phase", "thought")
+    __slots__ = ("_after", "_channels", "_edge", "_forced", "_held", "_opened", "_tags", "phase", "thought")
 
     def __init__(self, tags: ThinkTags | None, phase: Phase = Phase.BEFORE):
         self._tags = tags or ThinkTags()
@@ -43,6 +44,7 @@ class Markup:
         self._edge = self.thought  # a tag has just ended: blanks that follow belong to it
         self._opened = self.thought  # the prompt has the tag; some models write it once more
         self._forced: AnswerMarkup | None = None
+        self._channels = Channels(self.phase) if tags and tags.in_channels else None
         self._after = ""  # what may follow the closing tag before the answer begins
 
     def take(self, text: str, phase: Phase | None = None) -> list[Span]:
@@ -53,15 +55,22 @@ class Markup:
             phase: where it belongs, if the server says so by a field of its own: then its tags are text.
         """
         spans = self._take(text, phase)
-        if self._forced is None:
+        forced = self._forced
+        if forced is None:
             return spans
-        return [(where, self._forced.take(part) if where is Phase.ANSWER else part) for where, part in spans]
+        if self._channels is not None and text_in(spans, Phase.THINKING).strip():
+            forced.again = True  # by a message of its own
+        return [(where, forced.take(part) if where is Phase.ANSWER else part) for where, part in spans]
 
     def _take(self, text: str, phase: Phase | None) -> list[Span]:
         if phase is not None:
             is_tag = phase is Phase.THINKING and text.strip() in (self._tags.open, self._tags.close)  # some leave it in the field
             return [*self.enter(phase), *_span(phase, "" if is_tag else text)]
-        if self.phase is Phase.ANSWER and not (self._held or self._edge):
+        if self._channels is not None:
+            spans, self.phase = self._channels.take(text), self._channels.phase
+            self.thought = self.thought or self.phase is Phase.THINKING or any(where is Phase.THINKING for where, _ in spans)
+            return spans
+        if self.phase is Phase.ANSWER and not (self._held or self._edge or self._tags.end):
             return _span(Phase.ANSWER, text)
         self._held += text
         spans = self._begin() if self.phase is Phase.BEFORE else []
@@ -74,6 +83,8 @@ class Markup:
     def silent(self, text: str) -> list[Span]:
         """The same for a token that the server shows no text of: it says something only if it is a tag."""
         tag = text.strip()
+        if self._channels is not None:
+            return []
         if self.phase is Phase.BEFORE and tag == self._tags.open:
             return self.enter(Phase.THINKING)
         return self.enter(Phase.ANSWER) if self.phase is Phase.THINKING and tag == self._tags.close else []
@@ -89,9 +100,10 @@ class Markup:
 
     def enter(self, phase: Phase) -> list[Span]:
         """The text that follows belongs here; returns what was kept back."""
-        if phase is self.phase and not self._held:
+        if phase is self.phase and not (self._held or self._channels):
             return []
         spans, self._held, self._edge, self._after = self._kept, "", False, ""
+        self._channels = self._channels and Channels(phase)
         self.phase, self.thought = phase, self.thought or phase is Phase.THINKING
         return spans
 
@@ -104,7 +116,20 @@ class Markup:
         return _span(Phase.ANSWER, later.take(text_in(self._kept, Phase.ANSWER)) + later.rest)
 
     @property
+    def calls(self) -> list[ToolCall]:
+        """The tool calls so far, of a family that writes them as messages; the last one may be cut off."""
+        if self._channels is None:
+            return []
+        last = self._channels.unfinished
+        return [*self._channels.calls, *([last] if last else [])]
+
+    @property
     def _kept(self) -> list[Span]:
+        if self._channels is not None:
+            return self._channels.rest
+        end, at_end = self._tags.end, self._held.rstrip()
+        if self.phase is Phase.ANSWER and end and at_end.endswith(end):
+            return _span(Phase.ANSWER, at_end.removesuffix(end))
         return _span(Phase.THINKING if self.phase is Phase.THINKING else Phase.ANSWER, self._held)
 
     def _begin(self) -> list[Span]:
@@ -140,8 +165,16 @@ class Markup:
             if self._after.startswith(text) and text != self._after:
                 return []  # it may still come
             text, self._after = text.removeprefix(self._after).lstrip(), ""
-        self._held, self._edge = "", self._edge and not text
-        return _span(Phase.ANSWER, text)
+        kept = self._ending(text)
+        self._held, self._edge = text[len(text) - kept :], self._edge and not text
+        return _span(Phase.ANSWER, text[: len(text) - kept])
+
+    def _ending(self, text: str) -> int:
+        """Characters at the answer's end that are, or may become, the text that ends it."""
+        end, bare = self._tags.end, text.rstrip()
+        if end and bare.endswith(end):
+            return len(text) - len(bare) + len(end)
+        return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if end.startswith(text[-n:])), 0)
 
 
 class AnswerMarkup:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from entropy_chains.backends import Message
-from entropy_chains.backends.text.markup import AnswerMarkup, Markup, divided, text_in
-from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
-from entropy_chains.core.steps import Phase, phase_after_prompt
+from entropy_chains.backends.text.markup import Markup
+from entropy_chains.backends.text.reading import OutputReader
+from entropy_chains.core.families import ThinkTags, default_template, detect_family, template_hash
+from entropy_chains.core.harmony import ToolCall
+from entropy_chains.core.phases import Phase, phase_after_prompt
 from entropy_chains.errors import SettingsError, short
 
 RESERVED = (
@@ -18,6 +22,9 @@ RESERVED = (
     *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
 )
 """What ``apply_chat_template`` takes that is no setting of the template: the backend gives it, or goes without."""
+
+REASONING = "reasoning_content"
+"""Where a message's thinking stands."""
 
 
 class Vocabulary:
@@ -46,7 +53,7 @@ class Vocabulary:
         eos: int | Sequence[int] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ):
-        if not getattr(tokenizer, "chat_template", None):
+        if not default_template(getattr(tokenizer, "chat_template", None)):
             raise SettingsError("the tokenizer has no chat template; set tokenizer.chat_template to the model family's")
         if not tokenizer("0", add_special_tokens=False).input_ids:  # what transformers makes of a folder without one
             raise SettingsError(f"the tokenizer of {name} has no vocabulary: its tokenizer files are missing")
@@ -55,7 +62,9 @@ class Vocabulary:
         self._check_template_kwargs()
         self._texts: dict[int, str] = {}
         self._hidden: dict[int, bool] = {}
-        self.tags = tags or detect_tags(tokenizer.chat_template)
+        family = detect_family(tokenizer.chat_template)
+        self.tags = tags or (family.tags if family else None)
+        self._field = family.field if family else REASONING
         own = tokenizer.eos_token_id if eos is None else eos
         self.eos = frozenset(own if isinstance(own, Sequence) else [own])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
@@ -88,8 +97,8 @@ class Vocabulary:
 
     @property
     def chat_template(self) -> str:
-        """The chat template."""
-        return str(self._tokenizer.chat_template)
+        """The chat template; of several the one for conversations without tools."""
+        return default_template(self._tokenizer.chat_template)
 
     def text(self, token: int) -> str:
         """One token's text; remembered, since it is asked for at every token."""
@@ -121,7 +130,39 @@ class Vocabulary:
 
     def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         settings = {**self._template_kwargs, "add_generation_prompt": add_generation_prompt}
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, **settings))
+        asked = [self._with_thinking(message) for message in messages]
+        return str(self._tokenizer.apply_chat_template(asked, tokenize=False, **settings))
+
+    def _with_thinking(self, message: Message) -> Message:
+        """A message with its thinking where the family's template reads it."""
+        thinking = message.get(REASONING)
+        if not thinking or self._field == REASONING:
+            return message
+        if self.tags and self.tags.in_channels and message.get("content") and message.get("tool_calls"):
+            return message  # a turn that calls has room for one text before the call
+        return {**message, self._field: thinking}
+
+    @property
+    def has_tools(self) -> bool:
+        """Tools are offered through the template."""
+        return bool(self._template_kwargs.get("tools"))
+
+    def reader(self, phase: Phase) -> OutputReader:
+        """Reads an output that begins here."""
+        return OutputReader(self, phase, has_tools=self.has_tools)
+
+    def read(self, ids: Sequence[int], phase: Phase, forced: int | None = None) -> OutputReader:
+        """A whole output, read.
+
+        Args:
+            ids: the output's.
+            phase: where it begins.
+            forced: how many of them came before its thinking was closed by force; None: it was not.
+        """
+        reader = self.reader(phase)
+        reader.read(ids, forced)
+        reader.finish()
+        return reader
 
     def thinking(self, ids: Sequence[int], phase: Phase) -> tuple[int, str]:
         """How many tokens of an output are thinking, tags included, and the thinking's text without them.
@@ -130,14 +171,15 @@ class Vocabulary:
             ids: the output's.
             phase: where it begins.
         """
+        return self.reasoned(ids, phase), self.read(ids, phase).reasoning.strip("\n")
+
+    def reasoned(self, ids: Sequence[int], phase: Phase) -> int:
+        """The first of :meth:`thinking`."""
         markup, count = Markup(self.tags, phase), 0
         while count < len(ids) and markup.phase is not Phase.ANSWER:
             markup.take(self.text(ids[count]))
             count += 1
-        if not markup.thought:
-            return 0, ""
-        whole = self.decode([i for i in ids[:count] if i not in self.eos])
-        return count, divided(whole, self.tags, phase)[0].strip("\n")
+        return count if markup.thought else 0
 
     def answer(self, ids: Sequence[int], phase: Phase | None = None) -> str | None:
         """The answer's text without special tokens; None where there is none, or it is malformed.
@@ -146,26 +188,19 @@ class Vocabulary:
             ids: those of a whole output; or those after a close by force, of which what the close left behind is no answer.
             phase: where a whole output begins.
         """
-        if phase is None:
-            forced = AnswerMarkup(self.tags)
-            return self._shown(ids, forced.take, lambda: forced.rest)
-        markup = Markup(self.tags, phase)
-        return self._shown(ids, lambda text: text_in(markup.take(text), Phase.ANSWER), lambda: text_in(markup.rest, Phase.ANSWER))
+        return self.read(ids, phase or Phase.ANSWER, 0 if phase is None else None).whole_answer
 
-    def _shown(self, ids: Sequence[int], take: Callable[[str], str], rest: Callable[[], str]) -> str | None:
-        """The text from the first token on of which anything shows, special tokens left out."""
-        ids = [i for i in ids if i not in self.eos]
-        shown, at = "", len(ids) - 1
-        for n, token in enumerate(ids):
-            shown = take(self.text(token))
-            if shown.strip():
-                at = n
-                break
-        shown = shown if shown.strip() else rest()
-        if not shown.strip():
-            return None
-        text = self.text(ids[at])
-        while len(text) < len(shown):  # tokens that were kept back come out together
-            at -= 1
-            text = self.text(ids[at]) + text
-        return self.decode(ids[at:], special=False)[len(text) - len(shown) :].strip() or None
+    def calls(self, reader: OutputReader, ids: Sequence[int]) -> tuple[ToolCall, ...]:
+        """The tool calls of an output; by the tokenizer's own description of its replies, where it has one."""
+        found = reader.calls
+        if found and getattr(self._tokenizer, "response_template", None):
+            with suppress(Exception):  # a description that does not fit says nothing
+                told = self._tokenizer.parse_response(self.decode(ids)).get("tool_calls") or []
+                return tuple(_described(call) for call in told) or found
+        return found
+
+
+def _described(call: Mapping[str, Any]) -> ToolCall:
+    told = call.get("function", call)
+    arguments = told.get("arguments") or {}
+    return ToolCall(told["name"], arguments if isinstance(arguments, str) else json.dumps(arguments))

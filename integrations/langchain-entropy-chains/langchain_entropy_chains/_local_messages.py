@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,10 +12,9 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolCallChunk, conve
 from langchain_core.messages.tool import tool_call_chunk
 
 from entropy_chains import SettingsError
-from entropy_chains.adapters import TOOL_CALL, TOOL_MARKERS
+from entropy_chains.adapters import ToolCall
 from entropy_chains.backends import Message
 
-_CALLS = re.compile(f"{re.escape(TOOL_CALL)}(.*?)(?:{re.escape(TOOL_MARKERS[TOOL_CALL] or '')}|$)", re.DOTALL)
 _NOT_SENT = ("reasoning", "thinking", "redacted_thinking", "tool_use", "tool_call", "invalid_tool_call", "function_call")
 """Content blocks that are not text and need not be: the calls stand in ``tool_calls``."""
 
@@ -51,18 +49,17 @@ def _text(content: Any) -> str:
     return "\n".join(texts)
 
 
-def tool_calls(answer: str) -> list[ToolCallChunk]:
-    """The calls of an answer, each whole, with an id.
+def tool_calls(calls: Sequence[ToolCall]) -> list[ToolCallChunk]:
+    """A model's calls, each whole, with an id.
 
     What is no call by its form keeps its text, as a JSON string: LangChain mends broken objects, and would call them.
     """
-    return [_call(body.strip(), n) for n, body in enumerate(_CALLS.findall(answer))]
+    return [_chunk(call, n) for n, call in enumerate(calls)]
 
 
-def _call(body: str, index: int) -> ToolCallChunk:
-    name, args = None, json.dumps(body)
+def _chunk(call: ToolCall, index: int) -> ToolCallChunk:
+    name, args = None, json.dumps(call.arguments)
     with suppress(ValueError):
-        told = json.loads(body)
-        if isinstance(told, dict) and isinstance(told.get("name"), str):
-            name, args = told["name"], json.dumps(told.get("arguments") or {})
+        if call.name and isinstance(json.loads(call.arguments or "{}"), dict):
+            name, args = call.name, call.arguments or "{}"
     return tool_call_chunk(name=name, args=args, id=f"call_{uuid.uuid4().hex[:24]}", index=index)

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
 from entropy_chains import SettingsError, ThinkTags
-from entropy_chains.adapters import TOOL_CALL, Shown, text_before
+from entropy_chains.adapters import TOOL_CALL, Shown, calls_in, text_before
 from entropy_chains.backends import Backend, Chunk, Generation, Message
 from langchain_entropy_chains._local_messages import tool_calls
 
@@ -103,7 +103,9 @@ class LocalRequest:
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _calls(self, run: Generation) -> list[ToolCallChunk]:
-        return tool_calls(text_before(run.answer or "", self.endings)) if self.has_tools else []
+        """The calls that the backend read, or those of an answer that still holds their text."""
+        text = text_before(run.answer or "", self.endings) if self.has_tools else ""
+        return tool_calls(run.tool_calls or calls_in(text))
 
     def _figures(self, run: Generation) -> dict[str, Any]:
         outcome = replace(run.outcome, active=False, reason=self.uncut) if self.uncut else run.outcome

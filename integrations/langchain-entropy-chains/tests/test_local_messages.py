@@ -19,6 +19,7 @@ from local_chats import ASKED, WAYS, answers, merged
 from pydantic import BaseModel
 
 from entropy_chains import Policy, SettingsError
+from entropy_chains.adapters import calls_in
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.demo import MODEL_FOLDER, MODEL_NAME
@@ -86,7 +87,7 @@ def test_a_broken_call_is_an_invalid_one(body):
 
 def test_several_calls_have_their_own_ids():
     """Two calls in one answer are two calls."""
-    first, second = tool_calls(CALL + "\n" + CALL)
+    first, second = tool_calls(calls_in(CALL + "\n" + CALL))
     assert first["id"] != second["id"]
     assert (first["index"], second["index"]) == (0, 1)
 

@@ -77,6 +77,8 @@ def test_reasoning_and_answer_come_out_as_they_went_in(tags, reasoning, answer, 
     assume(tags.close not in reasoning + tags.close[:-1])
     assume(not (opened and reasoning.startswith(tags.open)))  # the tag once more, which is no reasoning
     assume(not (tags.after.strip() and answer.lstrip().startswith(tags.after.strip())))
+    assume(not (tags.in_channels and tags.close in answer + tags.close[:-1]))  # another message would follow
+    assume(not (tags.end and answer.rstrip().endswith(tags.end)))
     text = ("" if opened else tags.open + "\n") + reasoning + tags.close + tags.after + answer
     found = streamed(Markup(tags, THINKING if opened else BEFORE), text, cuts)
     assert found == (reasoning, answer.lstrip())

@@ -1,0 +1,162 @@
+"""Replies in channels, as gpt-oss writes them (the harmony format): a series of messages, each with a header.
+
+::
+
+    <|channel|>analysis<|message|>We need …<|end|><|start|>assistant<|channel|>final<|message|>It is 42.<|return|>
+
+``analysis`` is thinking, ``final`` is the answer, and so is a ``commentary`` to the reader before a call. A message to a recipient
+is a tool call: ``<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": 1}<|call|>``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from entropy_chains.core.phases import Phase
+
+START, MESSAGE, END = "<|start|>", "<|message|>", "<|end|>"
+HEADER = re.compile(r"(?:<\|start\|>)?\s*(?:assistant)?\s*([^<]*)(?:<\|channel\|>\s*(\w+)(.*))?", re.DOTALL)
+RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
+BEGINNINGS = ("<|channel|>", START, "to=", MESSAGE)
+"""What a header may begin with; the prompt has the first words of the first one."""
+LONGEST_HEADER = 200
+BETWEEN = "\n\n"
+"""Between two messages of the same kind, as shown."""
+ENDS = {
+    Phase.THINKING: (END,),
+    Phase.ANSWER: (END + START,),  # an answer is the last message: what else it says is text
+    None: ("<|call|>", END, "<|return|>"),
+}
+"""What ends a message, of thinking, answer and calls."""
+LAST = (END, "<|return|>")
+"""What may stand at the end of an answer, and belongs to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call as a model wrote it.
+
+    Attributes:
+        name: the tool's name; None where the text is no call by its form.
+        arguments: a JSON object; of what is no call, its text.
+    """
+
+    name: str | None
+    arguments: str
+
+
+class Channels:
+    """Follows the text of one reply, however it is cut.
+
+    Args:
+        phase: where the reply begins: ``THINKING`` or ``ANSWER`` where the prompt has a whole header.
+
+    Attributes:
+        phase: where the text so far ends; ``BEFORE`` in a header.
+        calls: the tool calls that have ended.
+    """
+
+    __slots__ = ("_body", "_edge", "_ended", "_held", "_recipient", "_shown", "calls", "phase")
+
+    def __init__(self, phase: Phase = Phase.BEFORE):
+        self.phase = phase
+        self.calls: list[ToolCall] = []
+        self._held = ""
+        self._edge = phase is not Phase.BEFORE  # a message has just begun: blanks belong to its header
+        self._recipient: str | None = None  # of the call that is being written
+        self._body = ""  # of that call
+        self._ended = False  # a message has
+        self._shown: set[Phase] = set()  # kinds of messages with text so far
+
+    def take(self, text: str) -> list[tuple[Phase, str]]:
+        """The thinking's and the answer's text known with this text, in order."""
+        self._held += text
+        spans: list[tuple[Phase, str]] = []
+        while self._held:
+            before = (self.phase, self._held)
+            spans += self._begin() if self.phase is Phase.BEFORE else self._message()
+            if before == (self.phase, self._held):
+                break
+        return [(phase, part) for phase, part in spans if part]
+
+    @property
+    def keeps(self) -> bool:
+        """Some text is kept back, which may become markup."""
+        return bool(self._held)
+
+    @property
+    def rest(self) -> list[tuple[Phase, str]]:
+        """What is kept back, if nothing more comes."""
+        if self._recipient is not None or (self.phase is Phase.BEFORE and self._ended and _begins(self._held.lstrip())):
+            return []  # a call, or a part of a header
+        text, phase = self._held, Phase.ANSWER if self.phase is Phase.BEFORE else self.phase
+        text = _without_last(text) if phase is Phase.ANSWER else text
+        return [(phase, text)] if text else []
+
+    @property
+    def unfinished(self) -> ToolCall | None:
+        """The call that is being written."""
+        return None if self._recipient is None else _call(self._recipient, self._body + self._held)
+
+    def _begin(self) -> list[tuple[Phase, str]]:
+        said = self._held.lstrip()
+        header, ended, body = said.partition(MESSAGE)
+        begins = _begins(said)
+        if begins and not ended and len(said) <= LONGEST_HEADER:
+            return []
+        if not (begins and ended):  # no header: text, which is shown
+            self.phase, self._edge = Phase.ANSWER, bool(self._shown)
+            return []
+        self._held, self._edge, self._body = body, True, ""
+        parts = HEADER.match(header)
+        role, channel, rest = parts.groups() if parts else ("", None, None)
+        found = RECIPIENT.search(f"{role} {rest or ''}")
+        self._recipient = found[1] if found else None
+        self.phase = Phase.THINKING if channel == "analysis" and found is None else Phase.ANSWER
+        return []
+
+    def _message(self) -> list[tuple[Phase, str]]:
+        phase, text = self.phase, self._held
+        ends = ENDS[None] if self._recipient is not None else ENDS[phase]
+        at, end = min(((text.find(e), e) for e in ends if e in text), default=(-1, ""))
+        if at < 0:
+            kept = _kept(text, (*ends, *LAST))
+            self._held = text[len(text) - kept :]
+            return self._show(phase, text[: len(text) - kept])
+        self._held = text[at + len(end) :]
+        self._held = START + self._held if end.endswith(START) else self._held
+        spans = self._show(phase, text[:at])
+        if self._recipient is not None:
+            self.calls.append(_call(self._recipient, self._body))
+        self._recipient, self.phase, self._ended = None, Phase.BEFORE, True
+        return spans
+
+    def _show(self, phase: Phase, text: str) -> list[tuple[Phase, str]]:
+        if self._recipient is not None:
+            self._body += text
+            return []
+        text = text.lstrip() if self._edge else text
+        if not text:
+            return []
+        joined = BETWEEN + text if self._edge and phase in self._shown else text
+        self._edge = False
+        self._shown.add(phase)
+        return [(phase, joined)]
+
+
+def _begins(said: str) -> bool:
+    return any(said.startswith(start) or start.startswith(said) for start in BEGINNINGS)
+
+
+def _kept(text: str, ends: tuple[str, ...]) -> int:
+    """Characters at the text's end that may become the end of the message."""
+    return max((n for e in ends for n in range(1, len(e) + 1) if text.endswith(e[:n])), default=0)
+
+
+def _without_last(text: str) -> str:
+    return next((text.removesuffix(last) for last in LAST if text.endswith(last)), text)
+
+
+def _call(recipient: str, body: str) -> ToolCall:
+    return ToolCall(recipient.removeprefix("functions."), body.strip())
