@@ -302,7 +302,7 @@ class Monitor:
         self._course.tokens += len(texts)
         self._in_step += len(texts)
         self._counted += len(texts)
-        self._course.thought = True
+        self._course.thought = self._course.thought or bool(texts)
 
     @property
     def at_end(self) -> bool:
