@@ -157,10 +157,10 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
         sums = [np.add.reduce(np.exp(logits[block] - top[block]), -1) for block in blocks]
         partition = sums[0] if len(sums) == 1 else np.concatenate(sums)
         logprobs = largest - (top + np.log(partition, dtype=np.float64)[:, None])
-        total, known = np.add.reduce(logprobs, -1), count
+        total, possible = np.add.reduce(logprobs, -1), count
         usual = math.isfinite(np.add.reduce(total))
         if not usual:  # an impossible token, or NaN
-            known = (logprobs > -np.inf).sum(-1)
+            possible = (logprobs > -np.inf).sum(-1)
             np.maximum(logprobs, -1e4, out=logprobs)  # 0·(-inf) counts as 0, and exp(-1e4) is 0
             total = np.where(logprobs > -1e4, logprobs, 0.0).sum(-1)
         p = np.exp(logprobs)
@@ -176,7 +176,7 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
             lower = np.minimum(np.maximum(spread - rest * np.log2(least), entropy), upper)
         if not usual:
             entropy = np.where(np.isfinite(top[:, 0]), entropy, np.nan)
-        return RowEntropies(entropy, lower, upper, mass, total / -known)
+        return RowEntropies(entropy, lower, upper, mass, total / -possible)
 
 
 def _numpy_exact(part: Any) -> tuple[Any, Any]:
@@ -189,9 +189,9 @@ def _numpy_exact(part: Any) -> tuple[Any, Any]:
     partition = np.add.reduce(e, -1).astype(np.float64)
     total, possible = np.add.reduce(shifted, -1).astype(np.float64), part.shape[-1]
     if not np.isfinite(total).all():
-        known = shifted != -np.inf
-        np.copyto(shifted, 0.0, where=~known)  # 0·(-inf) counts as 0
-        total, possible = shifted.sum(-1).astype(np.float64), known.sum(-1)
+        finite = shifted != -np.inf
+        np.copyto(shifted, 0.0, where=~finite)  # 0·(-inf) counts as 0
+        total, possible = shifted.sum(-1).astype(np.float64), finite.sum(-1)
     log_partition = np.log(partition)
     weighted = np.add.reduce(np.multiply(e, shifted, out=e), -1)
     exact = np.where(np.isfinite(top[:, 0]), np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
@@ -204,9 +204,9 @@ def _numpy_largest(logits: Any, count: int) -> Any:
 
     rows, vocabulary = logits.shape
     whole = vocabulary // GROUP * GROUP
-    found = logits
+    candidates = logits
     if whole >= 2 * count * GROUP:
         groups = logits[:, :whole].reshape(rows, GROUP, -1)
         chosen = np.argpartition(groups.max(1), -count, axis=-1)[:, None, -count:]
-        found = np.concatenate([np.take_along_axis(groups, chosen, 2).reshape(rows, -1), logits[:, whole:]], axis=-1)
-    return np.sort(found, axis=-1)[:, -count:]
+        candidates = np.concatenate([np.take_along_axis(groups, chosen, 2).reshape(rows, -1), logits[:, whole:]], axis=-1)
+    return np.sort(candidates, axis=-1)[:, -count:]

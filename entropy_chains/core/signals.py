@@ -211,10 +211,10 @@ class Tally:
         """Take several: entropy, mass, lower, upper, confidence of each, [tokens, 5]; a NaN entropy is a missing one."""
         import numpy as np
 
-        known = figures[:, 0] == figures[:, 0]
-        self._missing += len(figures) - int(known.sum())
+        present = figures[:, 0] == figures[:, 0]
+        self._missing += len(figures) - int(present.sum())
         # The sums so far come first: added one after the other they are the same to the last bit as those of `add`.
-        figures = np.concatenate([[self._sums], figures[known]])
+        figures = np.concatenate([[self._sums], figures[present]])
         low = figures[1:, 1] < self._floor.position
         if low.any():
             figures[1:][low, 0] = figures[1:][low, 3]

@@ -118,10 +118,10 @@ def prepare(out: Path) -> None:
 def _is_a_demos(path: Path) -> bool:
     """Whether a file is the ``demo.json`` of a demo, finished or not."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.get("model") == MODEL_NAME
+    return isinstance(data, dict) and data.get("model") == MODEL_NAME
 
 
 def write_story(story: dict[str, Any], out: Path) -> None:
