@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from entropy_chains.core.entropy import LN2
 from entropy_chains.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_LN2 = math.log(2.0)
 
 BLOCK = 2**18
 """Logits that one processor core works on at a time, whole rows; the copies made of them stay in its cache."""
@@ -89,7 +89,7 @@ def _torch_rows(logits: Any, k: int | None) -> RowEntropies:
     p = logprobs.exp()
     possible = logprobs > -torch.inf
     logs = torch.where(possible | logprobs.isnan(), logprobs, 0.0)  # 0·(-inf) counts as 0
-    spread = (p * logs).sum(-1) / -_LN2
+    spread = (p * logs).sum(-1) / -LN2
     mass = p.sum(-1)
     entropy = (spread / mass + mass.log2()).clamp_min(0.0)
     mass = mass.clamp_max(1.0)
@@ -115,7 +115,7 @@ def _torch_exact(part: Any, on_cpu: bool) -> tuple[Any, Any]:
         total, count = shifted.where(possible, 0.0).sum(-1), possible.sum(-1)
     p = torch.softmax(shifted, -1)
     whole, log_partition = p.sum(-1), _log_partition(p)[:, 0]
-    entropy = (log_partition - p.mul_(shifted).sum(-1) / whole) / _LN2
+    entropy = (log_partition - p.mul_(shifted).sum(-1) / whole) / LN2
     return entropy.clamp_min(0.0).float(), (log_partition - total / count).float()
 
 
@@ -165,7 +165,7 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
             total = np.where(logprobs > -1e4, logprobs, 0.0).sum(-1)
         p = np.exp(logprobs)
         mass = np.minimum(np.add.reduce(p, -1), 1.0)
-        spread = np.add.reduce(p * logprobs, -1) / -_LN2
+        spread = np.add.reduce(p * logprobs, -1) / -LN2
         entropy = np.maximum(spread / mass + np.log2(mass), 0.0)
         lower = upper = entropy
         if count < vocabulary:
@@ -194,7 +194,7 @@ def _numpy_exact(part: Any) -> tuple[Any, Any]:
         total, possible = shifted.sum(-1).astype(np.float64), finite.sum(-1)
     log_partition = np.log(partition)
     weighted = np.add.reduce(np.multiply(e, shifted, out=e), -1)
-    exact = np.where(np.isfinite(top[:, 0]), np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
+    exact = np.where(np.isfinite(top[:, 0]), np.maximum(log_partition - weighted / partition, 0.0) / LN2, np.nan)
     return exact, log_partition - total / possible
 
 

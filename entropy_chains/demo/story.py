@@ -74,7 +74,7 @@ def run_story(
 
     prompt = sum(g.prompt_tokens for g in early)
     again = sum(g.prefill_tokens for g in early)
-    slow, fast = _latency(backend, policy, held_out[:: max(1, questions // LATENCY_QUESTIONS)][:LATENCY_QUESTIONS], live, track)
+    slow, fast = _timed(backend, policy, held_out[:: max(1, questions // LATENCY_QUESTIONS)][:LATENCY_QUESTIONS], live, track)
     story = {
         **result.to_dict(),
         "model": backend.model,
@@ -146,7 +146,7 @@ def _record(
     return Table.read(path)
 
 
-def _latency(
+def _timed(
     backend: TransformersBackend, policy: Policy, questions: list[Question], sampling: Sampling, track: Track
 ) -> tuple[list[float], list[float]]:
     """Wall seconds of each question run alone, in full and stopped early, turn by turn so that both meet the same machine."""

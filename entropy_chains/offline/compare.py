@@ -140,7 +140,7 @@ def compare(
         raise InputError(f"folds is {folds!r}; {remedy}")
     part = parts(table, folds, seed)
     splits = [Split(table.subset(part != fold), table.subset(part == fold), part == fold) for fold in range(folds)]
-    return _compared(splits, table, Terms(max_loss, confidence, seed), folds, resamples)
+    return _comparison(splits, table, Terms(max_loss, confidence, seed), folds, resamples)
 
 
 def transfer(
@@ -175,10 +175,10 @@ def transfer(
     terms = Terms(max_loss, confidence, seed)
     judged.check(calibrate(fit, rule="fixed-step", **terms._asdict()), on_mismatch)
     splits = [Split(fit, judged, np.ones(judged.runs, bool))]
-    return _compared(splits, judged, terms, None, resamples)
+    return _comparison(splits, judged, terms, None, resamples)
 
 
-def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int | None, resamples: int) -> Comparison:
+def _comparison(splits: Sequence[Split], judged: Table, terms: Terms, folds: int | None, resamples: int) -> Comparison:
     oracle, rules = 0.0, []
     for contender in contenders(judged):
         missing = next(filter(None, map(contender.missing, (judged, *(s.fit for s in splits)))), None)

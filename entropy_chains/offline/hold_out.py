@@ -18,7 +18,7 @@ from entropy_chains.offline.table import Array, Table, Traces, as_table
 FOLDS = 5
 """Parts of the questions for an estimate where none are held out."""
 
-FIGURES = (
+JUDGED_FIGURES = (
     "groups",
     "tokens_saved",
     "tokens_saved_interval",
@@ -84,7 +84,7 @@ def calibrate_and_judge(
     folded = _by_folds(table, judged, seed, settings) if held is None and policy.active else None
     result = folded or replay(judged, policy, seed=seed)
     on = "held_out" if held is not None else "folds" if folded else "calibration"
-    figures = {"on": on} | {name: getattr(result, name) for name in FIGURES}
+    figures = {"on": on} | {name: getattr(result, name) for name in JUDGED_FIGURES}
     left_out = recorded.runs - table.runs
     return replace(policy, calibration={**policy.calibration, "left_out": left_out, "judged": listed(figures)})
 

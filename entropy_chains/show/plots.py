@@ -294,7 +294,9 @@ def figure_format(path: Path) -> str:
     return form
 
 
-def together(places: Sequence[tuple[float, float]], apart: tuple[float, float]) -> list[tuple[tuple[float, float], list[int]]]:
+def grouped_places(
+    places: Sequence[tuple[float, float]], apart: tuple[float, float]
+) -> list[tuple[tuple[float, float], list[int]]]:
     """Places from left to right whose labels have room, each with the indices of those too near to it for one of their own."""
     groups: list[tuple[tuple[float, float], list[int]]] = []
     for n in sorted(range(len(places)), key=lambda n: places[n]):
@@ -332,7 +334,9 @@ def saved_against_change(path: Path, form: str, figures: Mapping[str, Any]) -> N
             size = 12 if shape == "*" else 7
             axes.plot([x], [y], shape, color=colour, markerfacecolor=inside, markersize=size, label=label, zorder=4)
         apart = (0.02 * np.ptp(axes.get_xlim()), 0.04 * np.ptp(axes.get_ylim()))
-        for n, (place, here) in enumerate(together(places, apart)):  # above and below in turn, so that neighbours stay legible
+        for n, (place, here) in enumerate(
+            grouped_places(places, apart)
+        ):  # above and below in turn, so that neighbours stay legible
             at = (5, 6) if n % 2 else (5, -13)
             text = ", ".join(str(i + 1) for i in here)
             axes.annotate(text, place, xytext=at, textcoords="offset points", fontsize=9, color=INK, zorder=5)

@@ -87,7 +87,7 @@ def build_report(
     oracle = replayed.oracle_tokens_saved if figures is None else figures.get("oracle_tokens_saved")
     words = wording.Words(table.labels, live=live is not None)
     # What is no text in a page (NUL, escapes of a terminal) is shown by a sign; line ends stay.
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable)
     page: str = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         subtitle=words.subtitle(table, figures),
@@ -109,7 +109,7 @@ def build_report(
     return page.encode("utf-8", "replace").decode("utf-8") + "\n"  # a lone surrogate in a model's text cannot be written
 
 
-def _shown(value: object) -> object:
+def _printable(value: object) -> object:
     if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
         return value
     return "\n".join(map(one_line, value.split("\n")))
@@ -165,11 +165,11 @@ def _plots(
         drawn.append(
             ("Tokens a question", plots.tokens_a_question(full, replayed.run_tokens, lost, gained, words.changes), caption)
         )
-        drawn += _latency(table, replayed, live)
+        drawn += _latency_plots(table, replayed, live)
     return drawn
 
 
-def _latency(table: Table, replayed: ReplayResult, live: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def _latency_plots(table: Table, replayed: ReplayResult, live: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     full, stopped = ((live or {}).get(name) for name in ("latency_full", "latency"))
     meaning = "Bar: median (thick) to 95th percentile; dot and whiskers: mean ± standard deviation."
     if full and stopped:
@@ -294,7 +294,7 @@ def _example(
                 "text": _shortened(step.get("text") or ""),
             }
         )
-    what = wording.outcome(bool(table.correct[end]), bool(table.correct[last]), stop, len(steps), table.labels, stopping, cut)
+    what = wording.example_line(bool(table.correct[end]), bool(table.correct[last]), stop, len(steps), table.labels, stopping, cut)
     return {
         "id": data["id"],
         "what": what,

@@ -95,7 +95,7 @@ def judged_text(correct: bool | None, labels: str) -> str:
     return "(the full run's answer)" if correct else "(another answer than the full run)"
 
 
-def outcome(right: bool, right_full: bool, stop: int, steps: int, labels: str, stopping: bool, cut: bool) -> str:
+def example_line(right: bool, right_full: bool, stop: int, steps: int, labels: str, stopping: bool, cut: bool) -> str:
     """One line on an example run; ``cut``: its full run was cut off."""
     how = f"stopped after step {stop} of {steps}" if stop else f"ran all {steps} steps" if stopping else f"{steps} steps"
     if cut:

@@ -20,10 +20,10 @@ from entropy_chains.errors import EntropyChainsError
 
 Array = np.ndarray[Any, Any]
 
-KEPT = 256
+TOKENS_A_SEAT = 256
 """Tokens that a seat keeps before they are summed up; few long sums cost less than many short ones."""
 
-FIGURES = 5
+FIGURES_A_TOKEN = 5
 """Per token: entropy, mass, lower, upper, confidence."""
 
 
@@ -68,7 +68,7 @@ class Ledger:
         pending: the next token's figures are here, behind the kept ones, [seats].
         k: the likeliest tokens that entropies are over, 0 for all, [seats].
         quiet: tokens that are known to decide nothing, [vocabulary].
-        tokens: the kept ones, [seats, KEPT + 1]; figures: theirs, or their logits, [seats, KEPT + 1, width].
+        tokens: the kept ones, [seats, TOKENS_A_SEAT + 1]; figures: theirs, or their logits, [seats, TOKENS_A_SEAT + 1, width].
         fault: what kept figures from coming, if something did. The rows that need them are given up, each for itself.
     """
 
@@ -77,8 +77,8 @@ class Ledger:
         self.fed, self.kept, self.told, self.k = (np.zeros(seats, np.int64) for _ in range(4))
         self.measured, self.pending = (np.zeros(seats, bool) for _ in range(2))
         self.quiet = np.zeros(0, bool)
-        self.tokens = np.zeros((seats, KEPT + 1), np.int64)
-        self.figures = np.zeros((seats, KEPT + 1, 0), np.float32)  # until the width is known
+        self.tokens = np.zeros((seats, TOKENS_A_SEAT + 1), np.int64)
+        self.figures = np.zeros((seats, TOKENS_A_SEAT + 1, 0), np.float32)  # until the width is known
         self.fault: Exception | None = None
         self._coming: list[tuple[Array, Coming]] = []
         self._indices: tuple[Array, torch.Tensor] | None = None
@@ -88,7 +88,7 @@ class Ledger:
         if len(self.quiet) != vocabulary:  # the first step
             self.quiet = np.zeros(vocabulary, bool)
             # Not touched before it is written to: seats that are never taken cost no memory.
-            self.figures = np.empty((*self.tokens.shape, vocabulary if self.late else FIGURES), np.float32)
+            self.figures = np.empty((*self.tokens.shape, vocabulary if self.late else FIGURES_A_TOKEN), np.float32)
 
     def keep(self, seats: Array, lengths: Array, tokens: Array) -> list[int]:
         """Write down the quiet tokens; :meth:`measure` follows.
@@ -103,7 +103,7 @@ class Ledger:
         """
         self.arrive()
         counts = self.kept[seats]
-        easy = self.quiet[tokens] & self.pending[seats] & (lengths == self.fed[seats] + 1) & (counts < KEPT)
+        easy = self.quiet[tokens] & self.pending[seats] & (lengths == self.fed[seats] + 1) & (counts < TOKENS_A_SEAT)
         left: list[int] = []
         if not easy.all():
             left = np.flatnonzero(~easy).tolist()
@@ -252,7 +252,7 @@ class Row:
             ledger.kept[seat] += 1
             ledger.told[seat] += 1
         ended = self.monitor.at_end
-        if ended or ledger.kept[seat] >= KEPT:
+        if ended or ledger.kept[seat] >= TOKENS_A_SEAT:
             self._sum_up(seat)
         return self.monitor.decide() if ended else None
 

@@ -27,7 +27,7 @@ from entropy_chains.errors import InputError
 
 logger = logging.getLogger("vllm.entropy_chains")  # below vLLM's own, so that it is shown where vLLM's is
 
-TAIL = 16
+PROMPT_TAIL = 16
 """Tokens at a prompt's end among which a tag that opens the thinking, or closes it, stands."""
 
 
@@ -72,7 +72,7 @@ class EngineRows:
         stop = settings.stop and stopping_enabled()
         monitor = Monitor(settings.policy, tags=tags, stop=stop, holdout=settings.holdout)
         if prompt and tags:
-            monitor.enter(phase_after_prompt(self._vocabulary.decode(list(prompt)[-TAIL:]), tags))
+            monitor.enter(phase_after_prompt(self._vocabulary.decode(list(prompt)[-PROMPT_TAIL:]), tags))
         return Row(self._ledger, settings, monitor, stops=stop and not settings.holdout)
 
     def take(self, row: Row, length: int, token: int) -> None:
