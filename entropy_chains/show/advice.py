@@ -156,8 +156,8 @@ def _unsafe(figures: Any) -> str:
 def _silent(figures: Any) -> str:
     return (
         f"Signal: AUROC {_auroc_text(figures)} over early answers, where .5 is a coin. Try another statistic (--signal), an "
-        "answer's own entropy (trial_entropy, recorded in thinking mode), or other steps (--boundary, --min-tokens); a fixed step was tried "
-        "and lost too much. Else do not stop this model."
+        "answer's own entropy (trial_entropy, recorded in thinking mode), or other steps (--boundary, --min-tokens); a fixed step "
+        "was tried and lost too much. Else do not stop this model."
     )
 
 
