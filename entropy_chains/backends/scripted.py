@@ -22,7 +22,7 @@ from typing import Any, Self
 from entropy_chains.backends import Chunk, GeneratedStep, Generation, Message, Probe, Sampling
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
 from entropy_chains.backends.text.markup import Markup, Span, as_chunks, clean_answer, text_in
-from entropy_chains.backends.text.pieces import CHOICES, Piece, token_of, words
+from entropy_chains.backends.text.pieces import ALTERNATIVES, Piece, token_of, words
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags, template_hash
 from entropy_chains.core.monitor import Decision, Monitor
@@ -89,7 +89,7 @@ class ScriptedBackend:
         segmentation: Segmentation | None = None,
         think_tags: ThinkTags | None = None,
         template: str = "scripted",
-        k: int | None = CHOICES,
+        k: int | None = ALTERNATIVES,
     ):
         if k is not None and k < 1:
             raise SettingsError(f"k is {k}; it must be at least 1, or None for all alternatives")

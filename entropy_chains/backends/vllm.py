@@ -24,7 +24,7 @@ try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2  # type: ignore[import-not-found]
 
     from entropy_chains.backends.engine.buffers import Row
-    from entropy_chains.backends.engine.requests import TAIL, EngineRows
+    from entropy_chains.backends.engine.requests import PROMPT_TAIL, EngineRows
     from entropy_chains.backends.engine.slots import Seats
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
@@ -126,7 +126,7 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
         params = self._new.pop(slot)
         try:
             length = int(self._states.prompt_len.np[slot])
-            prompt = self._states.all_token_ids.gpu[slot, max(0, length - TAIL) : length].tolist()
+            prompt = self._states.all_token_ids.gpu[slot, max(0, length - PROMPT_TAIL) : length].tolist()
             if row := self._rows.begin(read(params.extra_args), prompt, params):
                 row.sit(slot)
                 self._slots[slot] = row

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-KEPT = 64
+TOKENS_A_ROW = 64
 """Tokens whose figures a batch keeps before they are summed up."""
 
 
@@ -48,8 +48,8 @@ class BatchMonitor:
 
         self._np, self._read = np, read
         self.rows = [Monitor(policy, holdout=bool(holdout and holdout[r]), **settings) for r in range(rows)]
-        self._kept: Array | None = None  # [KEPT, rows, width], made when the width is known
-        self._counted = np.zeros((KEPT, rows), bool)
+        self._kept: Array | None = None  # [TOKENS_A_ROW, rows, width], made when the width is known
+        self._counted = np.zeros((TOKENS_A_ROW, rows), bool)
         self._filled = 0
         self._from = [0] * rows  # where in the array the row's figures begin that are not read yet
 
@@ -78,13 +78,13 @@ class BatchMonitor:
         if counted:
             if self._kept is None:
                 shape, dtype = (1, 5) if figures is None else figures.shape, None if figures is None else figures.dtype
-                self._kept = self._np.full((KEPT, len(self.rows), shape[1]), self._np.nan, dtype)
+                self._kept = self._np.full((TOKENS_A_ROW, len(self.rows), shape[1]), self._np.nan, dtype)
             self._kept[self._filled] = self._np.nan if figures is None else figures
             self._counted[self._filled, counted] = True
             self._filled += 1
-        for row in range(len(self.rows)) if self._filled == KEPT else ended:
+        for row in range(len(self.rows)) if self._filled == TOKENS_A_ROW else ended:
             self._sum_up(row)
-        if self._filled == KEPT:
+        if self._filled == TOKENS_A_ROW:
             self._counted[:] = False
             self._filled, self._from = 0, [0] * len(self.rows)
         return {row: self.rows[row].decide() for row in ended}

@@ -27,7 +27,8 @@ IMPOSSIBLE = -9990.0
 MASS_TOLERANCE = 0.01
 """A mass up to 1 + this is rounding and is clipped; more is not a probability distribution."""
 
-_LN2 = math.log(2.0)
+LN2 = math.log(2.0)
+"""Nats of a bit."""
 
 
 AMISS = 0.01
@@ -158,7 +159,7 @@ def _bounds(logprobs: Iterable[float], vocab_size: int) -> EntropyBounds | None:
     mass, count = sum(probabilities), len(likely)
     if not count or mass > 1.0 + MASS_TOLERANCE:
         return None
-    spread = -sum(map(mul, probabilities, likely)) / _LN2
+    spread = -sum(map(mul, probabilities, likely)) / LN2
     renormalised = max(0.0, spread / mass + math.log2(mass))
     rest, others = 1.0 - mass, vocab_size - count
     confidence = -sum(likely) / count

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from entropy_chains.core.entropy import LN2
 from entropy_chains.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-_LN2 = math.log(2.0)
 
 BLOCK = 2**18
 """Logits that one processor core works on at a time, whole rows; the copies made of them stay in its cache."""
@@ -89,7 +89,7 @@ def _torch_rows(logits: Any, k: int | None) -> RowEntropies:
     p = logprobs.exp()
     possible = logprobs > -torch.inf
     logs = torch.where(possible | logprobs.isnan(), logprobs, 0.0)  # 0·(-inf) counts as 0
-    spread = (p * logs).sum(-1) / -_LN2
+    spread = (p * logs).sum(-1) / -LN2
     mass = p.sum(-1)
     entropy = (spread / mass + mass.log2()).clamp_min(0.0)
     mass = mass.clamp_max(1.0)
@@ -115,7 +115,7 @@ def _torch_exact(part: Any, on_cpu: bool) -> tuple[Any, Any]:
         total, count = shifted.where(possible, 0.0).sum(-1), possible.sum(-1)
     p = torch.softmax(shifted, -1)
     whole, log_partition = p.sum(-1), _log_partition(p)[:, 0]
-    entropy = (log_partition - p.mul_(shifted).sum(-1) / whole) / _LN2
+    entropy = (log_partition - p.mul_(shifted).sum(-1) / whole) / LN2
     return entropy.clamp_min(0.0).float(), (log_partition - total / count).float()
 
 
@@ -157,15 +157,15 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
         sums = [np.add.reduce(np.exp(logits[block] - top[block]), -1) for block in blocks]
         partition = sums[0] if len(sums) == 1 else np.concatenate(sums)
         logprobs = largest - (top + np.log(partition, dtype=np.float64)[:, None])
-        total, known = np.add.reduce(logprobs, -1), count
+        total, possible = np.add.reduce(logprobs, -1), count
         usual = math.isfinite(np.add.reduce(total))
         if not usual:  # an impossible token, or NaN
-            known = (logprobs > -np.inf).sum(-1)
+            possible = (logprobs > -np.inf).sum(-1)
             np.maximum(logprobs, -1e4, out=logprobs)  # 0·(-inf) counts as 0, and exp(-1e4) is 0
             total = np.where(logprobs > -1e4, logprobs, 0.0).sum(-1)
         p = np.exp(logprobs)
         mass = np.minimum(np.add.reduce(p, -1), 1.0)
-        spread = np.add.reduce(p * logprobs, -1) / -_LN2
+        spread = np.add.reduce(p * logprobs, -1) / -LN2
         entropy = np.maximum(spread / mass + np.log2(mass), 0.0)
         lower = upper = entropy
         if count < vocabulary:
@@ -176,7 +176,7 @@ def _numpy_rows(logits: Any, k: int | None) -> RowEntropies:
             lower = np.minimum(np.maximum(spread - rest * np.log2(least), entropy), upper)
         if not usual:
             entropy = np.where(np.isfinite(top[:, 0]), entropy, np.nan)
-        return RowEntropies(entropy, lower, upper, mass, total / -known)
+        return RowEntropies(entropy, lower, upper, mass, total / -possible)
 
 
 def _numpy_exact(part: Any) -> tuple[Any, Any]:
@@ -189,12 +189,12 @@ def _numpy_exact(part: Any) -> tuple[Any, Any]:
     partition = np.add.reduce(e, -1).astype(np.float64)
     total, possible = np.add.reduce(shifted, -1).astype(np.float64), part.shape[-1]
     if not np.isfinite(total).all():
-        known = shifted != -np.inf
-        np.copyto(shifted, 0.0, where=~known)  # 0·(-inf) counts as 0
-        total, possible = shifted.sum(-1).astype(np.float64), known.sum(-1)
+        finite = shifted != -np.inf
+        np.copyto(shifted, 0.0, where=~finite)  # 0·(-inf) counts as 0
+        total, possible = shifted.sum(-1).astype(np.float64), finite.sum(-1)
     log_partition = np.log(partition)
     weighted = np.add.reduce(np.multiply(e, shifted, out=e), -1)
-    exact = np.where(np.isfinite(top[:, 0]), np.maximum(log_partition - weighted / partition, 0.0) / _LN2, np.nan)
+    exact = np.where(np.isfinite(top[:, 0]), np.maximum(log_partition - weighted / partition, 0.0) / LN2, np.nan)
     return exact, log_partition - total / possible
 
 
@@ -204,9 +204,9 @@ def _numpy_largest(logits: Any, count: int) -> Any:
 
     rows, vocabulary = logits.shape
     whole = vocabulary // GROUP * GROUP
-    found = logits
+    candidates = logits
     if whole >= 2 * count * GROUP:
         groups = logits[:, :whole].reshape(rows, GROUP, -1)
         chosen = np.argpartition(groups.max(1), -count, axis=-1)[:, None, -count:]
-        found = np.concatenate([np.take_along_axis(groups, chosen, 2).reshape(rows, -1), logits[:, whole:]], axis=-1)
-    return np.sort(found, axis=-1)[:, -count:]
+        candidates = np.concatenate([np.take_along_axis(groups, chosen, 2).reshape(rows, -1), logits[:, whole:]], axis=-1)
+    return np.sort(candidates, axis=-1)[:, -count:]

@@ -96,8 +96,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Refuse what could not be stopped by, replayed or reported: nothing is found out when a run is to be stopped."""
-        found = first_fault({f.name: getattr(self, f.name) for f in fields(self)}, FIELDS)
-        wrong = found[1] if found else _contradiction(self)
+        fault = first_fault({f.name: getattr(self, f.name) for f in fields(self)}, FIELDS)
+        wrong = fault[1] if fault else _contradiction(self)
         if wrong or (wrong := _unwritable(self.calibration, CALIBRATION) or _unwritable(self.extra, {})):
             raise PolicyError(wrong)
 
@@ -178,18 +178,18 @@ class Policy:
     ) -> list[str]:
         """What :meth:`check` warns of, for whoever tells it otherwise: Python keeps the texts of its warnings for good."""
         check_options({"on_mismatch": on_mismatch})
-        told = []
+        texts = []
         if self.lacks_grader:
             missing = PolicyMismatch("grade", self.grade, None, MISSING_GRADER + '; on_mismatch="warn" runs in full')
             if on_mismatch == "error":
                 raise missing
-            told.append(str(missing))
-        for name, found in running.items():
+            texts.append(str(missing))
+        for name, actual in running.items():
             expected = getattr(self, name)
             if (
-                found == expected
-                or (name == "model" and found in self.aliases)
-                or (name == "template" and not (found and expected))
+                actual == expected
+                or (name == "model" and actual in self.aliases)
+                or (name == "template" and not (actual and expected))
             ):
                 continue
             remedy = (
@@ -197,18 +197,18 @@ class Policy:
                 if name == "model"
                 else "change the setting or calibrate again"
             )
-            mismatch = PolicyMismatch(name, expected, found, remedy + '; on_mismatch="warn" goes on regardless')
+            mismatch = PolicyMismatch(name, expected, actual, remedy + '; on_mismatch="warn" goes on regardless')
             if on_mismatch == "error":
                 raise mismatch
-            told.append(str(mismatch))
+            texts.append(str(mismatch))
         if temperature is not None and self.temperature and not any(math.isclose(temperature, t) for t in self.temperature):
-            known = ", ".join(map(str, self.temperature[:TOLD])) + (", …" if len(self.temperature) > TOLD else "")
-            told.append(f"temperature {temperature} was not calibrated (the policy knows {known})")
+            temperatures = ", ".join(map(str, self.temperature[:TOLD])) + (", …" if len(self.temperature) > TOLD else "")
+            texts.append(f"temperature {temperature} was not calibrated (the policy knows {temperatures})")
         limit = self.calibration.get("max_tokens") if self.calibration.get("cut_runs") == "wrong" else None
         if isinstance(limit, int) and max_tokens is not None and max_tokens > limit:
             text = f"replies may be longer than {limit} tokens, at which runs were cut off and taken for full ones in calibration"
-            told.append(f"{text}: what it promises holds with max_tokens={limit}, or calibrate on longer runs")
-        return told
+            texts.append(f"{text}: what it promises holds with max_tokens={limit}, or calibrate on longer runs")
+        return texts
 
     def to_dict(self) -> dict[str, Any]:
         """The policy file's object."""
@@ -234,18 +234,18 @@ class Policy:
             raise PolicyError(f"{source} is not a policy: its format is not {FORMAT!r}; make one with `entropy-chains calibrate`")
         if data.get("version") != VERSION:
             raise PolicyError(f"{source} has version {short(data.get('version'))}; this release reads version {VERSION}")
-        given = {k: v for k, v in data.items() if k in FIELDS and k != "extra"}
+        values = {k: v for k, v in data.items() if k in FIELDS and k != "extra"}
         for name in ("model", "thresholds"):
-            if name not in given:
+            if name not in values:
                 raise PolicyError(f"{source} has no {name!r}; make a policy with `entropy-chains calibrate`")
         for name in ("thresholds", "aliases", "temperature"):
-            if isinstance(given.get(name), list):
-                given[name] = tuple(given[name])
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         try:
             for name, kind in PARTS.items():
-                if isinstance(given.get(name), Mapping):
-                    given[name] = _part(kind, name, given[name])
-            return cls(**given, extra={k: v for k, v in data.items() if k not in given and k not in ("format", "version")})
+                if isinstance(values.get(name), Mapping):
+                    values[name] = _part(kind, name, values[name])
+            return cls(**values, extra={k: v for k, v in data.items() if k not in values and k not in ("format", "version")})
         except InputError as error:
             raise PolicyError(f"{source}: {error}") from error
 
@@ -293,18 +293,18 @@ class Policy:
         raise SettingsError(f"policy is a {kind}; give a Policy, the path of its file, or None to measure only")
 
 
-def _part(kind: type[Segmentation | MassFloor], name: str, given: Mapping[str, Any]) -> Segmentation | MassFloor:
+def _part(kind: type[Segmentation | MassFloor], name: str, values: Mapping[str, Any]) -> Segmentation | MassFloor:
     """A field that is an object of its own; an unknown name in it would be a default taken in silence."""
-    known = [f.name for f in fields(kind)]
-    for key in given:
-        if key not in known:
-            raise PolicyError(f"{name} has {short(key)}, which is unknown; it holds {' and '.join(known)} only")
-    return kind(**given)
+    names = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in names:
+            raise PolicyError(f"{name} has {short(key)}, which is unknown; it holds {' and '.join(names)} only")
+    return kind(**values)
 
 
-def _unwritable(kept: Mapping[str, Any], checked: Mapping[str, Check]) -> str | None:
+def _unwritable(content: Mapping[str, Any], checked: Mapping[str, Check]) -> str | None:
     """The first of the values without a check of their own that no file can hold, and why; or None."""
-    for name, value in kept.items():
+    for name, value in content.items():
         if (name not in checked or checked[name].fields) and (why := not_json({name: value})):
             return f"{short(name)} cannot be written as JSON: {why}"
     return None
@@ -324,5 +324,5 @@ def _contradiction(policy: Policy) -> str | None:
     first = policy.stop_rule.threshold(1) if Signal.named(policy.signal).bits_a_token else None
     if first is not None and abs(first) > MOST_BITS_A_TOKEN:
         return f"thresholds holds {first!r}; {NOT_BY_TOKEN}"
-    taken = [name for name in policy.extra if name in {*FIELDS, "format", "version"} - {"extra"}]
-    return f"extra has {taken[0]!r}, which is a field of its own; give it there" if taken else None
+    duplicates = [name for name in policy.extra if name in {*FIELDS, "format", "version"} - {"extra"}]
+    return f"extra has {duplicates[0]!r}, which is a field of its own; give it there" if duplicates else None

@@ -167,9 +167,9 @@ class Rule:
         """What it may read after a step with this record and this answer; of no answer nobody is sure."""
 
         def value(name: str) -> float:
-            asked = Signal.named(name).source == "probe"
-            found = None if asked and answer is None else record.value(name, floor)
-            return MISSING if found is None else found
+            of_probe = Signal.named(name).source == "probe"
+            figure = None if of_probe and answer is None else record.value(name, floor)
+            return MISSING if figure is None else figure
 
         others = {name: value(name) for name in self.also_reads}
         return Reading(record.step, value(self.signal), answer, previous, others, same)

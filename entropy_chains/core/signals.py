@@ -75,7 +75,7 @@ class Signal:
         taken for surer, the grid ends at 2^14 in its own unit, and people read its name, made printable and short. Nothing here
         computes it, so live it is missing, and what is missing never stops.
         """
-        return SIGNALS.get(name) or cls(name, _shown(name), unit="", source="trace", bits_a_token=False)
+        return SIGNALS.get(name) or cls(name, _short_name(name), unit="", source="trace", bits_a_token=False)
 
     @property
     def title(self) -> str:
@@ -98,7 +98,7 @@ class Signal:
         return np.unique(np.concatenate([[0.0], 2.0**exponents, [largest]]))
 
 
-def _shown(name: str) -> str:
+def _short_name(name: str) -> str:
     name = one_line(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
@@ -211,10 +211,10 @@ class Tally:
         """Take several: entropy, mass, lower, upper, confidence of each, [tokens, 5]; a NaN entropy is a missing one."""
         import numpy as np
 
-        known = figures[:, 0] == figures[:, 0]
-        self._missing += len(figures) - int(known.sum())
+        present = figures[:, 0] == figures[:, 0]
+        self._missing += len(figures) - int(present.sum())
         # The sums so far come first: added one after the other they are the same to the last bit as those of `add`.
-        figures = np.concatenate([[self._sums], figures[known]])
+        figures = np.concatenate([[self._sums], figures[present]])
         low = figures[1:, 1] < self._floor.position
         if low.any():
             figures[1:][low, 0] = figures[1:][low, 3]

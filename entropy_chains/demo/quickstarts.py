@@ -40,14 +40,14 @@ def compared(full: Runs, early: Runs) -> dict[str, Any]:
     }
 
 
-def show_quickstarts(found: Mapping[str, Mapping[str, Any]]) -> None:
+def show_quickstarts(results: Mapping[str, Mapping[str, Any]]) -> None:
     """The figures as a table; a quickstart that could not run says why."""
     from rich.table import Table
 
     from entropy_chains.show.printing import console
 
     table = Table("before and after the one added line", "questions", "right", "tokens", "saved", title="In your framework")
-    for name, f in found.items():
+    for name, f in results.items():
         if "skipped" in f:
             table.add_row(name, "", "", "", f["skipped"])
             continue
@@ -66,17 +66,17 @@ def add_quickstarts(story: dict[str, Any], out: Path, track: Callable[[str, int]
 
 def run_quickstarts(policy: Path, advance: Callable[[int], None]) -> dict[str, dict[str, Any]]:
     """Run both with this policy, each in a process of its own; one that cannot run is told with the line to type."""
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for file, (needed, line) in QUICKSTARTS.items():
         missing = [name for name in needed if not _is_there(name)]
         if missing:
-            found[file] = {"skipped": f"{missing[0]} is not installed; type: {line}"}
+            results[file] = {"skipped": f"{missing[0]} is not installed; type: {line}"}
         elif not (EXAMPLES / file).exists():
-            found[file] = {"skipped": "the examples are in the repository, not in the installed package"}
+            results[file] = {"skipped": "the examples are in the repository, not in the installed package"}
         else:
-            found |= _run(file, policy)
+            results |= _run(file, policy)
         advance(1)
-    return found
+    return results
 
 
 def _run(file: str, policy: Path) -> dict[str, dict[str, Any]]:
@@ -86,8 +86,8 @@ def _run(file: str, policy: Path) -> dict[str, dict[str, Any]]:
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {file: {"skipped": f"it failed: {why}"}}
-    told: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def _is_there(name: str) -> bool:

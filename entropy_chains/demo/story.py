@@ -74,7 +74,7 @@ def run_story(
 
     prompt = sum(g.prompt_tokens for g in early)
     again = sum(g.prefill_tokens for g in early)
-    slow, fast = _latency(backend, policy, held_out[:: max(1, questions // LATENCY_QUESTIONS)][:LATENCY_QUESTIONS], live, track)
+    slow, fast = _timed(backend, policy, held_out[:: max(1, questions // LATENCY_QUESTIONS)][:LATENCY_QUESTIONS], live, track)
     story = {
         **result.to_dict(),
         "model": backend.model,
@@ -118,10 +118,10 @@ def prepare(out: Path) -> None:
 def _is_a_demos(path: Path) -> bool:
     """Whether a file is the ``demo.json`` of a demo, finished or not."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and found.get("model") == MODEL_NAME
+    return isinstance(data, dict) and data.get("model") == MODEL_NAME
 
 
 def write_story(story: dict[str, Any], out: Path) -> None:
@@ -146,7 +146,7 @@ def _record(
     return Table.read(path)
 
 
-def _latency(
+def _timed(
     backend: TransformersBackend, policy: Policy, questions: list[Question], sampling: Sampling, track: Track
 ) -> tuple[list[float], list[float]]:
     """Wall seconds of each question run alone, in full and stopped early, turn by turn so that both meet the same machine."""

@@ -37,10 +37,10 @@ def subsample(group: Array, groups: int, seed: int) -> tuple[Array, int]:
         return np.arange(groups), groups
     order = np.random.default_rng([seed, 1]).permutation(groups)
     rows = np.cumsum(np.bincount(group, minlength=groups)[order])
-    kept = max(2, int(np.searchsorted(rows, MAX_ROWS, side="right")))
+    size = max(2, int(np.searchsorted(rows, MAX_ROWS, side="right")))
     part = np.full(groups, -1)
-    part[order[:kept]] = np.arange(min(kept, groups))
-    return part, min(kept, groups)
+    part[order[:size]] = np.arange(min(size, groups))
+    return part, min(size, groups)
 
 
 def resampled_weights(groups: int, resamples: int, seed: int, rows: int) -> Iterator[Array]:

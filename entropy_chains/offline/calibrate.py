@@ -95,7 +95,7 @@ def calibrate(
         InputError: bad traces, a bad argument, or runs that cannot be taken as asked.
     """
     _check_arguments(method, rule, max_loss, confidence, per_step, min_steps, examples, seed, cut_runs)
-    table = given = as_table(traces)
+    table = recorded = as_table(traces)
     mode = table.mode or "thinking"
     if rule != "auto" and mode not in (can := RULES[rule].certified_in):
         raise InputError(f"rule is {rule!r}, which cannot be calibrated in mode {mode!r}, only in {', '.join(can)}")
@@ -112,18 +112,18 @@ def calibrate(
     if signal != "auto":
         table.values(signal)  # refuses what cannot be read
     basis = _Basis(table, max_loss, confidence, per_step, min_steps or 1, seed, scope)
-    found = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
+    choice = _certify(basis, rule, signal) if method == "certified" else _plain(basis, method, rule, signal)
     if cut == table.runs:  # no run came to its end: there is nothing that could be kept or lost
-        found = found._replace(rule=replace(found.rule, thresholds=(None,)), reason="too_few_examples", certificate=None)
+        choice = choice._replace(rule=replace(choice.rule, thresholds=(None,)), reason="too_few_examples", certificate=None)
     by_call = {"boundary": "call"} if mode == "refine" else {}
     return Policy(
         model=table.model or "unknown",
-        thresholds=found.rule.thresholds,
-        rule=found.rule.name,
-        min_steps=found.rule.min_steps,
+        thresholds=choice.rule.thresholds,
+        rule=choice.rule.name,
+        min_steps=choice.rule.min_steps,
         mode=mode,
         scope=scope,
-        signal=found.rule.signal,
+        signal=choice.rule.signal,
         estimator=table.estimator or "renormalised",
         k=table.k,
         temperature=table.temperatures,
@@ -133,10 +133,10 @@ def calibrate(
         grade=table.grade,
         mass_floor=basis.floor,
         method=method,
-        active=found.reason in STOPPING,
-        reason=found.reason,
-        calibration=_figures(basis, found)
-        | {"max_tokens": table.max_tokens, "cut_runs": cut_runs, "cut": cut, "left_out": given.runs - table.runs},
+        active=choice.reason in STOPPING,
+        reason=choice.reason,
+        calibration=_figures(basis, choice)
+        | {"max_tokens": table.max_tokens, "cut_runs": cut_runs, "cut": cut, "left_out": recorded.runs - table.runs},
     )
 
 
@@ -153,19 +153,19 @@ class _Basis:
         self.delta = round(1.0 - confidence, 12)  # 0.1, not 0.09999999999999998
         self.per_step, self.min_steps, self.floor = per_step, min_steps, MassFloor()
         self.right = questions_with(table, table.full_right[table.run])
-        self._told: dict[tuple[str, int, int | None], _Told] = {}
+        self._evidence: dict[tuple[str, int, int | None], _Evidence] = {}
 
-    def told(self, rule: Rule, last: int | None) -> _Told:
+    def evidence(self, rule: Rule, last: int | None) -> _Evidence:
         """What the rule's signal tells at the steps after which the rule, at some setting, can stop: none after ``last``."""
         first = max(rule.earliest, self.min_steps)
-        if (key := (rule.signal, first, last)) not in self._told:
+        if (key := (rule.signal, first, last)) not in self._evidence:
             table = self.table
             early = self.open(table, rule) & (table.step >= first) & (table.step <= (table.longest if last is None else last))
             wrong = questions_with(table, early & judged_rows(table) & (table.correct == 0))
             strata = signal_strata(table, table.values(rule.signal), early)
             ((auroc, interval),) = auroc_intervals([strata], table.groups, self.seed)
-            self._told[key] = _Told(auroc, interval, wrong)
-        return self._told[key]
+            self._evidence[key] = _Evidence(auroc, interval, wrong)
+        return self._evidence[key]
 
     def open(self, table: Table, rule: Rule) -> Array:
         """Rows of (a part of) the table after which the rule may stop a run, bool [rows]."""
@@ -176,7 +176,7 @@ class _Basis:
         return rule((None,), max(rule.earliest, self.min_steps), signal)
 
 
-class _Told(NamedTuple):
+class _Evidence(NamedTuple):
     """A signal's AUROC with its interval; ``wrong``: questions with a wrong early answer."""
 
     auroc: float | None
@@ -188,7 +188,7 @@ class _Told(NamedTuple):
         return verdict_of(self.interval, self.wrong)
 
 
-class _Found(NamedTuple):
+class _Choice(NamedTuple):
     """What came of it. ``needed``: questions with which all ``tried`` rules can be tried; ``last``: no stop after this step."""
 
     rule: Rule
@@ -204,8 +204,8 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
     table = basis.table
     main = table.signal if signal == "auto" else signal
     unasked = [s for s in SIGNALS.values() if signal == "auto" and s.tried and s.name != main and s.name in table.signals]
-    known = ~np.isnan(table.entropy)
-    whole = [s.name for s in unasked if s.source == "step" and not np.isnan(table.signals[s.name][known]).any()]
+    measured = ~np.isnan(table.entropy)
+    whole = [s.name for s in unasked if s.source == "step" and not np.isnan(table.signals[s.name][measured]).any()]
     # Both ask for the answer after every step: its entropy tells more than whether it came twice, where that is recorded.
     probed = [s.name for s in unasked if s.source == "probe" and rule == "auto" and table.mode != "refine"]
     listed: list[tuple[type[Rule], str]] = [*((EntropyRule, s) for s in (main, *whole)), (FixedStepRule, main)]
@@ -221,13 +221,13 @@ def _candidates(basis: _Basis, rule: str, signal: str) -> list[Rule]:
     return [basis.candidate(r, s) for r, s in listed]
 
 
-def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
+def _certify(basis: _Basis, rule: str, signal: str) -> _Choice:
     table = basis.table
     candidates = _candidates(basis, rule, signal)
     n, m = (table.groups + 1) // 2 if basis.per_step else table.groups, len(candidates)
     allowed = allowances(n, basis.max_loss, basis.delta, m)
     needed = examples_needed(basis.max_loss, basis.delta, m)
-    never = _Found(candidates[0], "too_few_examples", 2 * needed - 1 if basis.per_step else needed, m, last_recorded_step(table))
+    never = _Choice(candidates[0], "too_few_examples", 2 * needed - 1 if basis.per_step else needed, m, last_recorded_step(table))
     if basis.right < LEAST or max(allowed) < 0:
         return never
     best, most = never._replace(reason="no_safe_threshold"), 0.0
@@ -241,17 +241,17 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
             continue
         last = last_seen_step(walking, tested, losable) if c.limited else None
         if c.reads_signal:
-            verdicts.append(basis.told(c, last).verdict)
+            verdicts.append(basis.evidence(c, last).verdict)
             if verdicts[-1] in SILENT:
                 continue
         scales = _scales(learning, c, basis) if basis.per_step and c.reads_signal else None
-        found = curve(walking, c, tested, floor=basis.floor, scales=scales, last_step=last, scope=basis.scope)
-        at = last_passing(found.losses, losable)
-        if at is None or found.saved[at] <= most:
+        walk = curve(walking, c, tested, floor=basis.floor, scales=scales, last_step=last, scope=basis.scope)
+        at = last_passing(walk.losses, losable)
+        if at is None or walk.saved[at] <= most:
             continue
-        most = float(found.saved[at])
-        kept = c.with_setting(float(found.settings[at]), (1.0,) if scales is None else tuple(scales.tolist()))
-        level, losses = tail(losable, n, basis.max_loss), int(found.losses[at])
+        most = float(walk.saved[at])
+        fitted = c.with_setting(float(walk.settings[at]), (1.0,) if scales is None else tuple(scales.tolist()))
+        level, losses = tail(losable, n, basis.max_loss), int(walk.losses[at])
         certificate = {
             "risk": "lost-correct" if table.labels == "gold" else "disagreement",
             "max_loss": basis.max_loss,
@@ -264,7 +264,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Found:
             "grid": GRID if c.reads_signal else "steps, the latest first",
             "rules_tried": [x.name if x.signal == candidates[0].signal else f"{x.name} ({x.signal})" for x in candidates],
         }
-        best = best._replace(rule=kept.until(last), reason="certified", last=last, certificate=certificate)
+        best = best._replace(rule=fitted.until(last), reason="certified", last=last, certificate=certificate)
     if best.certificate is None and verdicts and all(v in SILENT for v in verdicts):
         return best._replace(reason=verdicts[0])
     return best
@@ -275,26 +275,26 @@ def largest_max_loss(accuracy_full: float | None) -> float:
     return 0.5 * (1.0 if accuracy_full is None else accuracy_full)
 
 
-def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Found:
+def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Choice:
     table = basis.table
-    kept = basis.candidate(EntropyRule if rule == "auto" else RULES[rule], table.signal if signal == "auto" else signal)
-    values, wrong = table.values(kept.signal), table.correct == 0
+    candidate = basis.candidate(EntropyRule if rule == "auto" else RULES[rule], table.signal if signal == "auto" else signal)
+    values, wrong = table.values(candidate.signal), table.correct == 0
     last = last_recorded_step(table)
-    never = _Found(kept, "too_few_examples", examples_needed(basis.max_loss, basis.delta), last=last)
+    never = _Choice(candidate, "too_few_examples", examples_needed(basis.max_loss, basis.delta), last=last)
     classes = dict.fromkeys(range(1, int(table.step.max()) + 1 if basis.per_step else 2), separation(values[:0], wrong[:0]))
     for step, rows in rows_by_step(table.step, judged_rows(table)):
         if step in classes:
             classes[step] = separation(values[rows], wrong[rows])
     if classes[1].mu_correct is None or basis.right < LEAST:
         return never
-    verdict = verdict_of(basis.told(kept, last).interval)
+    verdict = verdict_of(basis.evidence(candidate, last).interval)
     if verdict != "signal":
         return never._replace(reason=verdict)
-    told = _steps_with_signal(table, kept, basis) if basis.per_step else {1}
-    thresholds = tuple(PLAIN[method](s) if step in told else None for step, s in classes.items())
+    with_signal = _steps_with_signal(table, candidate, basis) if basis.per_step else {1}
+    thresholds = tuple(PLAIN[method](s) if step in with_signal else None for step, s in classes.items())
     if all(t is None for t in thresholds):
         return never._replace(reason="no_safe_threshold")
-    return never._replace(rule=replace(kept, thresholds=thresholds).until(last), reason="uncertified")
+    return never._replace(rule=replace(candidate, thresholds=thresholds).until(last), reason="uncertified")
 
 
 # --- parts of the data, and the figures that a policy carries
@@ -322,8 +322,8 @@ def _scales(table: Table, rule: Rule, basis: _Basis) -> Array:
         medians[step - 1] = np.median(values[rows])
     usable = (medians > 0) & (medians[0] > 0)
     scales = np.where(usable, medians / np.where(usable, medians[0], 1.0), 1.0)
-    told = _steps_with_signal(table, rule, basis)
-    return np.where([step in told for step in range(1, len(scales) + 1)], scales, np.nan)
+    with_signal = _steps_with_signal(table, rule, basis)
+    return np.where([step in with_signal for step in range(1, len(scales) + 1)], scales, np.nan)
 
 
 def _steps_with_signal(table: Table, rule: Rule, basis: _Basis) -> set[int]:
@@ -333,16 +333,16 @@ def _steps_with_signal(table: Table, rule: Rule, basis: _Basis) -> set[int]:
     return {s.step for s, (_, interval) in zip(strata, aurocs, strict=True) if verdict_of(interval) == "signal"}
 
 
-def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
-    table, values = basis.table, basis.table.values(found.rule.signal)
+def _figures(basis: _Basis, choice: _Choice) -> dict[str, Any]:
+    table, values = basis.table, basis.table.values(choice.rule.signal)
     first = judged_rows(table) & (table.step == 1)
     s = separation(values[first], table.correct[first] == 0)
-    told = basis.told(found.rule, found.last)
+    evidence = basis.evidence(choice.rule, choice.last)
     longest = int(table.step.max())
     quantiles: list[list[float] | None] = [None] * longest
     for step, rows in rows_by_step(table.step, ~np.isnan(values)):
         quantiles[step - 1] = np.quantile(values[rows], QUANTILES).tolist()
-    stop_cost, full = table.costs(found.rule.reads_answers)
+    stop_cost, full = table.costs(choice.rule.reads_answers)
     early = ~table.is_last
     gold, right = table.labels == "gold", int(table.full_right.sum())
     saved = np.bincount(table.step[early], (full[table.run] - stop_cost)[early], minlength=longest + 1)[1:]
@@ -355,20 +355,20 @@ def _figures(basis: _Basis, found: _Found) -> dict[str, Any]:
         "right": right if gold else None,
         "wrong": int((~table.cut).sum()) - right if gold else None,
         **{name: getattr(s, name) for name in ("mu_correct", "sigma_correct", "mu_wrong", "sigma_wrong", "cohens_d")},
-        "auroc": told.auroc,
-        "auroc_interval": None if told.interval is None else list(told.interval),
-        "verdict": told.verdict,
+        "auroc": evidence.auroc,
+        "auroc_interval": None if evidence.interval is None else list(evidence.interval),
+        "verdict": evidence.verdict,
         "entropy_quantiles": quantiles,
         "remaining_tokens": np.maximum(saved / np.maximum(counts, 1), 0.0).tolist(),
         "questions_right": basis.right,
-        "questions_wrong_early": told.wrong,
+        "questions_wrong_early": evidence.wrong,
         "entropy_recorded": recorded_share(table, values),
         "answers_missing": float((~table.answered[early]).mean()) if early.any() else 0.0,
         "max_loss": basis.max_loss,
         "confidence": basis.confidence,
-        "rules": found.tried,
-        "examples_needed": found.needed,
-        "certificate": found.certificate,
+        "rules": choice.tried,
+        "examples_needed": choice.needed,
+        "certificate": choice.certificate,
     }
 
 
@@ -384,8 +384,8 @@ def _check_arguments(
     cut_runs: CutRuns,
 ) -> None:
     check_options({"method": method, "cut_runs": cut_runs})
-    if rule not in (known := ("auto", *certifiable())):
-        raise InputError(f"rule is {rule!r}; it must be one of {', '.join(known)}")
+    if rule not in (names := ("auto", *certifiable())):
+        raise InputError(f"rule is {rule!r}; it must be one of {', '.join(names)}")
     if method != "certified" and rule != "auto" and not RULES[rule].reads_signal:
         raise InputError(f"rule is {rule!r} and method {method!r}; the rule has no entropy threshold: use method 'certified'")
     for name, share in (("max_loss", max_loss), ("confidence", confidence)):

@@ -140,7 +140,7 @@ def compare(
         raise InputError(f"folds is {folds!r}; {remedy}")
     part = parts(table, folds, seed)
     splits = [Split(table.subset(part != fold), table.subset(part == fold), part == fold) for fold in range(folds)]
-    return _compared(splits, table, Terms(max_loss, confidence, seed), folds, resamples)
+    return _comparison(splits, table, Terms(max_loss, confidence, seed), folds, resamples)
 
 
 def transfer(
@@ -175,10 +175,10 @@ def transfer(
     terms = Terms(max_loss, confidence, seed)
     judged.check(calibrate(fit, rule="fixed-step", **terms._asdict()), on_mismatch)
     splits = [Split(fit, judged, np.ones(judged.runs, bool))]
-    return _compared(splits, judged, terms, None, resamples)
+    return _comparison(splits, judged, terms, None, resamples)
 
 
-def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int | None, resamples: int) -> Comparison:
+def _comparison(splits: Sequence[Split], judged: Table, terms: Terms, folds: int | None, resamples: int) -> Comparison:
     oracle, rules = 0.0, []
     for contender in contenders(judged):
         missing = next(filter(None, map(contender.missing, (judged, *(s.fit for s in splits)))), None)
@@ -187,12 +187,12 @@ def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int |
             continue
         decided = [contender.decide(s.fit, s.judged, terms) for s in splits]
         stops, spent = np.zeros(judged.runs, np.int32), np.zeros(judged.runs, np.int64)
-        for split, made in zip(splits, decided, strict=True):
-            stops[split.runs], spent[split.runs] = made.stops, made.spent
+        for split, choice in zip(splits, decided, strict=True):
+            stops[split.runs], spent[split.runs] = choice.stops, choice.spent
         right = judged.correct[stop_rows(judged, stops)] == 1
-        found = judge_live(judged, stops, spent, right, seed=terms.seed, resamples=resamples)
-        oracle = found.oracle_tokens_saved
-        rules.append(_rule(contender, decided, found, judged, terms.max_loss))
+        result = judge_live(judged, stops, spent, right, seed=terms.seed, resamples=resamples)
+        oracle = result.oracle_tokens_saved
+        rules.append(_rule(contender, decided, result, judged, terms.max_loss))
     on_front = [r.method != HINDSIGHT and r.applicable and not any(_better(o, r) for o in rules) for r in rules]
     rules = [replace(r, pareto=front) for r, front in zip(rules, on_front, strict=True)]
     rules.sort(key=lambda r: (not r.applicable, not r.within_max_loss, -(r.tokens_saved or 0.0)))
@@ -210,26 +210,26 @@ def _compared(splits: Sequence[Split], judged: Table, terms: Terms, folds: int |
     )
 
 
-def _rule(contender: Contender, decided: Sequence[Decided], found: ReplayResult, judged: Table, max_loss: float) -> ComparedRule:
-    bound = upper_bound(len(np.unique(judged.group[found.run_lost])), judged.groups, 0.05) if found.stopped_early else 0.0
-    change = found.accuracy_change_interval
-    if change is not None and not found.stopped_early and all(d.parameter is None for d in decided):
+def _rule(contender: Contender, decided: Sequence[Decided], result: ReplayResult, judged: Table, max_loss: float) -> ComparedRule:
+    bound = upper_bound(len(np.unique(judged.group[result.run_lost])), judged.groups, 0.05) if result.stopped_early else 0.0
+    change = result.accuracy_change_interval
+    if change is not None and not result.stopped_early and all(d.parameter is None for d in decided):
         change = 0.0, 0.0  # what never stops changes nothing, for certain
     return ComparedRule(
         *contender[:3],
         reason=", ".join(dict.fromkeys(d.reason for d in decided)),
         parameters=tuple(d.parameter for d in decided),
-        accuracy_change=found.accuracy_change,
+        accuracy_change=result.accuracy_change,
         accuracy_change_interval=change,
-        tokens_saved=found.tokens_saved,
-        tokens_saved_interval=found.tokens_saved_interval,
-        lost_correct=found.lost_correct,
-        gained_correct=found.gained_correct,
-        lost_cut=found.lost_cut,
-        lost_share=found.risk,
+        tokens_saved=result.tokens_saved,
+        tokens_saved_interval=result.tokens_saved_interval,
+        lost_correct=result.lost_correct,
+        gained_correct=result.gained_correct,
+        lost_cut=result.lost_cut,
+        lost_share=result.risk,
         lost_bound=bound,
-        within_max_loss=found.risk <= max_loss,
-        oracle_fraction=found.tokens_saved / found.oracle_tokens_saved if found.oracle_tokens_saved > 0 else None,
+        within_max_loss=result.risk <= max_loss,
+        oracle_fraction=result.tokens_saved / result.oracle_tokens_saved if result.oracle_tokens_saved > 0 else None,
     )
 
 

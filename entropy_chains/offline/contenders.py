@@ -60,11 +60,11 @@ class Contender(NamedTuple):
 def contenders(table: Table) -> list[Contender]:
     """All rules: this library's, the paper's formulas, the published ones both ways, never stopping, and the oracle."""
     main = table.signal
-    rules = [Contender("auto", "certified", True, _policy())]
-    rules += [_ours(rule.name, rule(signal=main)) for rule in RULES.values() if (table.mode or "thinking") in rule.certified_in]
+    rules = [Contender("auto", "certified", True, _calibrated())]
+    rules += [_own_rule(rule.name, rule(signal=main)) for rule in RULES.values() if (table.mode or "thinking") in rule.certified_in]
     for signal in (s.name for s in SIGNALS.values() if s.tried and s.name != main):
-        rules.append(_ours(f"{EntropyRule.name} ({signal.removesuffix('_entropy')})", EntropyRule(signal=signal)))
-    rules += [Contender(m, "published", True, _policy(method=m), _no_entropy) for m in OPTIONS["method"] if m != "certified"]
+        rules.append(_own_rule(f"{EntropyRule.name} ({signal.removesuffix('_entropy')})", EntropyRule(signal=signal)))
+    rules += [Contender(m, "published", True, _calibrated(method=m), _no_entropy) for m in OPTIONS["method"] if m != "certified"]
     for rule in BASELINES:
         rules.append(Contender(rule.name, "certified", True, partial(_walked, rule), rule.missing))
         if not isinstance(rule, TokenBudget | ThinkingBudget):  # nobody publishes a budget for all models
@@ -77,10 +77,10 @@ def _no_entropy(table: Table) -> str | None:
     return lacking(table, table.signal, table.entropy)
 
 
-def _ours(name: str, rule: Rule) -> Contender:
+def _own_rule(name: str, rule: Rule) -> Contender:
     """A rule of this library's, on the signal that it has."""
     settings = {"rule": rule.name} | ({"signal": rule.signal} if rule.reads_signal else {})
-    return Contender(name, "certified", True, _policy(**settings), partial(_missing, rule))
+    return Contender(name, "certified", True, _calibrated(**settings), partial(_missing, rule))
 
 
 def _missing(rule: Rule, table: Table) -> str | None:
@@ -89,7 +89,7 @@ def _missing(rule: Rule, table: Table) -> str | None:
     return next(filter(None, (lacking(table, s.name, columns.get(s.name)) for s in rule.signals)), None)
 
 
-def _policy(**settings: Any) -> Callable[[Table, Table, Terms], Decided]:
+def _calibrated(**settings: Any) -> Callable[[Table, Table, Terms], Decided]:
     """One of this library's rules, with the arguments of :func:`entropy_chains.calibrate`."""
 
     def decide(fit: Table, judged: Table, terms: Terms) -> Decided:

@@ -46,28 +46,30 @@ def of_calibration(policy: Policy) -> str:
     cut, runs, limit = get("cut"), get("runs"), get("max_tokens")
     if not cut:
         return ""
-    said = f"{'All' if cut == runs else f'{cut} of the'} {runs} calibration runs were cut off"
+    beginning = f"{'All' if cut == runs else f'{cut} of the'} {runs} calibration runs were cut off"
     at = f" at {limit} tokens" if limit else ""
     remedy = f"Record those that reached the limit (finish: length) with a larger --max-tokens; of the others, {WHY}."
     if cut == runs:
-        return f"{said}, so no full answer is known. {remedy}"
+        return f"{beginning}, so no full answer is known. {remedy}"
     if get("cut_runs") == "wrong":
-        return f"{said} and taken for full runs (--cut-runs wrong): the policy is for users whose runs are cut off{at}, too."
+        return f"{beginning} and taken for full runs (--cut-runs wrong): the policy is for users whose runs are cut off{at}, too."
     if get("labels") == "gold":
         remedy += " Where users' runs are cut off at the same limit, use --cut-runs wrong."
-    counted = f"{said}, so their full answers are not known: a stop on them counts as lost unless its answer is known to be right."
+    counted = (
+        f"{beginning}, so their full answers are not known: a stop on them counts as lost unless its answer is known to be right."
+    )
     return counted if policy.active else f"{counted} {remedy}"
 
 
-def of_replay(policy: Policy, found: Mapping[str, Any]) -> str:
+def of_replay(policy: Policy, figures: Mapping[str, Any]) -> str:
     """What figures say of runs that were cut off, and of a policy that took such runs for full ones; else empty."""
-    taken = of_calibration(policy) if policy.calibration.get("cut_runs") == "wrong" else ""
-    return f"{taken} {of_figures(found)}".strip()
+    calibration = of_calibration(policy) if policy.calibration.get("cut_runs") == "wrong" else ""
+    return f"{calibration} {of_figures(figures)}".strip()
 
 
-def of_figures(found: Mapping[str, Any]) -> str:
+def of_figures(figures: Mapping[str, Any]) -> str:
     """What figures say of runs that were cut off; empty where there were none."""
-    cut, judged, lost = found.get("cut"), found.get("judged"), found.get("lost_cut")
+    cut, judged, lost = figures.get("cut"), figures.get("judged"), figures.get("lost_cut")
     if not cut:
         return ""
     text = f"{cut:,} runs were cut off, so their full answers are not known"

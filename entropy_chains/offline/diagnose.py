@@ -132,7 +132,7 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     table = as_table(traces)
     values = table.values(signal)
     judged = judged_rows(table)
-    known = judged & ~np.isnan(values)
+    measured = judged & ~np.isnan(values)
     wrong = table.correct == 0
     early = table.stops_allowed(table.mode == "refine")
     by_step = {stratum.step: stratum for stratum in signal_strata(table, values, np.ones_like(early))}
@@ -142,7 +142,7 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     )
     per_step = dict(zip(by_step, of_steps, strict=True))
     lost = stratify(values, table.lost, table.step, table.group[table.run], ~table.is_last & ~np.isnan(values))
-    pooled = stratify(values, wrong, np.zeros_like(table.step), table.group[table.run], known)
+    pooled = stratify(values, wrong, np.zeros_like(table.step), table.group[table.run], measured)
     steps = []
     for step, rows in rows_by_step(table.step, judged):
         auroc, bounds = per_step.get(step, (None, None))
@@ -169,11 +169,11 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
     )
 
 
-def sentence(found: Mapping[str, Any]) -> str:
-    """The verdict of a diagnosis in words; ``found``: as :meth:`Diagnosis.to_dict` gives it."""
-    if found.get("longest") == 0:
+def sentence(figures: Mapping[str, Any]) -> str:
+    """The verdict of a diagnosis in words; ``figures``: as :meth:`Diagnosis.to_dict` gives it."""
+    if figures.get("longest") == 0:
         return ONE_STEP
-    return NOT_RECORDED if found.get("recorded") == 0 else SENTENCES[found["verdict"]]
+    return NOT_RECORDED if figures.get("recorded") == 0 else SENTENCES[figures["verdict"]]
 
 
 def signal_strata(table: Table, values: Array, rows: Array) -> list[Stratum]:
@@ -207,13 +207,13 @@ def judged_rows(table: Table) -> Array:
     ``agreement`` labels there is nothing to compare its other rows with either.
     """
     cut = table.cut[table.run]
-    known: Array = ~(cut & table.is_last) if table.labels == "gold" else ~(cut | table.is_last)
-    return known
+    labelled: Array = ~(cut & table.is_last) if table.labels == "gold" else ~(cut | table.is_last)
+    return labelled
 
 
-def rows_by_step(step: Array, kept: Array) -> Iterator[tuple[int, Array]]:
-    """Each step that occurs among the kept rows, with those rows."""
-    rows = np.flatnonzero(kept)
+def rows_by_step(step: Array, chosen: Array) -> Iterator[tuple[int, Array]]:
+    """Each step that occurs among the chosen rows, with those rows."""
+    rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(step[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(step[rows], prepend=-1))
     for start, end in pairwise([*starts.tolist(), len(rows)]):
@@ -234,8 +234,8 @@ class Separation(NamedTuple):
 
 def separation(values: Array, wrong: Array) -> Separation:
     """Means, standard deviations and Cohen's d = (mean wrong - mean right) / pooled SD of one step's values; NaN left out."""
-    known = ~np.isnan(values)
-    right, bad = values[known & ~wrong], values[known & wrong]
+    present = ~np.isnan(values)
+    right, bad = values[present & ~wrong], values[present & wrong]
     if len(right) < 2 or len(bad) < 2:
         return Separation(None, None, None, None, None, len(right), len(bad))
     mu_c, sigma_c, mu_w, sigma_w = (float(x) for x in (right.mean(), right.std(ddof=1), bad.mean(), bad.std(ddof=1)))
@@ -255,10 +255,10 @@ class Stratum(NamedTuple):
     blocks: Array
 
 
-def stratify(values: Array, positive: Array, step: Array, group: Array, kept: Array) -> list[Stratum]:
-    """The kept rows by step; steps with one class only have no pairs and are left out."""
+def stratify(values: Array, positive: Array, step: Array, group: Array, chosen: Array) -> list[Stratum]:
+    """The chosen rows by step; steps with one class only have no pairs and are left out."""
     strata = []
-    for number, rows in rows_by_step(step, kept):
+    for number, rows in rows_by_step(step, chosen):
         rows = rows[np.argsort(values[rows], kind="stable")]
         marks = positive[rows].astype(float)
         if 0 < marks.sum() < len(marks):
@@ -338,13 +338,13 @@ def _shared(stratum: Stratum, by_step: dict[int, Stratum]) -> Stratum:
 def _restrict(stratum: Stratum, part: Array) -> Stratum:
     """The stratum's rows of the groups that ``part`` (new code of each group, -1 = left out) keeps."""
     code = part[stratum.group]
-    kept = code >= 0
-    if kept.all():
+    inside = code >= 0
+    if inside.all():
         return stratum._replace(group=code)
     block = np.zeros(len(code), np.int64)
     block[stratum.blocks] = 1
-    block = np.cumsum(block)[kept]
-    return stratum._replace(group=code[kept], positive=stratum.positive[kept], blocks=np.flatnonzero(np.diff(block, prepend=0)))
+    block = np.cumsum(block)[inside]
+    return stratum._replace(group=code[inside], positive=stratum.positive[inside], blocks=np.flatnonzero(np.diff(block, prepend=0)))
 
 
 def listed(value: Any) -> Any:

@@ -18,7 +18,7 @@ from entropy_chains.offline.table import Array, Table, Traces, as_table
 FOLDS = 5
 """Parts of the questions for an estimate where none are held out."""
 
-FIGURES = (
+JUDGED_FIGURES = (
     "groups",
     "tokens_saved",
     "tokens_saved_interval",
@@ -41,8 +41,8 @@ def hold_out(table: Table, share: float, seed: int = 0) -> tuple[Table, Table]:
     held = round(share * table.groups)
     if not 0 < held < table.groups:
         raise InputError(f"hold_out is {share!r}, which of {table.groups} questions leaves none on one side; record more questions")
-    kept = (np.random.default_rng([seed, 7]).permutation(table.groups) >= held)[table.group]
-    return table.subset(kept), table.subset(~kept)
+    remaining = (np.random.default_rng([seed, 7]).permutation(table.groups) >= held)[table.group]
+    return table.subset(remaining), table.subset(~remaining)
 
 
 def parts(table: Table, folds: int, seed: int = 0) -> Array:
@@ -71,21 +71,21 @@ def calibrate_and_judge(
     Raises:
         InputError: bad traces or a bad argument.
     """
-    table = given = as_table(traces)
+    table = recorded = as_table(traces)
     held: Table | None = None
     if hold_out_share is not None:
         table, held = hold_out(table, hold_out_share, seed)
     policy = calibrate(table, seed=seed, examples=examples, **settings)
     if examples is not None:
         table = draw_groups(table, examples, seed)
-    known = table if held is None else held
+    judged = table if held is None else held
     if policy.calibration["cut_runs"] == "wrong":
-        known = known.with_cut_as_full()
-    folded = _by_folds(table, known, seed, settings) if held is None and policy.active else None
-    found = folded or replay(known, policy, seed=seed)
+        judged = judged.with_cut_as_full()
+    folded = _by_folds(table, judged, seed, settings) if held is None and policy.active else None
+    result = folded or replay(judged, policy, seed=seed)
     on = "held_out" if held is not None else "folds" if folded else "calibration"
-    figures = {"on": on} | {name: getattr(found, name) for name in FIGURES}
-    left_out = given.runs - table.runs
+    figures = {"on": on} | {name: getattr(result, name) for name in JUDGED_FIGURES}
+    left_out = recorded.runs - table.runs
     return replace(policy, calibration={**policy.calibration, "left_out": left_out, "judged": listed(figures)})
 
 

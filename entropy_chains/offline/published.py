@@ -24,10 +24,10 @@ RECORDED = 0.9
 def lacking(table: Table, name: str, values: Array | None) -> str | None:
     """Why a rule that reads ``values`` [rows] cannot be judged on the table; None where it can."""
     early = ~table.is_last
-    steps, known = int(early.sum()), 0 if values is None else int((~np.isnan(values[early])).sum())
-    if known >= RECORDED * steps and values is not None:
+    steps, present = int(early.sum()), 0 if values is None else int((~np.isnan(values[early])).sum())
+    if present >= RECORDED * steps and values is not None:
         return None
-    return f"{name!r} is recorded for {known} of {steps} steps" if known else f"the traces do not record {name!r}"
+    return f"{name!r} is recorded for {present} of {steps} steps" if present else f"the traces do not record {name!r}"
 
 
 def tokens_so_far(table: Table) -> Array:
@@ -53,8 +53,8 @@ def oracle_stops(table: Table) -> Array:
     where that costs more than the full run. So no rule that gives such answers alone saves more.
     """
     cost, full_cost = table.costs(every_probe=False)
-    kept = table.same_as_last | (table.cut[table.run] & (table.correct == 1))
-    rows = np.flatnonzero(kept & ~table.is_last & (cost <= full_cost[table.run]))
+    acceptable = table.same_as_last | (table.cut[table.run] & (table.correct == 1))
+    rows = np.flatnonzero(acceptable & ~table.is_last & (cost <= full_cost[table.run]))
     rows = rows[np.lexsort((cost[rows], table.run[rows]))]  # of equally cheap ones the first
     best = rows[np.flatnonzero(np.diff(table.run[rows], prepend=-1))]
     stops = np.zeros(table.runs, np.int32)
@@ -228,15 +228,15 @@ class EntropyAfterThink(Baseline):
     def values(self, table: Table) -> Array:
         nats = table.signals["eat"] * math.log(2.0)
         mean, spread, seen = np.zeros(table.runs), np.zeros(table.runs), np.zeros(table.runs, np.int64)
-        found = np.full(len(nats), np.nan)
+        spreads = np.full(len(nats), np.nan)
         for _, rows in rows_by_step(table.step, ~np.isnan(nats)):
             run = table.run[rows]
             share = np.where(seen[run] == 0, 1.0, self.weight)
             mean[run] += share * (nats[rows] - mean[run])
             spread[run] = (1 - self.weight) * spread[run] + self.weight * (nats[rows] - mean[run]) ** 2
             seen[run] += 1
-            found[rows] = np.where(seen[run] >= self.first, spread[run], np.nan)
-        return found
+            spreads[rows] = np.where(seen[run] >= self.first, spread[run], np.nan)
+        return spreads
 
     def settings(self) -> Array:
         return np.concatenate([[0.0], 2.0 ** np.arange(-40, 8 + 1 / 8, 1 / 8)])
@@ -291,8 +291,8 @@ def certified_parameter(rule: Baseline, table: Table, *, max_loss: float, level:
     if tested.cut.all() or allowed < 0:
         return None, "too_few_examples"
     values, settings = rule.values(tested), rule.settings()
-    known = np.sort(values[~np.isnan(values)])
-    below = np.searchsorted(known, settings, "left" if rule.at_least else "right")
+    measured = np.sort(values[~np.isnan(values)])
+    below = np.searchsorted(measured, settings, "left" if rule.at_least else "right")
     _, first, same = np.unique(below, return_index=True, return_inverse=True)  # settings that the same values reach stop alike
     losses = np.zeros(len(first), np.int64)
     for i, parameter in enumerate(settings[first]):
@@ -302,7 +302,7 @@ def certified_parameter(rule: Baseline, table: Table, *, max_loss: float, level:
     at = last_passing(losses, allowed)
     if at is None:
         return None, "no_safe_threshold"
-    kept = float(settings[at])
-    if rule.spent(table, rule.stops(table, kept), kept).sum() >= table.tokens.sum():
+    chosen = float(settings[at])
+    if rule.spent(table, rule.stops(table, chosen), chosen).sum() >= table.tokens.sum():
         return None, "no_safe_threshold"
-    return kept, "certified"
+    return chosen, "certified"

@@ -116,10 +116,10 @@ def replay(
     table = as_table(traces)
     table.check(policy, on_mismatch)
     stops = decisions(table, policy)
-    found = judge(table, stops, policy.active and policy.stop_rule.reads_answers, seed=seed, resamples=resamples)
-    if policy.active or found.accuracy_change_interval is None:
-        return found
-    return replace(found, accuracy_change_interval=(0.0, 0.0))
+    result = judge(table, stops, policy.active and policy.stop_rule.reads_answers, seed=seed, resamples=resamples)
+    if policy.active or result.accuracy_change_interval is None:
+        return result
+    return replace(result, accuracy_change_interval=(0.0, 0.0))
 
 
 def judge(table: Table, stops: Array, every_probe: bool, *, seed: int = 0, resamples: int = RESAMPLES) -> ReplayResult:
@@ -166,23 +166,23 @@ def _compared(
 ) -> ReplayResult:
     """The figures of runs that stopped, computed and answered so; ``seconds``: in full, and spent, where they are known."""
     full_tokens = np.add.reduceat(table.tokens, table.offsets[:-1])
-    full_right, known = table.full_right, ~table.cut
-    change = np.where(known, right.astype(float) - full_right, 0.0)
+    full_right, whole = table.full_right, ~table.cut
+    change = np.where(whole, right.astype(float) - full_right, 0.0)
     saved_interval = _saved_interval(table, tokens, full_tokens, seed, resamples)
-    lost = ~right & np.where(known, full_right, stops > 0)
-    gold, judged = table.labels == "gold" and bool(known.any()), int(known.sum())
+    lost = ~right & np.where(whole, full_right, stops > 0)
+    gold, judged = table.labels == "gold" and bool(whole.any()), int(whole.sum())
     return ReplayResult(
         questions=table.runs,
         groups=table.groups,
         judged=judged,
         cut=table.runs - judged,
         accuracy_full=table.accuracy_full,
-        accuracy=float(right[known].mean()) if gold else None,
-        accuracy_change=float(change[known].mean()) if gold else None,
+        accuracy=float(right[whole].mean()) if gold else None,
+        accuracy_change=float(change[whole].mean()) if gold else None,
         accuracy_change_interval=_change_interval(table, change) if gold else None,
-        lost_correct=int((lost & known).sum()),
-        gained_correct=int((right & ~full_right & known).sum()),
-        lost_cut=int((lost & ~known).sum()),
+        lost_correct=int((lost & whole).sum()),
+        gained_correct=int((right & ~full_right & whole).sum()),
+        lost_cut=int((lost & ~whole).sum()),
         tokens_full=int(full_tokens.sum()),
         tokens=int(tokens.sum()),
         tokens_saved=_saved(tokens, full_tokens),
@@ -217,13 +217,13 @@ def _saved_interval(table: Table, tokens: Array, full: Array, seed: int, resampl
     """Of the share of tokens saved; None with a single group: nothing varies between resamples of it."""
     if table.groups < 2:
         return None
-    part, kept = subsample(table.group, table.groups, seed)
+    part, size = subsample(table.group, table.groups, seed)
     by_group = np.stack(_by_group(table, tokens, full), axis=1)
-    total, mine = by_group.sum(0), by_group[np.argsort(part)[-kept:]]
-    drawn = np.concatenate([w @ mine for w in resampled_weights(kept, resamples, seed, kept)])
+    total, mine = by_group.sum(0), by_group[np.argsort(part)[-size:]]
+    drawn = np.concatenate([w @ mine for w in resampled_weights(size, resamples, seed, size)])
     centre = mine.sum(0)
     if not total[1] or not centre[1]:
         return None
     with np.errstate(invalid="ignore", divide="ignore"):
         saved = 1.0 - drawn[:, 0] / drawn[:, 1]
-    return percentile_interval(saved, 1.0 - total[0] / total[1], 1.0 - centre[0] / centre[1], math.sqrt(kept / table.groups))
+    return percentile_interval(saved, 1.0 - total[0] / total[1], 1.0 - centre[0] / centre[1], math.sqrt(size / table.groups))

@@ -146,8 +146,8 @@ class Table:
     @property
     def accuracy_full(self) -> float | None:
         """Share of right answers among the runs that came to their end; None without gold labels or such a run."""
-        known = self.labels == "gold" and not self.cut.all()
-        return float(self.full_right[~self.cut].mean()) if known else None
+        labelled = self.labels == "gold" and not self.cut.all()
+        return float(self.full_right[~self.cut].mean()) if labelled else None
 
     @property
     def lost(self) -> Array:
@@ -207,7 +207,7 @@ class Table:
             self,
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
             group=np.unique(self.group[runs], return_inverse=True)[1].astype(np.int32),
-            ids=tuple(name for name, kept in zip(self.ids, runs.tolist(), strict=True) if kept),
+            ids=tuple(name for name, chosen in zip(self.ids, runs.tolist(), strict=True) if chosen),
             cut=self.cut[runs],
             run=np.repeat(np.arange(len(lengths), dtype=np.int32), lengths),
             signals={name: column[rows] for name, column in self.signals.items()},
@@ -313,8 +313,8 @@ class _Builder:
         else:
             labels, correct = "agreement", same_as_last
         if labels != (self._labels or labels):
-            known, other = ("have", "has none") if self._labels == "gold" else ("have no", "has one")
-            message = f"traces before {known} a gold answer or a judged one, this one {other}; use files of one kind together"
+            before, other = ("have", "has none") if self._labels == "gold" else ("have no", "has one")
+            message = f"traces before {before} a gold answer or a judged one, this one {other}; use files of one kind together"
             raise TraceError(message, file=file, line=line, field="gold")
         self._labels = labels
         self._columns["correct"].extend(correct)
@@ -339,8 +339,10 @@ class _Builder:
         if self._header is None or self._labels is None:
             raise InputError("there are no traces; give at least one, recorded with `entropy-chains record`")
         if len(self._temperatures) > 1:
-            known = ", ".join(map(str, sorted(self._temperatures)))
-            warnings.warn(f"the traces have several temperatures ({known}); thresholds are fitted over all of them", stacklevel=4)
+            temperatures = ", ".join(map(str, sorted(self._temperatures)))
+            warnings.warn(
+                f"the traces have several temperatures ({temperatures}); thresholds are fitted over all of them", stacklevel=4
+            )
         lengths = np.array(self._lengths, np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         run = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)

@@ -22,7 +22,7 @@ def parse(line: bytes) -> Any:
 
 def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, Any]]:
     """File, line number and parsed, not yet validated, object of each line, one at a time."""
-    name, found = os.fspath(path), False
+    name, any_record = os.fspath(path), False
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed by the with below; only opening is inside the try
     except OSError as error:
@@ -37,13 +37,13 @@ def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, A
                 if raw.endswith(b"\n"):
                     raise TraceError(f"the line cannot be read: {error}", file=name, line=number) from error
                 if recover:
-                    found = found or is_torn(raw, first=True)
+                    any_record = any_record or is_torn(raw, first=True)
                     break
                 remedy = "recording it with --resume, or recover=True, drops that line"
                 raise TraceError(f"the last line is torn ({error}); {remedy}", file=name, line=number) from error
-            found = True
+            any_record = True
             yield name, number, data
-    if not found:
+    if not any_record:
         raise TraceError("holds no traces; record some with `entropy-chains record`", file=name)
 
 

@@ -68,22 +68,22 @@ def drift(
     import numpy as np
     from scipy.stats import chisquare
 
-    known = policy.calibration.get("entropy_quantiles") or []
+    quantiles = policy.calibration.get("entropy_quantiles") or []
     groups = policy.calibration.get("groups") or policy.calibration.get("runs")
     seen_by_all = len(entropies_per_step) if full_runs or not policy.active else policy.min_steps
     tested: list[tuple[int, int, float]] = []
     rows: dict[int, DriftStep] = {}
-    for step, given in enumerate(entropies_per_step, 1):
-        values = np.array([v for v in given if v is not None and math.isfinite(v)], dtype=np.float64)
+    for step, entropies in enumerate(entropies_per_step, 1):
+        values = np.array([v for v in entropies if v is not None and math.isfinite(v)], dtype=np.float64)
         note = None
-        if step > len(known) or known[step - 1] is None:
+        if step > len(quantiles) or quantiles[step - 1] is None:
             note = "the policy holds no quantiles for this step"
         elif step > seen_by_all:
             note = f"after step {seen_by_all} only runs that were not stopped are seen; give the holdout's with full_runs=True"
         elif values.size < LEAST_VALUES:
             note = f"at least {LEAST_VALUES} values are needed"
         else:
-            observed, expected = _bins(values, np.asarray(known[step - 1], dtype=np.float64))
+            observed, expected = _bins(values, np.asarray(quantiles[step - 1], dtype=np.float64))
             if len(observed) < 2:
                 note = "the calibration values are nearly all equal"
             else:

@@ -96,36 +96,36 @@ def holdout_saving(runs: Iterable[Run], *, seed: int = 0) -> HoldoutSaving:
             raise InputError(f"run {root!r} has calls in the holdout and outside it; assign by the root run (is_holdout)")
         sides[calls[0].holdout].append(calls)
     held, treated = (np.array([sum(c.tokens for c in calls) for calls in sides[s]], dtype=np.float64) for s in (True, False))
-    made: dict[str, Any] = {"runs_holdout": held.size, "runs_stopping": treated.size}
+    fields: dict[str, Any] = {"runs_holdout": held.size, "runs_stopping": treated.size}
     rng = np.random.default_rng(seed)
     for name, tokens in (("tokens_holdout", held), ("tokens_stopping", treated)):
         if tokens.size:
-            made[name] = Figure(float(tokens.mean()), "tokens", "counted", "mean completion tokens a root run")
+            fields[name] = Figure(float(tokens.mean()), "tokens", "counted", "mean completion tokens a root run")
     shadow = [(sum(c.shadow_tokens or 0 for c in calls), sum(c.tokens for c in calls)) for calls in sides[True]
               if all(c.shadow_tokens is not None for c in calls)]  # fmt: skip
     if shadow and sum(whole for _, whole in shadow):
         pairs = np.array(shadow, dtype=np.float64)
         how = "1 - what the policy would have cost / what it cost, on the holdout's full runs"
-        made["saved_shadow"] = Figure(float(1.0 - pairs[:, 0].sum() / pairs[:, 1].sum()), "fraction", "estimated", how)
+        fields["saved_shadow"] = Figure(float(1.0 - pairs[:, 0].sum() / pairs[:, 1].sum()), "fraction", "estimated", how)
         if len(pairs) >= LEAST_RUNS:
-            made["saved_shadow_interval"] = _interval(1.0 - _ratios(m := _resampled(pairs, rng), m[:, 1]))
+            fields["saved_shadow_interval"] = _interval(1.0 - _ratios(m := _resampled(pairs, rng), m[:, 1]))
     if not held.size or not treated.size or not held.sum():
-        made["reason"] = f"{held.size} runs in the holdout and {treated.size} outside it: both sides need runs with tokens"
-        return HoldoutSaving(**made)
+        fields["reason"] = f"{held.size} runs in the holdout and {treated.size} outside it: both sides need runs with tokens"
+        return HoldoutSaving(**fields)
     how = "1 - mean tokens of all runs assigned to stopping / mean tokens of the holdout"
-    made["saved"] = Figure(float(1.0 - treated.mean() / held.mean()), "fraction", "measured", how)
+    fields["saved"] = Figure(float(1.0 - treated.mean() / held.mean()), "fraction", "measured", how)
     if min(held.size, treated.size) >= LEAST_RUNS:
         resampled = _resampled(treated[:, None], rng), _resampled(held[:, None], rng)
-        made["saved_interval"] = _interval(1.0 - _ratios(resampled[0], resampled[1][:, 0]))
+        fields["saved_interval"] = _interval(1.0 - _ratios(resampled[0], resampled[1][:, 0]))
     else:
-        made["reason"] = f"an interval needs {LEAST_RUNS} runs on each side; there are {held.size} and {treated.size}"
+        fields["reason"] = f"an interval needs {LEAST_RUNS} runs on each side; there are {held.size} and {treated.size}"
     labels = [np.array([r for calls in sides[s] if (r := _right(calls)) is not None], dtype=np.float64) for s in (True, False)]
     if all(side.size for side in labels):
-        made["accuracy_holdout"], made["accuracy_stopping"] = (float(side.mean()) for side in labels)
-        made["accuracy_change"] = made["accuracy_stopping"] - made["accuracy_holdout"]
+        fields["accuracy_holdout"], fields["accuracy_stopping"] = (float(side.mean()) for side in labels)
+        fields["accuracy_change"] = fields["accuracy_stopping"] - fields["accuracy_holdout"]
         if min(side.size for side in labels) >= LEAST_RUNS:
-            made["accuracy_change_interval"] = difference(*labels)
-    return HoldoutSaving(**made)
+            fields["accuracy_change_interval"] = difference(*labels)
+    return HoldoutSaving(**fields)
 
 
 def _right(calls: Sequence[Run]) -> float | None:

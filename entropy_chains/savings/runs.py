@@ -105,20 +105,20 @@ class Savings:
         if not sides[0] or sides[0].keys() != sides[1].keys():
             odd = sorted(sides[0].keys() ^ sides[1].keys())[:3]
             raise InputError(f"savings are paired: the same runs in full and with stopping are needed; on one side only: {odd}")
-        made: dict[str, Figure | None] = {"energy_full": energy_full, "energy": energy}
+        figures: dict[str, Figure | None] = {"energy_full": energy_full, "energy": energy}
         for suffix, roots in zip(("_full", ""), sides, strict=True):
             calls = [call for root in roots.values() for call in root]
             count = sum(c.tokens for c in calls)
-            made["tokens" + suffix] = Figure(count, "tokens", "counted", "completion tokens computed, probes included")
+            figures["tokens" + suffix] = Figure(count, "tokens", "counted", "completion tokens computed, probes included")
             if all(c.seconds is not None for c in calls):
                 spent = [sum(c.seconds or 0.0 for c in root) for root in roots.values()]
-                made["seconds" + suffix] = Figure(sum(spent), "s", "measured", "wall clock, summed over the runs")
-                made["latency" + suffix] = Figure(latency(spent), "s", "measured", "wall clock of each run; std with ddof 1")
+                figures["seconds" + suffix] = Figure(sum(spent), "s", "measured", "wall clock, summed over the runs")
+                figures["latency" + suffix] = Figure(latency(spent), "s", "measured", "wall clock of each run; std with ddof 1")
             if parameters is not None:
-                made["flops" + suffix] = flops(parameters, count)
+                figures["flops" + suffix] = flops(parameters, count)
             if prices is not None:
-                made["money" + suffix] = money(sum(c.prompt_tokens for c in calls), count, *prices, currency=currency)
-        return cls(**made)
+                figures["money" + suffix] = money(sum(c.prompt_tokens for c in calls), count, *prices, currency=currency)
+        return cls(**figures)
 
 
 def by_root(runs: Iterable[Run]) -> dict[str, list[Run]]:

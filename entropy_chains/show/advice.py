@@ -77,7 +77,7 @@ def evidence(policy: Policy) -> str:
             "needed. Only such answers can be lost, and the certificate counts them: the promise rests on that count alone."
         )
     if not reads and verdict in ("no_signal", "inverted_signal"):
-        return f"Entropy does not tell right from wrong answers here (AUROC {_auroc(figures)}); this rule does not read it."
+        return f"Entropy does not tell right from wrong answers here (AUROC {_auroc_text(figures)}); this rule does not read it."
     return ""
 
 
@@ -155,16 +155,16 @@ def _unsafe(figures: Any) -> str:
 
 def _silent(figures: Any) -> str:
     return (
-        f"Signal: AUROC {_auroc(figures)} over early answers, where .5 is a coin. Try another statistic (--signal), an answer's "
-        "own entropy (trial_entropy, recorded in thinking mode), or other steps (--boundary, --min-tokens); a fixed step was tried "
-        "and lost too much. Else do not stop this model."
+        f"Signal: AUROC {_auroc_text(figures)} over early answers, where .5 is a coin. Try another statistic (--signal), an "
+        "answer's own entropy (trial_entropy, recorded in thinking mode), or other steps (--boundary, --min-tokens); a fixed step "
+        "was tried and lost too much. Else do not stop this model."
     )
 
 
 _STEPS = {"too_few_examples": _too_few, "no_safe_threshold": _unsafe, "no_signal": _silent, "inverted_signal": _silent}
 
 
-def _auroc(figures: Any) -> str:
+def _auroc_text(figures: Any) -> str:
     if figures.get("auroc") is None:
         return "not known"
     return f"{figures['auroc']:.2f} ({wording.interval(figures.get('auroc_interval'), '{:.2f}'.format)})"

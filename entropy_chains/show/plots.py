@@ -250,8 +250,8 @@ def durations(full: dict[str, Any], stopped: dict[str, Any], kind: str) -> str:
 
 def tokens_a_question(full: Array, stopped: Array, lost: Array, gained: Array, names: tuple[str, str]) -> str:
     """Each question's tokens with stopping against in full; arrays over runs. ``names`` of what is gained and lost."""
-    kept = part_of(len(full), MOST_DOTS)
-    full, stopped, lost, gained = full[kept], stopped[kept], lost[kept], gained[kept]
+    part = part_of(len(full), MOST_DOTS)
+    full, stopped, lost, gained = full[part], stopped[part], lost[part], gained[part]
 
     def draw(axes: Any) -> None:
         top = float(max(full.max(), stopped.max(), 1)) * 1.04
@@ -294,28 +294,30 @@ def figure_format(path: Path) -> str:
     return form
 
 
-def together(places: Sequence[tuple[float, float]], apart: tuple[float, float]) -> list[tuple[tuple[float, float], list[int]]]:
+def grouped_places(
+    places: Sequence[tuple[float, float]], apart: tuple[float, float]
+) -> list[tuple[tuple[float, float], list[int]]]:
     """Places from left to right whose labels have room, each with the indices of those too near to it for one of their own."""
-    kept: list[tuple[tuple[float, float], list[int]]] = []
+    groups: list[tuple[tuple[float, float], list[int]]] = []
     for n in sorted(range(len(places)), key=lambda n: places[n]):
         x, y = places[n]
-        near = (held for at, held in kept if abs(at[0] - x) < apart[0] and abs(at[1] - y) < apart[1])
+        near = (held for at, held in groups if abs(at[0] - x) < apart[0] and abs(at[1] - y) < apart[1])
         held = next(near, None)
         if held is None:
-            kept.append((places[n], [n]))
+            groups.append((places[n], [n]))
         else:
             held.append(n)
-    return [(at, sorted(held)) for at, held in kept]
+    return [(at, sorted(held)) for at, held in groups]
 
 
-def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> None:
-    """Accuracy change against tokens saved of compared rules, with the Pareto front; ``found``: the object of ``compare --json``.
+def saved_against_change(path: Path, form: str, figures: Mapping[str, Any]) -> None:
+    """Accuracy change against tokens saved of compared rules, with the Pareto front; ``figures``: the object of ``compare --json``.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    gold = found["labels"] == "gold"
-    rules = [r for r in found["rules"] if r["applicable"]]
+    gold = figures["labels"] == "gold"
+    rules = [r for r in figures["rules"] if r["applicable"]]
     places = [(100 * r["tokens_saved"], 100 * (r["accuracy_change"] if gold else -r["lost_share"])) for r in rules]
 
     def draw(axes: Any) -> None:
@@ -332,13 +334,15 @@ def saved_against_change(path: Path, form: str, found: Mapping[str, Any]) -> Non
             size = 12 if shape == "*" else 7
             axes.plot([x], [y], shape, color=colour, markerfacecolor=inside, markersize=size, label=label, zorder=4)
         apart = (0.02 * np.ptp(axes.get_xlim()), 0.04 * np.ptp(axes.get_ylim()))
-        for n, (place, here) in enumerate(together(places, apart)):  # above and below in turn, so that neighbours stay legible
+        for n, (place, here) in enumerate(
+            grouped_places(places, apart)
+        ):  # above and below in turn, so that neighbours stay legible
             at = (5, 6) if n % 2 else (5, -13)
             text = ", ".join(str(i + 1) for i in here)
             axes.annotate(text, place, xytext=at, textcoords="offset points", fontsize=9, color=INK, zorder=5)
         axes.set_xlabel("tokens saved (%), probes paid")
         axes.set_ylabel("change of accuracy (points)" if gold else "runs with another answer (%, negative)")
-        limit = f"{100 * found['max_loss']:.3g} %"
+        limit = f"{100 * figures['max_loss']:.3g} %"
         title = f"dashed: nothing beats these; hollow: lost more than {limit} of the runs; lines: 95 % intervals"
         axes.set_title(title, fontsize=9.5, color=MUTED)
         axes.figure.legend(loc="outside right center")

@@ -32,11 +32,11 @@ def echo(*lines: str, err: bool = False) -> None:
     click.echo("\n".join(map(one_line, lines)), file=sys.stderr if err else sys.stdout)
 
 
-def echo_json(found: Any) -> None:
+def echo_json(value: Any) -> None:
     """Print an object as JSON, which escapes all but one control character by itself."""
     import click
 
-    click.echo(json.dumps(found, allow_nan=False).replace("\x7f", "\\u007f"))
+    click.echo(json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def console(**settings: Any) -> Console:
@@ -45,8 +45,8 @@ def console(**settings: Any) -> Console:
     from rich.segment import Segment
 
     class Clean(Console):
-        def render_str(self, text: str, **given: Any) -> Text:
-            return super().render_str(one_line(text), **given)
+        def render_str(self, text: str, **settings: Any) -> Text:
+            return super().render_str(one_line(text), **settings)
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):

@@ -42,8 +42,8 @@ LONGEST_TEXT = 1500
 def write_report(path: PathLike, traces: Traces, policy: Policy | None = None, **settings: Any) -> None:
     """Write :func:`build_report`'s page to a file, as UTF-8. Raises OutputError if that is one of the files the traces are in."""
     source = _at_hand(traces)
-    given = source if isinstance(source, list) else [source]
-    check_outputs([path], [t for t in given if isinstance(t, str | os.PathLike)])
+    sources = source if isinstance(source, list) else [source]
+    check_outputs([path], [t for t in sources if isinstance(t, str | os.PathLike)])
     write_file(path, build_report(source, policy, **settings))
 
 
@@ -83,23 +83,23 @@ def build_report(
         replayed = replay(table, policy, seed=seed, on_mismatch=on_mismatch)
     diagnosis = diagnose(table, signal=signal, seed=seed)
     stopping = policy is not None and policy.active
-    found = dict(live) if live is not None else replayed.to_dict() if stopping else None
-    oracle = replayed.oracle_tokens_saved if found is None else found.get("oracle_tokens_saved")
+    figures = dict(live) if live is not None else replayed.to_dict() if stopping else None
+    oracle = replayed.oracle_tokens_saved if figures is None else figures.get("oracle_tokens_saved")
     words = wording.Words(table.labels, live=live is not None)
     # What is no text in a page (NUL, escapes of a terminal) is shown by a sign; line ends stay.
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_printable)
     page: str = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
-        subtitle=words.subtitle(table, found),
-        lead=f"{words.lead(found, policy, oracle)} {cut_runs.of_figures(found or diagnosis.to_dict())}".strip(),
-        cards=words.cards(found, diagnosis, oracle, table),
+        subtitle=words.subtitle(table, figures),
+        lead=f"{words.lead(figures, policy, oracle)} {cut_runs.of_figures(figures or diagnosis.to_dict())}".strip(),
+        cards=words.cards(figures, diagnosis, oracle, table),
         stopping=words.stopping(policy, "" if policy is None else f"{advice.evidence(policy)} {advice.next_step(policy)}".strip()),
         verdict=words.verdict(diagnosis, signal),
         plots=[
             {"title": name, "svg": _safe(svg), "caption": caption}
             for name, svg, caption in _plots(table, policy, replayed if stopping else None, signal, live, words, seed)
         ],
-        rows=words.rows(found, diagnosis, table),
+        rows=words.rows(figures, diagnosis, table),
         judged=words.judged,
         steps=words.steps(diagnosis),
         facts=[] if policy is None else words.facts(policy),
@@ -109,7 +109,7 @@ def build_report(
     return page.encode("utf-8", "replace").decode("utf-8") + "\n"  # a lone surrogate in a model's text cannot be written
 
 
-def _shown(value: object) -> object:
+def _printable(value: object) -> object:
     if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
         return value
     return "\n".join(map(one_line, value.split("\n")))
@@ -143,8 +143,8 @@ def _plots(
         tradeoff = _tradeoff(table, policy, replayed, words, seed)
         drawn.append(("What stopping costs and saves", tradeoff, words.tradeoff_caption(table)))
     values, first = table.values(signal), table.step == 1
-    known = first & ~np.isnan(values) & judged_rows(table)
-    right, wrong = values[known & (table.correct == 1)], values[known & (table.correct == 0)]
+    measured = first & ~np.isnan(values) & judged_rows(table)
+    right, wrong = values[measured & (table.correct == 1)], values[measured & (table.correct == 0)]
     threshold = policy.stop_rule.threshold(1) if policy is not None and policy.active else None
     if len(right) or len(wrong):
         names = words.classes
@@ -165,11 +165,11 @@ def _plots(
         drawn.append(
             ("Tokens a question", plots.tokens_a_question(full, replayed.run_tokens, lost, gained, words.changes), caption)
         )
-        drawn += _latency(table, replayed, live)
+        drawn += _latency_plots(table, replayed, live)
     return drawn
 
 
-def _latency(table: Table, replayed: ReplayResult, live: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def _latency_plots(table: Table, replayed: ReplayResult, live: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     full, stopped = ((live or {}).get(name) for name in ("latency_full", "latency"))
     meaning = "Bar: median (thick) to 95th percentile; dot and whiskers: mean ± standard deviation."
     if full and stopped:
@@ -188,9 +188,9 @@ def _tradeoff(table: Table, policy: Policy | None, replayed: ReplayResult | None
     """The curve over thresholds, fixed steps, full and oracle on (a part of) the runs; the policy's own point on all."""
     part = table
     if len(table.step) > CURVE_ROWS:
-        kept = np.zeros(table.runs, bool)
-        kept[plots.part_of(table.runs, max(1, CURVE_ROWS * table.runs // len(table.step)), seed)] = True
-        part = table.subset(kept)
+        chosen = np.zeros(table.runs, bool)
+        chosen[plots.part_of(table.runs, max(1, CURVE_ROWS * table.runs // len(table.step)), seed)] = True
+        part = table.subset(chosen)
     reading = _reading(part, policy)
     values = part.values(reading.signal)
     finite = values[~np.isnan(values) & ~part.is_last]
@@ -294,7 +294,7 @@ def _example(
                 "text": _shortened(step.get("text") or ""),
             }
         )
-    what = wording.outcome(bool(table.correct[end]), bool(table.correct[last]), stop, len(steps), table.labels, stopping, cut)
+    what = wording.example_line(bool(table.correct[end]), bool(table.correct[last]), stop, len(steps), table.labels, stopping, cut)
     return {
         "id": data["id"],
         "what": what,

@@ -18,25 +18,25 @@ from entropy_chains.offline.diagnose import sentence
 from entropy_chains.show import advice, wording
 
 
-def diagnosis_table(found: Mapping[str, Any]) -> Group:
+def diagnosis_table(figures: Mapping[str, Any]) -> Group:
     """``diagnose``: the verdict, then a row for each step."""
     table = Table("step", "runs", "accuracy", "AUROC", "95 % interval", "Cohen's d")
     rows = [
         (
             "all, within steps",
-            found["questions"],
-            found["accuracy_full"],
-            found["auroc"],
-            found["auroc_interval"],
-            found["cohens_d"],
+            figures["questions"],
+            figures["accuracy_full"],
+            figures["auroc"],
+            figures["auroc_interval"],
+            figures["cohens_d"],
         )
     ]
-    rows += [(str(s["step"]), s["n"], s["accuracy"], s["auroc"], s["auroc_interval"], s["cohens_d"]) for s in found["steps"]]
+    rows += [(str(s["step"]), s["n"], s["accuracy"], s["auroc"], s["auroc_interval"], s["cohens_d"]) for s in figures["steps"]]
     for name, n, accuracy, auroc, bounds, d in rows:
         table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
-    lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(found['auroc_lost'])}"
-    verdict = _bold(f"{found['verdict']}: {sentence(found)}")
-    return Group(verdict, table, lost, *_told(cut_runs.of_figures(found)))
+    lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(figures['auroc_lost'])}"
+    verdict = _bold(f"{figures['verdict']}: {sentence(figures)}")
+    return Group(verdict, table, lost, *_told(cut_runs.of_figures(figures)))
 
 
 def policy_table(policy: Policy, out: Path) -> Group:
@@ -62,37 +62,37 @@ def policy_table(policy: Policy, out: Path) -> Group:
     ):
         if value:
             table.add_row(name, value)
-    told = (advice.evidence(policy), advice.next_step(policy))
-    return Group(table, _capital(wording.state_sentence(policy)), *filter(None, told))
+    remarks = (advice.evidence(policy), advice.next_step(policy))
+    return Group(table, _capital(wording.state_sentence(policy)), *filter(None, remarks))
 
 
-def replay_table(found: Mapping[str, Any], policy: Policy) -> Group:
+def replay_table(figures: Mapping[str, Any], policy: Policy) -> Group:
     """``replay``: full reasoning beside the policy."""
     table = Table("", "in full", "with the policy", "change")
-    change = (
-        f"{wording.points(found['accuracy_change'])} points ({wording.interval(found['accuracy_change_interval'], wording.points)})"
-    )
-    saved = f"{wording.percent(found['tokens_saved'])} saved ({wording.interval(found['tokens_saved_interval'], wording.percent)})"
-    gold = found["accuracy_full"] is not None
+    bounds = wording.interval(figures["accuracy_change_interval"], wording.points)
+    change = f"{wording.points(figures['accuracy_change'])} points ({bounds})"
+    bounds = wording.interval(figures["tokens_saved_interval"], wording.percent)
+    saved = f"{wording.percent(figures['tokens_saved'])} saved ({bounds})"
+    gold = figures["accuracy_full"] is not None
     table.add_row(
         "accuracy",
-        wording.percent(found["accuracy_full"]),
-        wording.percent(found["accuracy"]),
-        change if gold else "no gold answers" if found["judged"] else "every run was cut off",
+        wording.percent(figures["accuracy_full"]),
+        wording.percent(figures["accuracy"]),
+        change if gold else "no gold answers" if figures["judged"] else "every run was cut off",
     )
-    table.add_row("tokens", wording.number(found["tokens_full"]), wording.number(found["tokens"]), saved)
-    if found["seconds_full"] is not None and found["seconds"] is not None:
-        table.add_row("seconds", wording.number(found["seconds_full"]), wording.number(found["seconds"]), "")
-    return Group(table, _losses(found), *_told(cut_runs.of_replay(policy, found)))
+    table.add_row("tokens", wording.number(figures["tokens_full"]), wording.number(figures["tokens"]), saved)
+    if figures["seconds_full"] is not None and figures["seconds"] is not None:
+        table.add_row("seconds", wording.number(figures["seconds_full"]), wording.number(figures["seconds"]), "")
+    return Group(table, _losses(figures), *_told(cut_runs.of_replay(policy, figures)))
 
 
-def comparison_table(found: Mapping[str, Any]) -> Group:
+def comparison_table(figures: Mapping[str, Any]) -> Group:
     """``compare``: a row for each rule, by tokens saved among those that lose few enough answers, then the others."""
-    gold = found["labels"] == "gold"
+    gold = figures["labels"] == "gold"
     table = Table(box=HORIZONTALS, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in ("rule", "how set", "accuracy, points" if gold else "other answers", "lost", "saved, %", "oracle"):
         table.add_column(name, no_wrap=True)
-    rows = [r for r in found["rules"] if r["applicable"]]
+    rows = [r for r in figures["rules"] if r["applicable"]]
     within = True
     for r in rows:
         if within and not r["within_max_loss"]:
@@ -106,19 +106,19 @@ def comparison_table(found: Mapping[str, Any]) -> Group:
             rule, r["method"], other, str(r["lost_correct"] + r["lost_cut"]), saved, wording.percent(r["oracle_fraction"], 0)
         )
     how = "fitted on one file, judged on the other"
-    if found["folds"] is not None:
-        how = f"in {found['folds']} parts, each judged with rules fitted on the others"
-    limit = wording.short_percent(found["max_loss"])
+    if figures["folds"] is not None:
+        how = f"in {figures['folds']} parts, each judged with rules fitted on the others"
+    limit = wording.short_percent(figures["max_loss"])
     notes = [
-        f"{found['questions']} runs of {found['groups']} questions, {how}. In brackets: 95 % intervals, paired.",
+        f"{figures['questions']} runs of {figures['groups']} questions, {how}. In brackets: 95 % intervals, paired.",
         f"First those that lost at most {limit} of the runs here. Bold: nothing saves as much with fewer wrong answers.",
         "saved: tokens, probes paid; oracle: as a share of what stopping where the full run's answer is first given would save, "
         "above 100 % only with other answers.",
     ]
     plain = ("certified", "uncertified", "always full", "hindsight")
     notes += [f"{r['rule']} ({r['method']}): {r['reason']}" for r in rows if r["reason"] not in plain]
-    notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in found["rules"] if not r["applicable"]]
-    return Group(table, *dict.fromkeys(notes), *_told(cut_runs.of_figures(found)))
+    notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in figures["rules"] if not r["applicable"]]
+    return Group(table, *dict.fromkeys(notes), *_told(cut_runs.of_figures(figures)))
 
 
 def story_table(story: Mapping[str, Any], out: Path) -> Group:
@@ -148,17 +148,17 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
     return Group(table, *lines, _bold(files))
 
 
-def doctor_table(found: Mapping[str, Any]) -> Group:
+def doctor_table(figures: Mapping[str, Any]) -> Group:
     """``doctor``: the verdict, what to do, and a row for each finding."""
-    table = Table("looked at", "found", "how it was seen", "what it means", title=f"model {found['model']}")
-    for f in found["findings"]:
+    table = Table("looked at", "found", "how it was seen", "what it means", title=f"model {figures['model']}")
+    for f in figures["findings"]:
         value = f["value"]
         value = wording.NONE if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
         table.add_row(f["name"].replace("_", " "), value, f["evidence"], f["meaning"])
-    tokens = f"{found['prompt_tokens']} prompt and {found['completion_tokens']} completion tokens"
-    took = f"Requests that this took: {found['requests']}; {tokens}."
-    remedies = [f"- {remedy}" for remedy in found["remedies"]]
-    return Group(table, _bold(_capital(found["verdict"]) + "."), *remedies, took)
+    tokens = f"{figures['prompt_tokens']} prompt and {figures['completion_tokens']} completion tokens"
+    took = f"Requests that this took: {figures['requests']}; {tokens}."
+    remedies = [f"- {remedy}" for remedy in figures["remedies"]]
+    return Group(table, _bold(_capital(figures["verdict"]) + "."), *remedies, took)
 
 
 def _bold(text: str) -> Text:
@@ -169,13 +169,15 @@ def _told(text: str) -> list[str]:
     return [text] if text else []
 
 
-def _losses(found: Mapping[str, Any]) -> str:
-    oracle = found["oracle_tokens_saved"]
-    share = f", {wording.percent(found['tokens_saved'] / oracle, 0)} of it reached" if 0 < oracle >= found["tokens_saved"] else ""
-    other = f". {wording.ONLY_WITH_OTHERS}" if found["tokens_saved"] > oracle else ""
+def _losses(figures: Mapping[str, Any]) -> str:
+    oracle = figures["oracle_tokens_saved"]
+    share = (
+        f", {wording.percent(figures['tokens_saved'] / oracle, 0)} of it reached" if 0 < oracle >= figures["tokens_saved"] else ""
+    )
+    other = f". {wording.ONLY_WITH_OTHERS}" if figures["tokens_saved"] > oracle else ""
     return (
-        f"{found['lost_correct']} right answers lost, {found['gained_correct']} gained; "
-        f"{wording.percent(found['stopped_early'], 0)} of the runs stopped early. "
+        f"{figures['lost_correct']} right answers lost, {figures['gained_correct']} gained; "
+        f"{wording.percent(figures['stopped_early'], 0)} of the runs stopped early. "
         f"Stopping where the full run's answer is first given would save {wording.percent(oracle)}{share}{other}."
     )
 

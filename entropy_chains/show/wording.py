@@ -95,12 +95,12 @@ def judged_text(correct: bool | None, labels: str) -> str:
     return "(the full run's answer)" if correct else "(another answer than the full run)"
 
 
-def outcome(right: bool, right_full: bool, stop: int, steps: int, labels: str, stopping: bool, cut: bool) -> str:
+def example_line(right: bool, right_full: bool, stop: int, steps: int, labels: str, stopping: bool, cut: bool) -> str:
     """One line on an example run; ``cut``: its full run was cut off."""
     how = f"stopped after step {stop} of {steps}" if stop else f"ran all {steps} steps" if stopping else f"{steps} steps"
     if cut:
-        known = "right" if right else "with an answer that is not known to be right"
-        return how + (f", {known}; the full run was cut off" if stop else ", then cut off")
+        grade = "right" if right else "with an answer that is not known to be right"
+        return how + (f", {grade}; the full run was cut off" if stop else ", then cut off")
     if labels != "gold":
         return how + ("" if not stop else ", with the full run's answer" if right else ", with another answer than the full run")
     if right and not right_full:
@@ -178,59 +178,59 @@ class Words:
         """Title of the histograms."""
         return "Entropy of right and wrong answers" if self.labels == "gold" else "Entropy of final and other answers"
 
-    def subtitle(self, table: Table, found: Mapping[str, Any] | None) -> str:
+    def subtitle(self, table: Table, figures: Mapping[str, Any] | None) -> str:
         """What the page is about."""
-        model = (found or {}).get("model") if self.live else None
+        model = (figures or {}).get("model") if self.live else None
         text = f"{model or table.model or 'unnamed model'} · {table.runs:,} recorded runs of {table.groups:,} questions"
         text += f" · {int(table.cut.sum()):,} of the runs cut off" if table.cut.any() else ""
-        return text + (f" · {number(found.get('questions'))} questions run live" if self.live and found else "")
+        return text + (f" · {number(figures.get('questions'))} questions run live" if self.live and figures else "")
 
-    def lead(self, found: Mapping[str, Any] | None, policy: Policy | None, oracle: float | None) -> str:
+    def lead(self, figures: Mapping[str, Any] | None, policy: Policy | None, oracle: float | None) -> str:
         """The first sentence."""
         limit = (
             ""
             if oracle is None
             else f" Stopping where the final answer is first given would save {percent(oracle, 0)} of the tokens."
         )
-        if found is None:
+        if figures is None:
             if policy is None:
                 return "These are full runs, and no policy was given: the page shows what stopping could save." + limit
             return "Stopping is off for this model, so every question runs in full and nothing is saved." + limit
-        text = f"{'Run live' if self.live else 'Replayed'} on {number(found.get('questions'))} questions, stopping saved "
-        text += f"{percent(found.get('tokens_saved'), 0)} of the tokens"
-        if found.get("accuracy_change") is not None:
-            text += f" and changed accuracy by {points(found['accuracy_change'])} points "
-            text += f"(right answers lost: {number(found.get('lost_correct'))}, gained: {number(found.get('gained_correct'))})."
-        elif found.get("lost_correct") is not None:
-            text += f"; {number(found['lost_correct'])} questions end with another answer than in full."
+        text = f"{'Run live' if self.live else 'Replayed'} on {number(figures.get('questions'))} questions, stopping saved "
+        text += f"{percent(figures.get('tokens_saved'), 0)} of the tokens"
+        if figures.get("accuracy_change") is not None:
+            text += f" and changed accuracy by {points(figures['accuracy_change'])} points "
+            text += f"(right answers lost: {number(figures.get('lost_correct'))}, gained: {number(figures.get('gained_correct'))})."
+        elif figures.get("lost_correct") is not None:
+            text += f"; {number(figures['lost_correct'])} questions end with another answer than in full."
         else:
             text += "."
         return text
 
     def cards(
-        self, found: Mapping[str, Any] | None, diagnosis: Diagnosis, oracle: float | None, table: Table
+        self, figures: Mapping[str, Any] | None, diagnosis: Diagnosis, oracle: float | None, table: Table
     ) -> list[dict[str, Any]]:
         """The three figures at the top."""
-        if found is None:
-            known = diagnosis.accuracy_full is not None
-            full = percent(diagnosis.accuracy_full) if known else "not known"
+        if figures is None:
+            labelled = diagnosis.accuracy_full is not None
+            full = percent(diagnosis.accuracy_full) if labelled else "not known"
             why = "the traces hold no right answers" if diagnosis.judged else "every run was cut off"
             mean = float(table.tokens.sum()) / table.runs
             return [
-                _card("accuracy of full runs", full, "" if known else why, words=not known),
+                _card("accuracy of full runs", full, "" if labelled else why, words=not labelled),
                 _card("tokens a question, in full", number(round(mean)), "counted, mean"),
                 _card("what the oracle would save", percent(oracle, 0), "stopping where the final answer is first given"),
             ]
-        change, saved = found.get("accuracy_change"), found.get("tokens_saved")
+        change, saved = figures.get("accuracy_change"), figures.get("tokens_saved")
         if change is None:
-            missing, cut = found.get("lost_correct"), found.get("lost_cut") or 0
-            share = None if missing is None else (missing + cut) / max(1, found.get("questions") or 1)
+            missing, cut = figures.get("lost_correct"), figures.get("lost_cut") or 0
+            share = None if missing is None else (missing + cut) / max(1, figures.get("questions") or 1)
             why = "the traces hold no right answers" if diagnosis.judged else "every run was cut off"
             first = _card("answers that stopping changed", percent(share), f"accuracy is not known: {why}")
         else:
-            bounds = interval(found.get("accuracy_change_interval"), points)
+            bounds = interval(figures.get("accuracy_change_interval"), points)
             first = _card("change of accuracy, points", points(change), f"95 % interval {bounds}")
-        bounds = interval(found.get("tokens_saved_interval"), lambda x: percent(x, 0))
+        bounds = interval(figures.get("tokens_saved_interval"), lambda x: percent(x, 0))
         part = None if not oracle or saved is None else saved / oracle
         more = part is not None and part > 1
         limit = f"the oracle, stopping where the final answer is first given, saves {percent(oracle, 0)}"
@@ -283,9 +283,9 @@ class Words:
         gained = replayed.run_correct & ~table.full_right & ~table.cut
         return replayed.run_lost, gained & np.array(self.labels == "gold")
 
-    def rows(self, found: Mapping[str, Any] | None, diagnosis: Diagnosis, table: Table) -> list[dict[str, str]]:
+    def rows(self, figures: Mapping[str, Any] | None, diagnosis: Diagnosis, table: Table) -> list[dict[str, str]]:
         """The table of figures; each row says whether it was measured, counted or estimated."""
-        if found is None:
+        if figures is None:
             rows = [
                 _row("tokens", number(float(table.tokens.sum())), NONE, NONE, "counted", "completion tokens of the recorded runs")
             ]
@@ -293,7 +293,7 @@ class Words:
                 accuracy = percent(diagnosis.accuracy_full)
                 rows.insert(0, _row("accuracy", accuracy, NONE, NONE, "counted", "right answers over questions"))
             return rows
-        get = found.get
+        get = figures.get
         rows = []
         if get("accuracy") is not None:
             change = f"{points(get('accuracy_change'))} ({interval(get('accuracy_change_interval'), points)})"

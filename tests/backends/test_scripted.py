@@ -11,7 +11,7 @@ from blocking import Awaited, Blocking
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.scripted import Script, ScriptedBackend
-from entropy_chains.backends.text.pieces import LARGEST
+from entropy_chains.backends.text.pieces import LARGEST_ENTROPY
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES
 from entropy_chains.core.policy import Policy
@@ -88,7 +88,7 @@ def test_a_full_run_by_hand():
     assert (run.answer, run.tokens, run.rest_tokens, len(run.steps)) == ("the answer", 11, 4, 3)
 
 
-@pytest.mark.parametrize("entropy", [0.0, 1e-6, 0.25, 1.0, 3.0, 4.3, LARGEST])
+@pytest.mark.parametrize("entropy", [0.0, 1e-6, 0.25, 1.0, 3.0, 4.3, LARGEST_ENTROPY])
 def test_a_piece_has_the_entropy_it_was_given(entropy):
     """To a billionth of a bit, out of real alternatives whose probabilities sum to 1."""
     backend = ScriptedBackend(Script([("a", entropy)], "x"))

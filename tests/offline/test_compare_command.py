@@ -12,7 +12,7 @@ from entropy_chains.cli import main
 from entropy_chains.errors import InputError
 from entropy_chains.offline.compare import compare
 from entropy_chains.offline.traces import Step, Trace, append_traces
-from entropy_chains.show.plots import figure_format, saved_against_change, together
+from entropy_chains.show.plots import figure_format, grouped_places, saved_against_change
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_the_plot_is_written(name, start, files):
 
 def test_labels_that_have_no_room_share_one():
     """Three places of which two lie closer than a label is wide and high: two labels, the shared one at the left of the two."""
-    assert together([(5.0, 1.0), (0.0, 0.0), (5.5, 1.2)], (1.0, 0.5)) == [((0.0, 0.0), [1]), ((5.0, 1.0), [0, 2])]
-    assert together([(5.0, 1.0), (5.5, 1.6)], (1.0, 0.5)) == [((5.0, 1.0), [0]), ((5.5, 1.6), [1])]
+    assert grouped_places([(5.0, 1.0), (0.0, 0.0), (5.5, 1.2)], (1.0, 0.5)) == [((0.0, 0.0), [1]), ((5.0, 1.0), [0, 2])]
+    assert grouped_places([(5.0, 1.0), (5.5, 1.6)], (1.0, 0.5)) == [((5.0, 1.0), [0]), ((5.5, 1.6), [1])]
 
 
 def test_the_plot_takes_agreement_labels(tmp_path):

@@ -20,10 +20,10 @@ from entropy_chains.errors import EntropyChainsError
 
 Array = np.ndarray[Any, Any]
 
-KEPT = 256
+TOKENS_A_SEAT = 256
 """Tokens that a seat keeps before they are summed up; few long sums cost less than many short ones."""
 
-FIGURES = 5
+FIGURES_A_TOKEN = 5
 """Per token: entropy, mass, lower, upper, confidence."""
 
 
@@ -68,7 +68,7 @@ class Ledger:
         pending: the next token's figures are here, behind the kept ones, [seats].
         k: the likeliest tokens that entropies are over, 0 for all, [seats].
         quiet: tokens that are known to decide nothing, [vocabulary].
-        tokens: the kept ones, [seats, KEPT + 1]; figures: theirs, or their logits, [seats, KEPT + 1, width].
+        tokens: the kept ones, [seats, TOKENS_A_SEAT + 1]; figures: theirs, or their logits, [seats, TOKENS_A_SEAT + 1, width].
         fault: what kept figures from coming, if something did. The rows that need them are given up, each for itself.
     """
 
@@ -77,8 +77,8 @@ class Ledger:
         self.fed, self.kept, self.told, self.k = (np.zeros(seats, np.int64) for _ in range(4))
         self.measured, self.pending = (np.zeros(seats, bool) for _ in range(2))
         self.quiet = np.zeros(0, bool)
-        self.tokens = np.zeros((seats, KEPT + 1), np.int64)
-        self.figures = np.zeros((seats, KEPT + 1, 0), np.float32)  # until the width is known
+        self.tokens = np.zeros((seats, TOKENS_A_SEAT + 1), np.int64)
+        self.figures = np.zeros((seats, TOKENS_A_SEAT + 1, 0), np.float32)  # until the width is known
         self.fault: Exception | None = None
         self._coming: list[tuple[Array, Coming]] = []
         self._indices: tuple[Array, torch.Tensor] | None = None
@@ -88,29 +88,29 @@ class Ledger:
         if len(self.quiet) != vocabulary:  # the first step
             self.quiet = np.zeros(vocabulary, bool)
             # Not touched before it is written to: seats that are never taken cost no memory.
-            self.figures = np.empty((*self.tokens.shape, vocabulary if self.late else FIGURES), np.float32)
+            self.figures = np.empty((*self.tokens.shape, vocabulary if self.late else FIGURES_A_TOKEN), np.float32)
 
-    def keep(self, seats: Array, known: Array, tokens: Array) -> list[int]:
+    def keep(self, seats: Array, lengths: Array, tokens: Array) -> list[int]:
         """Write down the quiet tokens; :meth:`measure` follows.
 
         Args:
             seats: of the rows in this step.
-            known: tokens of each one's output so far.
+            lengths: tokens of each one's output so far.
             tokens: the last of those, -1 where there is none.
 
         Returns:
             The places in ``seats`` of the other rows.
         """
         self.arrive()
-        kept = self.kept[seats]
-        easy = self.quiet[tokens] & self.pending[seats] & (known == self.fed[seats] + 1) & (kept < KEPT)
+        counts = self.kept[seats]
+        easy = self.quiet[tokens] & self.pending[seats] & (lengths == self.fed[seats] + 1) & (counts < TOKENS_A_SEAT)
         left: list[int] = []
         if not easy.all():
             left = np.flatnonzero(~easy).tolist()
-            seats, kept, known, tokens = seats[easy], kept[easy], known[easy], tokens[easy]
-        self.tokens[seats, kept] = tokens
-        self.kept[seats] = kept + 1
-        self.fed[seats] = known
+            seats, counts, lengths, tokens = seats[easy], counts[easy], lengths[easy], tokens[easy]
+        self.tokens[seats, counts] = tokens
+        self.kept[seats] = counts + 1
+        self.fed[seats] = lengths
         return left
 
     def measure(self, logits: torch.Tensor, seats: Array, places: Array) -> None:
@@ -200,11 +200,11 @@ class Row:
         """Take a seat, with what it had in the one before."""
         ledger, away = self._ledger, self._away
         ledger.arrive()  # who sat here before may have figures under way
-        kept = len(away.tokens)
-        ledger.fed[seat], ledger.told[seat], ledger.kept[seat] = away.fed, away.told, kept
+        count = len(away.tokens)
+        ledger.fed[seat], ledger.told[seat], ledger.kept[seat] = away.fed, away.told, count
         ledger.k[seat] = self.settings.policy.k or 0
-        ledger.pending[seat] = len(away.figures) > kept
-        ledger.tokens[seat, :kept] = away.tokens
+        ledger.pending[seat] = len(away.figures) > count
+        ledger.tokens[seat, :count] = away.tokens
         if len(away.figures):
             ledger.figures[seat, : len(away.figures)] = away.figures
         self.seat = seat  # last: it has no seat that cannot hold what it brings
@@ -216,9 +216,9 @@ class Row:
             return
         ledger, seat = self._ledger, self.seat
         ledger.arrive()
-        kept = int(ledger.kept[seat])
-        figures = ledger.figures[seat, : kept + int(ledger.pending[seat])]
-        self._away = Away(int(ledger.fed[seat]), int(ledger.told[seat]), ledger.tokens[seat, :kept].copy(), figures.copy())
+        count = int(ledger.kept[seat])
+        figures = ledger.figures[seat, : count + int(ledger.pending[seat])]
+        self._away = Away(int(ledger.fed[seat]), int(ledger.told[seat]), ledger.tokens[seat, :count].copy(), figures.copy())
         ledger.measured[seat] = ledger.pending[seat] = False
         self.seat = None
 
@@ -252,7 +252,7 @@ class Row:
             ledger.kept[seat] += 1
             ledger.told[seat] += 1
         ended = self.monitor.at_end
-        if ended or ledger.kept[seat] >= KEPT:
+        if ended or ledger.kept[seat] >= TOKENS_A_SEAT:
             self._sum_up(seat)
         return self.monitor.decide() if ended else None
 
@@ -264,9 +264,9 @@ class Row:
             ledger.told[seat] = kept
 
     def _sum_up(self, seat: int) -> None:
-        ledger, kept = self._ledger, int(self._ledger.kept[seat])
-        if kept:
-            figures = ledger.figures[seat, :kept]
+        ledger, count = self._ledger, int(self._ledger.kept[seat])
+        if count:
+            figures = ledger.figures[seat, :count]
             read = logits_entropy(figures, self.settings.policy.k).figures() if ledger.late else figures.astype(np.float64)
             self.monitor.absorb(read)
             ledger.kept[seat] = ledger.told[seat] = 0
@@ -274,5 +274,5 @@ class Row:
 
 def moved(values: Sequence[int], device: torch.device) -> torch.Tensor:
     """Some numbers on the device, without waiting for it."""
-    made = torch.tensor(values, pin_memory=device.type == "cuda")
-    return made.to(device, non_blocking=True)
+    tensor = torch.tensor(values, pin_memory=device.type == "cuda")
+    return tensor.to(device, non_blocking=True)

@@ -27,7 +27,7 @@ from entropy_chains.errors import InputError
 
 logger = logging.getLogger("vllm.entropy_chains")  # below vLLM's own, so that it is shown where vLLM's is
 
-TAIL = 16
+PROMPT_TAIL = 16
 """Tokens at a prompt's end among which a tag that opens the thinking, or closes it, stands."""
 
 
@@ -72,21 +72,21 @@ class EngineRows:
         stop = settings.stop and stopping_enabled()
         monitor = Monitor(settings.policy, tags=tags, stop=stop, holdout=settings.holdout)
         if prompt and tags:
-            monitor.enter(phase_after_prompt(self._vocabulary.decode(list(prompt)[-TAIL:]), tags))
+            monitor.enter(phase_after_prompt(self._vocabulary.decode(list(prompt)[-PROMPT_TAIL:]), tags))
         return Row(self._ledger, settings, monitor, stops=stop and not settings.holdout)
 
-    def take(self, row: Row, known: int, token: int) -> None:
+    def take(self, row: Row, length: int, token: int) -> None:
         """Read what the row has got since the last step: a token, or nothing while its prompt is being read.
 
         Args:
             row: a row that is watched.
-            known: tokens of its output so far.
+            length: tokens of its output so far.
             token: the last of them.
         """
-        if known == row.fed or not row.on:
+        if length == row.fed or not row.on:
             return
-        if known != row.fed + 1:
-            self.leave(row, f"{known} tokens where {row.fed + 1} were expected")
+        if length != row.fed + 1:
+            self.leave(row, f"{length} tokens where {row.fed + 1} were expected")
             return
         if row.closing is not None and token != self._close[row.fed - row.closing]:
             self.leave(row, "the closing tag was not accepted, by a grammar perhaps")
@@ -121,21 +121,21 @@ class EngineRows:
         logits[places] = torch.where(own > -torch.inf, only, left)
 
     def step(
-        self, logits: torch.Tensor, rows: Sequence[tuple[int, Row]], known: Sequence[int], tokens: Sequence[int]
+        self, logits: torch.Tensor, rows: Sequence[tuple[int, Row]], lengths: Sequence[int], tokens: Sequence[int]
     ) -> torch.Tensor:
         """One step of the engine; never raises, for that would end the whole server.
 
         Args:
             logits: before temperature, [batch, vocabulary]; rows that close are changed in place.
             rows: those that are watched, with their places in the batch, ascending. The same list again means the same rows.
-            known: for each of them the number of tokens of its output so far.
+            lengths: for each of them the number of tokens of its output so far.
             tokens: the last of those, -1 where there is none.
 
         Returns:
             The logits.
         """
         try:
-            self._step(logits, rows, known, tokens)
+            self._step(logits, rows, lengths, tokens)
         except Exception as error:  # noqa: BLE001 (see above)
             if len(rows) == 1:
                 self.failed([rows[0][1]], error)
@@ -143,16 +143,16 @@ class EngineRows:
             # Whose fault it is shows when each is taken alone. What was done for a row already is not done twice: its tokens are
             # counted, and its next token's figures are the same again.
             for n in range(len(rows)):
-                self.step(logits, rows[n : n + 1], known[n : n + 1], tokens[n : n + 1])
+                self.step(logits, rows[n : n + 1], lengths[n : n + 1], tokens[n : n + 1])
         return logits
 
-    def _step(self, logits: torch.Tensor, rows: Sequence[tuple[int, Row]], known: Sequence[int], tokens: Sequence[int]) -> None:
+    def _step(self, logits: torch.Tensor, rows: Sequence[tuple[int, Row]], lengths: Sequence[int], tokens: Sequence[int]) -> None:
         self._ledger.prepare(logits.shape[-1])
         seats, places = self._arrays(rows)
-        for n in self._ledger.keep(seats, np.array(known), np.array(tokens)):
+        for n in self._ledger.keep(seats, np.array(lengths), np.array(tokens)):
             row = rows[n][1]
             try:
-                self.take(row, known[n], tokens[n])
+                self.take(row, lengths[n], tokens[n])
             except Exception as error:  # noqa: BLE001 (the other rows go on)
                 self.failed([row], error)
         self._ledger.measure(logits, seats, places)
@@ -180,9 +180,9 @@ class EngineRows:
         if not row.monitor.decided or (row.stops and decision is not Decision.CLOSE):
             return
         outcome, row.told = row.monitor.finish(), True
-        said = "closed" if outcome.stopped else "would have been closed"
+        verb = "closed" if outcome.stopped else "would have been closed"
         level = logging.INFO if row.settings.id else logging.DEBUG  # told to who asks for it by a name
-        self.say(f"{said} {json.dumps(outcome.metadata())}", row.settings, level=level)
+        self.say(f"{verb} {json.dumps(outcome.metadata())}", row.settings, level=level)
 
     def _arrays(self, rows: Sequence[tuple[int, Row]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The rows' seats and places; kept, for most steps have the rows of the one before."""

@@ -89,22 +89,22 @@ class Serving:
         return f"model {self.names[-1]}, template {self.vocabulary.template}, thinking {tags.open}…{tags.close}"
 
 
-def read(given: Mapping[str, Any] | None) -> Settings | None:
+def read(arguments: Mapping[str, Any] | None) -> Settings | None:
     """The settings among a request's extra arguments, or None where it asks nothing of the plug-in.
 
     Raises:
         SettingsError: a key is unknown, a value is not of its kind, or keys contradict each other.
         PolicyError: the policy cannot be read.
     """
-    own = {key.removeprefix(PREFIX): v for key, v in (given or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
+    own = {key.removeprefix(PREFIX): v for key, v in (arguments or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
     if not own:
         return None
     for key in own:
         if key not in KINDS:
-            known = ", ".join(PREFIX + k for k in KINDS)
-            raise SettingsError(f"{PREFIX}{key[:LONGEST_ID]} is unknown; the plug-in knows {known}")
-    if found := first_fault(own, KINDS, PREFIX):
-        raise SettingsError(found[1])
+            names = ", ".join(PREFIX + k for k in KINDS)
+            raise SettingsError(f"{PREFIX}{key[:LONGEST_ID]} is unknown; the plug-in knows {names}")
+    if fault := first_fault(own, KINDS, PREFIX):
+        raise SettingsError(fault[1])
     values = {key: READ[key](value) if key in READ else value for key, value in own.items()}
     rule = {key: values.pop(key) for key in ("policy", *INLINE) if key in values}
     if "policy" in rule and len(rule) > 1:
@@ -144,10 +144,10 @@ def check(settings: Settings, serving: Serving | None, params: Any = None) -> No
     if serving is not None:
         running |= _served(policy, serving)
     try:
-        told = policy.differences(settings.on_mismatch, temperature, limit, running)
+        texts = policy.differences(settings.on_mismatch, temperature, limit, running)
     except PolicyMismatch as error:  # its remedy is Python; a request has a key for it
         raise SettingsError(str(error).replace('on_mismatch="warn"', f"{PREFIX}on_mismatch=warn")) from error
-    for text in told:
+    for text in texts:
         # No entry in the registry of warnings: it would keep every text for good, and a part of them is the clients'.
         warnings.warn_explicit(text, UserWarning, __file__, 0)
 

@@ -82,12 +82,12 @@ class Seats:
             self._outputs = [seat.output for _, seat in seats]
         if not self._watched:
             return logits
-        known = list(map(len, self._outputs))
+        lengths = list(map(len, self._outputs))
         tokens = [output[-1] if output else -1 for output in self._outputs]
         if -1 in tokens:  # nothing yet, or a placeholder for a token that is not known yet
-            known = [_known(output) for output in self._outputs]
-            tokens = [output[n - 1] if n else -1 for n, output in zip(known, self._outputs, strict=True)]
-        return self._rows.step(logits, self._watched, known, tokens)
+            lengths = [_length(output) for output in self._outputs]
+            tokens = [output[n - 1] if n else -1 for n, output in zip(lengths, self._outputs, strict=True)]
+        return self._rows.step(logits, self._watched, lengths, tokens)
 
     def _sit(self, seat: Seat | None, place: int) -> None:
         if seat is None:
@@ -133,9 +133,9 @@ class Seats:
         return None
 
 
-def _known(output: list[int]) -> int:
+def _length(output: list[int]) -> int:
     """Tokens so far, without the placeholders (-1)."""
-    known = len(output)
-    while known and output[known - 1] < 0:
-        known -= 1
-    return known
+    length = len(output)
+    while length and output[length - 1] < 0:
+        length -= 1
+    return length

@@ -14,10 +14,10 @@ Piece = str | tuple[str, float | Sequence[float] | None] | Token
 """One token: its text (entropy 0), or its text with an entropy in bits, with the logprobs of its top-k (natural logarithms,
 the chosen token first), or with None for missing logprobs; or a ready :class:`Token`."""
 
-CHOICES = 20
+ALTERNATIVES = 20
 """Alternatives of a token that is given by its entropy."""
 
-LARGEST = math.log2(CHOICES)
+LARGEST_ENTROPY = math.log2(ALTERNATIVES)
 """Bits: the largest entropy that so many alternatives can have."""
 
 
@@ -40,21 +40,23 @@ def token_of(piece: Piece) -> Token:
 
 @lru_cache(maxsize=4096)
 def _logprobs(entropy: float) -> tuple[float, ...]:
-    """Logprobs of :data:`CHOICES` alternatives with this entropy in bits: a likeliest one, and the rest alike."""
-    if not 0.0 <= entropy <= LARGEST:
-        raise InputError(f"an entropy of {entropy} bits is impossible for {CHOICES} alternatives; 0 to {LARGEST:.4f} is possible")
+    """Logprobs of :data:`ALTERNATIVES` alternatives with this entropy in bits: a likeliest one, and the rest alike."""
+    if not 0.0 <= entropy <= LARGEST_ENTROPY:
+        raise InputError(
+            f"an entropy of {entropy} bits is impossible for {ALTERNATIVES} alternatives; 0 to {LARGEST_ENTROPY:.4f} is possible"
+        )
     if entropy == 0.0:
         return (0.0,)
-    low, high = 0.0, 1.0 - 1.0 / CHOICES  # the rest's share; the entropy grows with it
+    low, high = 0.0, 1.0 - 1.0 / ALTERNATIVES  # the rest's share; the entropy grows with it
     for _ in range(100):
         rest = (low + high) / 2
         low, high = (rest, high) if _spread(rest) < entropy else (low, rest)
-    each = high / (CHOICES - 1)
-    return (math.log1p(-high), *([math.log(each)] * (CHOICES - 1)))
+    each = high / (ALTERNATIVES - 1)
+    return (math.log1p(-high), *([math.log(each)] * (ALTERNATIVES - 1)))
 
 
 def _spread(rest: float) -> float:
-    """Entropy in bits of a likeliest alternative and :data:`CHOICES` - 1 others that share ``rest`` evenly."""
+    """Entropy in bits of a likeliest alternative and :data:`ALTERNATIVES` - 1 others that share ``rest`` evenly."""
     if rest <= 0.0:
         return 0.0
-    return -((1 - rest) * math.log2(1 - rest) + rest * math.log2(rest / (CHOICES - 1)))
+    return -((1 - rest) * math.log2(1 - rest) + rest * math.log2(rest / (ALTERNATIVES - 1)))
