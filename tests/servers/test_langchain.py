@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from engine_counts import MOST, counted, stopped
 from langchain.agents import create_agent
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -99,26 +99,6 @@ def served(request):
     return engine, partial(make, engine)
 
 
-def counted(engine, work):
-    """What work gives, and the tokens that the engine made for it by its own count."""
-    before = engine.counters()["generated"]
-    found = work()
-    while engine.counters()["running"]:  # one that was hung up on is counted when the engine has noticed
-        time.sleep(0.05)
-    return found, engine.counters()["generated"] - before
-
-
-def stopped(engine, work, full):
-    """The same for a run that is stopped: the fewest of four tries, until there are few enough.
-
-    Where its client gets no processor, the bundled model is done before half of it is read.
-    """
-    tries = []
-    while len(tries) < 4 and not (tries and tries[-1][1] < MOST * full):
-        tries.append(counted(engine, work))
-    return min(tries, key=lambda t: t[1])
-
-
 def invoke(runnable, asked):
     return [runnable.invoke(a) for a in asked]
 
@@ -170,10 +150,6 @@ EXISTING = {
     "chain": (chain, lambda question: {"question": question}, lambda told: told),
     "agent": (agent, lambda question: {"messages": [("user", question)]}, lambda told: told["messages"][-1].text),
 }
-
-
-MOST = 0.67
-"""Share of the full runs' tokens that the engine may make; well under half is read."""
 
 
 @pytest.mark.parametrize("kind", EXISTING)

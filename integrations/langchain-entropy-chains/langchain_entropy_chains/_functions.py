@@ -17,7 +17,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
 OBJECTS, ITEMS, MOST = 4, 100, 10_000
-"""At most looked at: objects inside objects, items of a container, things in all. Functions and runnables are followed throughout."""
+"""Looked at, at most: objects in objects, items of a container, things in all. Functions and runnables are followed throughout."""
 
 PLAIN = (str, bytes, int, float, complex, type(None))
 

@@ -37,7 +37,7 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
 from langchain_entropy_chains._closing import aclosed, closed
-from langchain_entropy_chains._model_info import identified, limit, model_name, number
+from langchain_entropy_chains._model_info import drops_reasoning, identified, limit, model_name, number
 from langchain_entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
 from langchain_entropy_chains._ollama import seeded, settings_of, speaks_ollama
 
@@ -85,7 +85,7 @@ class InnerModel(ServedModel):
         self._owner = getattr(chat, "root_client", None) or owner or chat
         self._chat, self._stop, self._kwargs = chat, list(stop) if stop else None, dict(kwargs)
         self._speaks_openai = hasattr(chat, "root_client") and hasattr(chat, "_get_request_payload")
-        self._drops_reasoning = type(chat).__module__.startswith("langchain_openai")
+        self._drops_reasoning = drops_reasoning(chat)
         if not self._drops_reasoning:
             self._chunks_of = type(chat).__name__, INSTEAD
         if speaks_ollama(chat):

@@ -62,6 +62,12 @@ def _defaults(model: BaseLanguageModel[Any]) -> Mapping[str, Any]:
     return getattr(model, "_default_params", {})
 
 
+def drops_reasoning(chat: BaseChatModel) -> bool:
+    """Whether it reads chunks as ``ChatOpenAI`` does, which passes on no text of the reasoning: it, and classes made of it."""
+    reads = getattr(type(chat), "_convert_chunk_to_generation_chunk", None)
+    return str(getattr(reads, "__module__", "")).startswith("langchain_openai.")
+
+
 def without_any_logprobs(chat: BaseChatModel) -> str | None:
     """What to say of a model of a class that passes on no logprobs; None of all others."""
     row = of_class(kind := type(chat).__name__)
