@@ -19,6 +19,7 @@ from langchain_entropy_chains import ChatTransformers
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.llms.entropy_chains import TransformersLLM
 from steered import Script, real_tokenizer, tiny
+from tool_forms import FORMS
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
@@ -131,3 +132,32 @@ def test_llama_index(name, tags, stop):
     *parts, end = llm.stream_complete(DEEP)
     assert llm.complete(DEEP).text == end.text == answer
     assert "".join(part.delta or "" for part in [*parts, end]) == answer
+
+
+CALLS = [("deepseek_v3" if "DeepSeek" in form else TOKENIZERS[n % len(TOKENIZERS)], form) for n, form in enumerate(FORMS)]
+"""Each form with one tokenizer; DeepSeek's markers hold a sign that others read as a space."""
+
+
+def add(a: int, b: str) -> str:
+    """Adds."""
+    return f"{a}{b}"
+
+
+@pytest.mark.parametrize(("name", "form"), CALLS, ids=[f"{name} {form}" for name, form in CALLS])
+def test_tool_calls(name, form):
+    """Read in every form, special tokens or spelled; nothing of a call shows, in a stream as in a whole reply."""
+    tokenizer, model, script = loaded(name)
+    script.set({DEEP: f"<think>\n{FIRST}</think>\n\nLet me see.\n{FORMS[form]}{tokenizer.eos_token}"}, "", "")
+    backend = TransformersBackend(model, tokenizer, name="tiny", think_tags=FAMILIES[-1])
+    chat = ChatTransformers(backend=backend, temperature=0, max_tokens=160).bind_tools([add])
+    for message in (chat.invoke(DEEP), functools.reduce(lambda a, b: a + b, chat.stream(DEEP))):
+        assert (message.content, message.additional_kwargs["reasoning_content"]) == ("Let me see.", FIRST.strip())
+        assert [(call["name"], call["args"]) for call in message.tool_calls] == [("add", {"a": 1, "b": "x"})]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_tokens_are_counted_by_the_models_own_tokenizer(name):
+    """Offline, special tokens as one each."""
+    backend, _ = set_up(name, FAMILIES[-1])
+    chat, text = ChatTransformers(backend=backend), f"34*7=? \N{GRINNING FACE}{loaded(name)[0].eos_token}"
+    assert chat.get_num_tokens(text) == len(loaded(name)[0](text, add_special_tokens=False).input_ids)

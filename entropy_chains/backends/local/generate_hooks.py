@@ -261,7 +261,7 @@ class Watch:
         monitor = self._monitor.rows[r]
         if monitor.segmentation.boundary == "call":
             self._step_ended(r, self._monitor.end_step(r), self._start + self._took[r])
-        read = self._vocabulary.read(ids, phase, self._forced.get(r))
+        read, reasoned = self._vocabulary.read(ids, phase, self._forced.get(r)), self._vocabulary.reasoned(ids, phase)
         answer: str | None
         if r in self._answers:
             answer, finish = self._answers[r], "stop"
@@ -278,7 +278,7 @@ class Watch:
             steps=tuple(self._steps[r]),
             outcome=monitor.finish(tokens=len(ids) + self._probed[r]),
             tokens=len(ids) + self._probed[r],
-            reasoning_tokens=self._vocabulary.reasoned(ids, phase),
+            reasoning_tokens=reasoned,
             prompt_tokens=prompt,
             rest_tokens=len(ids) - end,
             seconds=self._took[r],
@@ -286,7 +286,7 @@ class Watch:
             finish_raw=finish,
             prefill_tokens=self.prefill[r],
             token_ids=tuple(ids),
-            tool_calls=self._vocabulary.calls(read, ids),
+            tool_calls=self._vocabulary.calls(read, ids[reasoned:]),
         )
 
 

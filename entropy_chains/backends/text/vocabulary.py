@@ -138,9 +138,9 @@ class Vocabulary:
         thinking = message.get(REASONING)
         if not thinking or self._field == REASONING:
             return message
-        if self.tags and self.tags.in_channels and message.get("content") and message.get("tool_calls"):
-            return message  # a turn that calls has room for one text before the call
-        return {**message, self._field: thinking}
+        # In channels a turn that calls has room for one text before the call: the thinking is what the model goes on from.
+        spent = {"content": ""} if self.tags and self.tags.in_channels and message.get("tool_calls") else {}
+        return {**message, self._field: thinking, **spent}
 
     @property
     def has_tools(self) -> bool:
@@ -191,11 +191,16 @@ class Vocabulary:
         return self.read(ids, phase or Phase.ANSWER, 0 if phase is None else None).whole_answer
 
     def calls(self, reader: OutputReader, ids: Sequence[int]) -> tuple[ToolCall, ...]:
-        """The tool calls of an output; by the tokenizer's own description of its replies, where it has one."""
+        """The tool calls of an output; by the tokenizer's own description of its replies, where it has one.
+
+        Args:
+            reader: that has read it.
+            ids: those after its thinking.
+        """
         found = reader.calls
         if found and getattr(self._tokenizer, "response_template", None):
             with suppress(Exception):  # a description that does not fit says nothing
-                told = self._tokenizer.parse_response(self.decode(ids)).get("tool_calls") or []
+                told = self._tokenizer.parse_response(self.decode(ids), prefix="").get("tool_calls") or []
                 return tuple(_described(call) for call in told) or found
         return found
 
