@@ -50,11 +50,20 @@ from entropy_chains.demo.questions import draw_questions
 PROJECT, RUNS = "savings", 6
 PICTURES = engines.ROOT / "docs" / "pictures"
 SHARE = "early_stop_tokens_saved_share"
-HIDDEN = ("status", "error", "user", "annotations", "trace annotations", "total cost")
-"""Columns of the table that say nothing here."""
+COLUMNS = (
+    "statusCode",
+    "error",
+    "userId",
+    "annotations",
+    "traceAnnotations",
+    "startTime",
+    "cumulativeTokenCostTotal",
+    f"trace-annotations-score-{SHARE}",
+)
+"""Columns of Phoenix's table that are ticked the other way: the first say nothing here, and the last is ours."""
 
-ELEMENT = "[...document.querySelectorAll('*')].filter(e => !e.children.length && e.textContent.trim() == '{text}').pop()"
-"""The page's last element with a text."""
+ELEMENT = "[...document.querySelectorAll('*')].filter(e => e.textContent.trim() == '{text}').pop()"
+"""The page's last, innermost element with a text."""
 
 
 def run_both(engine: engines.Engine, running: phoenix.Phoenix, policy: Policy) -> None:
@@ -84,7 +93,7 @@ def run_both(engine: engines.Engine, running: phoenix.Phoenix, policy: Policy) -
 
     settings: Any = {"temperature": temperature, "seed": 0, "max_tokens": 1600}
     model = ChatOpenAI(model=engine.name, base_url=engine.base_url, api_key="none", **settings)
-    chain = with_early_stop(ChatPromptTemplate.from_template("{question}") | model | StrOutputParser(), policy)
+    chain = with_early_stop(ChatPromptTemplate.from_template("{question}") | model | StrOutputParser(), policy, holdout=0.3)
     for question in questions[RUNS:]:
         print(chain.invoke({"question": question}, {"callbacks": [EarlyStopSpans()]}), file=sys.stderr)
     provider.shutdown()
@@ -104,23 +113,24 @@ class Page:
             pass
         return dict(reply["result"])
 
-    async def open(self, address: str, text: str, height: int) -> None:
+    async def open(self, address: str, text: str, width: int, height: int) -> None:
         """Load a page and wait until it shows a text."""
-        await self.ask("Emulation.setDeviceMetricsOverride", width=1400, height=height, deviceScaleFactor=1, mobile=False)
+        await self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         await self.ask("Page.navigate", url=address)
-        await self._run(f"if (!document.body.innerText.includes({text!r})) throw 0")
+        await self.run(f"if (!document.body.innerText.includes({text!r})) throw 0")
 
     async def click(self, text: str) -> None:
         """Click on the element with a text, as soon as it is there."""
-        await self._run(ELEMENT.format(text=text) + ".click()")
+        await self.run(ELEMENT.format(text=text) + ".click()")
 
-    async def _run(self, script: str, seconds: float = 120) -> None:
+    async def run(self, script: str, *, seconds: float = 120, wait: float = 3) -> None:
+        """Run a script as soon as it does not fail, and wait until its effect is seen."""
         end = time.monotonic() + seconds
         while "exceptionDetails" in await self.ask("Runtime.evaluate", expression=script, userGesture=True):
             if time.monotonic() > end:
                 raise SystemExit(f"not on the page: {script}")
             await asyncio.sleep(0.5)
-        await asyncio.sleep(3)
+        await asyncio.sleep(wait)
 
     async def save(self, out: Path) -> None:
         """Save what is seen."""
@@ -174,14 +184,15 @@ async def pictures(project: str, trace: str, folder: Path) -> None:
         folder: where the pictures are saved.
     """
     async with browser() as page:
-        await page.open(f"{project}/traces?timeRangeKey=15m", SHARE, 900)
+        await page.open(f"{project}/traces?timeRangeKey=15m", SHARE, 1600, 800)
         await page.click("Columns")
-        for column in (*HIDDEN, SHARE):
-            await page.click(column)
-        await page.ask("Input.dispatchKeyEvent", type="keyDown", key="Escape", windowsVirtualKeyCode=27)
+        for column in COLUMNS:
+            await page.run(f"document.querySelector('input[name={column}]').click()", wait=0.2)
+        for kind in ("mousePressed", "mouseReleased"):  # beside the list of columns, which closes it
+            await page.ask("Input.dispatchMouseEvent", type=kind, x=900, y=20, button="left", clickCount=1)
         await asyncio.sleep(5)
         await page.save(folder / "phoenix-savings.png")
-        await page.open(trace, "EarlyStopChatModel", 1760)
+        await page.open(trace, "EarlyStopChatModel", 1400, 1760)
         for text in ("EarlyStopChatModel", "Attributes"):
             await page.click(text)
         await page.save(folder / "phoenix-langchain.png")
@@ -195,8 +206,10 @@ def main() -> None:
     given = parser.parse_args()
     with engines.start("llama") as engine, phoenix.start() as running:
         run_both(engine, running, Policy.load(given.policy))
-        spans = running.spans(PROJECT, 4 * RUNS)
-        stopped = [s for s in spans if s["name"] == "EarlyStopChatModel" and s["attributes"].get("early_stop_stopped")]
+        stopped, end = list[dict[str, Any]](), time.monotonic() + 30
+        while not stopped and time.monotonic() < end:  # Phoenix stores spans after they have arrived
+            spans = [s for s in running.spans(PROJECT) if s["name"] == "EarlyStopChatModel"]
+            stopped = [s for s in spans if s["attributes"].get("early_stop_stopped")]
         if not stopped:
             raise SystemExit("no run was stopped, so there is nothing to see")
         ids = {p["name"]: p["id"] for p in running.get("/v1/projects")["data"]}
