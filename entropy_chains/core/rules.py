@@ -254,6 +254,7 @@ class StepRule(Rule):
     """A rule that reads no signal. A certificate walks the first step at which it may stop, from the last to earlier ones."""
 
     reads_signal: ClassVar[bool] = False
+    limited: ClassVar[bool] = False
 
     def settings(self, last_step: int, k: int | None, vocab_size: int | None) -> Array:
         """Steps, the latest first."""
@@ -265,7 +266,7 @@ class StepRule(Rule):
         import numpy as np
 
         latest = self.min_steps + len(settings) - 1
-        first: Array = np.where(self.met(rows), np.minimum(latest - rows.step, len(settings)), len(settings))
+        first: Array = np.where(self.met(rows), np.clip(latest - rows.step, 0, len(settings)), len(settings))
         return first
 
     def with_setting(self, setting: float, scales: tuple[float, ...] = (1.0,)) -> Self:
@@ -301,7 +302,6 @@ class AgreementRule(StepRule):
 
     name: ClassVar[str] = "agreement"
     compares_answers: ClassVar[bool] = True
-    limited: ClassVar[bool] = False
     earliest: ClassVar[int] = 2
     certified_in: ClassVar[tuple[str, ...]] = ("refine",)
 

@@ -239,7 +239,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Choice:
     for c, losable in zip(candidates, allowed, strict=True):
         if losable < 0:
             continue
-        last = last_seen_step(walking, tested, losable) if c.limited else None
+        last = last_seen_step(walking, tested, losable)
         if c.reads_signal:
             verdicts.append(basis.evidence(c, last).verdict)
             if verdicts[-1] in SILENT:

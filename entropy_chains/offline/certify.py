@@ -91,13 +91,15 @@ def curve(
         tested: the runs whose losses count, bool [runs]; savings are over all.
         floor: least mass; None: the default.
         scales: threshold at each step relative to the grid's, the last repeated, NaN = never stop there; None: 1.
-        last_step: last step at which a stop is allowed; None: no limit. A run cut off earlier and not stopped counts as lost.
+        last_step: last step at which a stop is allowed; None: the longest run's. A run cut off earlier and not stopped counts as
+            lost. A rule that nothing keeps from stopping later (:attr:`Rule.limited`) is walked from this step on, but may stop
+            after later ones, too: there every run that was cut off and not stopped counts as lost.
         scope: of the policy, ``call`` or ``agent``.
     """
     last_step = table.longest if last_step is None else last_step
     read = readings(table, rule, floor or MassFloor())
     sees_answers = rule.sees_answers(table.mode or "thinking", scope)
-    allowed = table.stops_allowed(sees_answers) & (table.step <= last_step)
+    allowed = table.stops_allowed(sees_answers) & ((table.step <= last_step) | (not rule.limited))
     stop_cost, full_cost = table.costs(rule.reads_answers)
     settings = rule.settings(last_step, table.k, table.vocab_size)
     size = len(settings)
@@ -120,7 +122,7 @@ def curve(
         summed: Array = np.cumsum(begun - ended)
         return summed
 
-    unseen = tested & table.cut & (np.diff(table.offsets) - 1 < last_step)
+    unseen = tested & table.cut & ((np.diff(table.offsets) - 1 < last_step) | (not rule.limited))
     lost = (table.lost[rows] & tested[table.run[rows]]).astype(float) - unseen[table.run[rows]]
     losses = np.rint(unseen.sum() + added(lost)).astype(np.int64)
     tokens = max(1, int(table.tokens.sum()))
