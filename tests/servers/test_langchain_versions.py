@@ -27,8 +27,9 @@ OLDEST = {
 """By what is the oldest: of all, and of what agents need (the ``agents`` extra)."""
 TESTS = {
     "langchain-core-1.2.5": ["attachment", "callbacks", "chat_models", "closing", "numbers", "reach", "tracing"],
-    "langchain-1.2.9": ["agent_shapes", "middleware", "attachment", "root_runs"],
-}
+    "langchain-1.2.9": ["agent_shapes", "middleware", "attachment", "root_runs", "inner_fields", "user_functions", "calling_model",
+                        "subclasses_of_models", "langsmith_page", "many_at_once"],
+}  # fmt: skip
 
 NEWEST = ["langchain==1.5.2", "langchain-core==1.8.3", "langchain-openai==1.7.4", "langchain-tests==1.1.9", "langgraph==1.2.24",
           "langsmith==0.15.1", "langchain-deepseek==1.1.1", "langchain-ollama==1.1.0", "openai==3.57.0", "hypothesis",

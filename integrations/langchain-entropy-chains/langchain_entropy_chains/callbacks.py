@@ -23,6 +23,7 @@ from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping
 from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, check_options, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from langchain_entropy_chains._config import ASKED, OFF
+from langchain_entropy_chains._inner_fields import InnerFields
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
 from langchain_entropy_chains._model_info import given_to
 from langchain_entropy_chains._roots import RootRuns
@@ -275,7 +276,7 @@ def _asking() -> BaseLanguageModel[Any] | None:
     while frame is not None:
         model = frame.f_locals.get("self")
         if isinstance(model, BaseLanguageModel):
-            return getattr(model, "inner", model)  # of a wrapper, whose bound settings LangChain tells
+            return model.inner if isinstance(model, InnerFields) else model  # of a wrapper LangChain tells what is bound
         frame = frame.f_back
     return None
 
