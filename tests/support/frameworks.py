@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 QUESTION = "What is 6*7?"
 
-LOOP = asyncio.new_event_loop()
-"""Of all askers: LangChain's models share their connections, which belong to one loop."""
+NUMBER = count()
+"""Of an asker. LangChain's models with the same settings share their connections, which belong to one loop."""
 
 
 @dataclass
@@ -66,8 +67,8 @@ class Asker:
         self._asked = [ChatMessage(m["content"], role=m["role"]) for m in self._messages]
         settings |= {"name": name} if name and not way.startswith("langchain") else {}
         policy = policy.for_model(model) if policy and name else policy
-        self._way, self._loop = way, LOOP
-        common = {"api_key": "none", "max_retries": 0, "timeout": 30}
+        self._way, self._loop = way, asyncio.new_event_loop()
+        common = {"api_key": "none", "max_retries": 0, "timeout": 30 + next(NUMBER) / 1000}
         if way.startswith("core"):
             kinds = (openai.AsyncOpenAI, AsyncOpenAIBackend) if way.endswith("async") else (openai.OpenAI, OpenAIBackend)
             self._model = kinds[1](kinds[0](base_url=url, **common), model, request=body, **settings)

@@ -61,8 +61,8 @@ PROVIDERS = (
     Provider(
         "Ollama", True, "on thinking and answer since 0.12.11, by its own API and at `/v1`, up to 20 (as its code has it)",
         "400 above 20; silence before 0.12.11",
-        "`ChatOllama`, LlamaIndex's `Ollama`, or `/v1`; the answer after a stop is asked for in a turn with thinking off: gpt-oss, which "
-        "always thinks, runs in full", "ollama",
+        "`ChatOllama`, LlamaIndex's `Ollama`, or `/v1`; the answer after a stop is asked for in a turn with thinking off: gpt-oss, "
+        "which always thinks, runs in full", "ollama",
     ),
     Provider(
         "OpenAI reasoning models", False, "none", "403", _ELSEWHERE, "openai_reasoning", ("api.openai.com",),
