@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk
 
 QUESTION = "What is 6*7?"
+
+NUMBER = count()
+"""Of an asker. LangChain's models with the same settings share their connections, which belong to one loop."""
 
 
 @dataclass
@@ -41,7 +45,8 @@ class Got:
 class Asker:
     """Asks one server, by clients that are made once: what they learn of it holds for the next question.
 
-    ``body``: further settings of every request, as users of each give them; ``settings``: of what is tested.
+    ``body``: further settings of every request, as users of each give them; ``begun``: the beginning of the assistant's turn, which
+    the server goes on from; ``settings``: of what is tested.
     """
 
     def __init__(
@@ -54,13 +59,16 @@ class Asker:
         model: str = "scripted",
         question: str = QUESTION,
         name: str | None = None,
+        begun: str | None = None,
         **settings: Any,
     ):
-        self._question, self._messages = question, [{"role": "user", "content": question}]
+        self._messages = [{"role": "user", "content": question}]
+        self._messages += [{"role": "assistant", "content": begun}] if begun else []
+        self._asked = [ChatMessage(m["content"], role=m["role"]) for m in self._messages]
         settings |= {"name": name} if name and not way.startswith("langchain") else {}
         policy = policy.for_model(model) if policy and name else policy
         self._way, self._loop = way, asyncio.new_event_loop()
-        common = {"api_key": "none", "max_retries": 0, "timeout": 30}
+        common = {"api_key": "none", "max_retries": 0, "timeout": 30 + next(NUMBER) / 1000}
         if way.startswith("core"):
             kinds = (openai.AsyncOpenAI, AsyncOpenAIBackend) if way.endswith("async") else (openai.OpenAI, OpenAIBackend)
             self._model = kinds[1](kinds[0](base_url=url, **common), model, request=body, **settings)
@@ -99,32 +107,32 @@ class Asker:
         return _run(self._wait(last()).final)
 
     def _langchain(self) -> Got:
-        return _message(self._model.invoke(self._question))
+        return _message(self._model.invoke(self._messages))
 
     def _langchain_stream(self) -> Got:
-        return _message(_whole([*self._model.stream(self._question)]))
+        return _message(_whole([*self._model.stream(self._messages)]))
 
     def _langchain_async(self) -> Got:
-        return _message(self._wait(self._model.ainvoke(self._question)))
+        return _message(self._wait(self._model.ainvoke(self._messages)))
 
     def _langchain_stream_async(self) -> Got:
         async def chunks() -> list[AIMessageChunk]:
-            return [chunk async for chunk in self._model.astream(self._question)]
+            return [chunk async for chunk in self._model.astream(self._messages)]
 
         return _message(_whole(self._wait(chunks())))
 
     def _llama_index(self) -> Got:
-        return _response(self._model.chat([ChatMessage(self._question)]))
+        return _response(self._model.chat(self._asked))
 
     def _llama_index_stream(self) -> Got:
-        return _response([*self._model.stream_chat([ChatMessage(self._question)])][-1])
+        return _response([*self._model.stream_chat(self._asked)][-1])
 
     def _llama_index_async(self) -> Got:
-        return _response(self._wait(self._model.achat([ChatMessage(self._question)])))
+        return _response(self._wait(self._model.achat(self._asked)))
 
     def _llama_index_stream_async(self) -> Got:
         async def last() -> Any:
-            return [response async for response in await self._model.astream_chat([ChatMessage(self._question)])][-1]
+            return [response async for response in await self._model.astream_chat(self._asked)][-1]
 
         return _response(self._wait(last()))
 
