@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from llama_index.llms.entropy_chains._native import instead_of
 from llama_index.llms.entropy_chains._runs import SCOPES, requested
 from llama_index.llms.entropy_chains._streams import (
     End,
@@ -122,8 +123,8 @@ def end_streams(llm: Any) -> None:
     if isinstance(llm, _Ended):
         return
     if not uses_sdk(llm):
-        named = type(llm).__name__
-        raise SettingsError(f"the streams of {named} cannot be ended from outside; use an OpenAI or OpenAILike, or EarlyStopLLM")
+        remedy = instead_of(llm) or "an OpenAI or OpenAILike, or EarlyStopLLM"
+        raise SettingsError(f"the streams of {type(llm).__name__} cannot be ended from outside; use {remedy}")
     kind: Any = type(llm)
     give_class(llm, _ended(kind))
 
