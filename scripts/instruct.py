@@ -32,8 +32,10 @@ from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import record
 
-STEPS, BATCH, MAX_TOKENS, SEED = 4, 20, 96, 31
-ASKED = "{}\nThink it through in a few words, then give the number alone on the last line."
+STEPS, BATCH, MAX_TOKENS, SEED = 4, 20, 48, 31
+TEMPERATURE = 0.4
+"""So small a model writes noise at 1."""
+ASKED = "{}\nGive the number."
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def recorded(name: str, count: int, path: Path) -> float:
         began = time.perf_counter()
         for start in range(0, count, BATCH):
             part = [q for q in asked[start : start + BATCH] if q["id"] not in writer.ids]
-            sampling = Sampling(temperature=1.0, max_tokens=MAX_TOKENS, seed=1_000_000 + start)
+            sampling = Sampling(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=1_000_000 + start)
             for trace in record(backend, part, mode="refine", steps=STEPS, sampling=sampling, batch=BATCH) if part else ():
                 writer.write(trace)
                 new += 1
