@@ -66,10 +66,13 @@ def main() -> int:
     if len(runs) != args.questions:
         parser.error(f"{args.traces} holds {len(runs)} runs, not {args.questions}; name another file, or ask for so many")
     found = figures(runs)
+    kept = json.loads(results_page.KEPT.read_text(encoding="utf-8")) if results_page.KEPT.exists() else {}
     if args.live:
         found["live"] = live(backend, Policy.from_dict(found["policy"]), args.live, [r["id"] for r in runs])
     else:
-        found["live"] = json.loads(results_page.KEPT.read_text(encoding="utf-8"))["live"]
+        found["live"] = kept["live"]
+    if "instruct" in kept:  # models of others have a command of their own
+        found["instruct"] = kept["instruct"]
     print(json.dumps(found, ensure_ascii=False) if args.json else results_page.text(found))
     if args.write_docs:
         results_page.KEPT.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -215,7 +215,26 @@ def failures(f: Figures) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-BLOCKS = {b.__name__: b for b in (facts, signals, home, verdict, promises, carried, controls, live, failures)}
+def instruct(f: Figures) -> str:
+    """What ``diagnose`` says of models that others trained (``instruct.py``), beside the bundled one."""
+    found = {"the bundled reasoner (thinking)": f["diagnosis"]["mean_entropy"], **f.get("instruct", {})}
+    return table(
+        ("model", "questions", "right", "AUROC", "95 %", "verdict"),
+        (
+            (
+                label,
+                f"{d['questions']:,}",
+                percent(d["accuracy_full"]),
+                "-" if d["auroc"] is None else two(d["auroc"]),
+                "-" if d["auroc_interval"] is None else interval(d["auroc_interval"], two),
+                f"`{d['verdict']}`",
+            )
+            for label, d in found.items()
+        ),
+    )
+
+
+BLOCKS = {b.__name__: b for b in (facts, signals, home, verdict, promises, carried, controls, instruct, live, failures)}
 
 
 def text(figures: Figures) -> str:
