@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from chats import ASKED, POLICY, chat, paced
+from chats import ASKED, POLICY, chat
 from langchain_core.language_models import BaseChatModel
 from langchain_entropy_chains import EarlyStopped, EntropyCallbackHandler
 from langchain_openai import ChatOpenAI
 from loopback import Loopback
+
+from scripts import paced
 
 
 class Around(BaseChatModel):

@@ -8,7 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
-from chats import ASKED, POLICY, chat, deepseek, paced
+from chats import ASKED, POLICY, chat, deepseek
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call
 from langchain_core.language_models import BaseChatModel
@@ -16,6 +16,8 @@ from langchain_core.messages import HumanMessage
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, instrument, with_early_stop
 from langchain_openai import ChatOpenAI
 from loopback import Loopback
+
+from scripts import paced
 
 KEY = "sk-verysecret123"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from chats import ASKED, paced
+from chats import ASKED
 from langchain_deepseek import ChatDeepSeek
 from langchain_entropy_chains import EarlyStopChatModel
 from langchain_entropy_chains._model_info import drops_reasoning
@@ -14,6 +14,7 @@ from loopback import Loopback
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
+from scripts import paced
 
 BY_STEPS = Policy("scripted", (None,), rule="fixed-step", min_steps=2, segmentation=Segmentation("line", 32))
 """Reads no entropy: a request asks for logprobs only where the thinking can be read from nothing else."""
