@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,18 +67,23 @@ def add_quickstarts(story: dict[str, Any], out: Path, track: Callable[[str, int]
 
 
 def run_quickstarts(policy: Path, advance: Callable[[int], None]) -> dict[str, dict[str, Any]]:
-    """Run both with this policy, each in a process of its own; one that cannot run is told with the line to type."""
+    """Run both with this policy, at once, each in a process of its own; one that cannot run is told with the line to type."""
     results: dict[str, dict[str, Any]] = {}
-    for file, (needed, line) in QUICKSTARTS.items():
-        missing = [name for name in needed if not _is_there(name)]
-        if missing:
-            results[file] = {"skipped": f"{missing[0]} is not installed; type: {line}"}
-        elif not (EXAMPLES / file).exists():
-            results[file] = {"skipped": "the examples are in the repository, not in the installed package"}
-        else:
-            results |= _run(file, policy)
-        advance(1)
+    with ThreadPoolExecutor(len(QUICKSTARTS)) as pool:
+        for result in pool.map(partial(_result, policy), QUICKSTARTS):
+            results |= result
+            advance(1)
     return results
+
+
+def _result(policy: Path, file: str) -> dict[str, dict[str, Any]]:
+    needed, line = QUICKSTARTS[file]
+    missing = [name for name in needed if not _is_there(name)]
+    if missing:
+        return {file: {"skipped": f"{missing[0]} is not installed; type: {line}"}}
+    if not (EXAMPLES / file).exists():
+        return {file: {"skipped": "the examples are in the repository, not in the installed package"}}
+    return _run(file, policy)
 
 
 def _run(file: str, policy: Path) -> dict[str, dict[str, Any]]:
