@@ -1,6 +1,6 @@
 """What each trace saved, where Phoenix and Langfuse show it: sent by the SDKs themselves to receivers of our own.
 
-The model and the receivers are scripted (fakes); a real Phoenix is asked in ``tests/servers/test_phoenix.py``.
+The model and the receivers are scripted (fakes); a real Phoenix is asked in ``tests/servers/test_phoenix_savings.py``.
 """
 
 from __future__ import annotations
