@@ -32,7 +32,7 @@ from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import record
 
-STEPS, BATCH, MAX_TOKENS, SEED = 4, 20, 48, 31
+STEPS, BATCH, MAX_TOKENS, SEED = 4, 20, 96, 31
 TEMPERATURE = 0.4
 """So small a model writes noise at 1."""
 ASKED = "{}\nGive the number."
