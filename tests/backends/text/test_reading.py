@@ -54,3 +54,15 @@ def read(description):
 def test_the_tokenizers_own_description_is_asked_first(description, call):
     """Without one, or by one that does not fit, the known forms are tried."""
     assert read(description) == ("Let me see.", (call,))
+
+
+def test_templates_by_name_are_used_as_transformers_uses_them():
+    """The default tells the family and is what a policy belongs to; that for tools is rendered where tools are offered."""
+    tokenizer = AutoTokenizer.from_pretrained(str(MODEL_FOLDER))
+    alone = Vocabulary(tokenizer, "demo")
+    tokenizer.chat_template = {"default": alone.chat_template, "tool_use": "{{ messages[0].content }} <think>\n"}
+    several = Vocabulary(tokenizer, "demo")
+    asked = [{"role": "user", "content": "34*7=?"}]
+    assert (several.tags, several.template, several.prompt(asked)) == (alone.tags, alone.template, alone.prompt(asked))
+    ids, phase = several.with_template({"tools": [{"type": "function", "function": {"name": "f"}}]}).prompt(asked)
+    assert (several.decode(ids).strip(), phase) == ("34*7=? <think>", Phase.THINKING)
