@@ -24,7 +24,7 @@ try:
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2  # type: ignore[import-not-found]
 
     from entropy_chains.backends.engine.buffers import Row
-    from entropy_chains.backends.engine.requests import PROMPT_TAIL, EngineRows
+    from entropy_chains.backends.engine.requests import PROMPT_TAIL, Rows
     from entropy_chains.backends.engine.slots import Seats
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
@@ -60,7 +60,7 @@ class EntropyStop(_Asked, LogitsProcessor):  # type: ignore[misc]
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         most = vllm_config.scheduler_config.max_num_seqs
         late = torch.device(device).type == "cpu" and most * vllm_config.model_config.get_vocab_size() <= SMALL
-        rows = EngineRows(_serving(vllm_config), most, late=late, silent=bool(vllm_config.parallel_config.rank))
+        rows = Rows(_serving(vllm_config), most, late=late, silent=bool(vllm_config.parallel_config.rank))
         self._seats = Seats(rows, max(256, most))
 
     def is_argmax_invariant(self) -> bool:
@@ -81,7 +81,7 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
     """For Model Runner V2, which runs where Triton does. Its logic is tested, the class itself was never run on a GPU."""
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
-        self._rows = EngineRows(_serving(vllm_config), req_states.max_num_reqs, silent=bool(vllm_config.parallel_config.rank))
+        self._rows = Rows(_serving(vllm_config), req_states.max_num_reqs, silent=bool(vllm_config.parallel_config.rank))
         self._states = req_states
         self._slots: dict[int, Row] = {}
         self._new: dict[int, Any] = {}  # came since the last step; their prompts can be read in the next

@@ -50,7 +50,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Readings:
     """The readings of many steps, arrays of the same length: as in :class:`Reading`, field by field."""
 
     step: Array
@@ -58,10 +58,10 @@ class Rows:
     agrees: Array
     others: Mapping[str, Array] = field(default_factory=dict)
 
-    def take(self, at: Array) -> Rows:
+    def take(self, at: Array) -> Readings:
         """Some of the rows, by index."""
         others = {name: values[at] for name, values in self.others.items()}
-        return Rows(self.step[at], self.value[at], self.agrees[at], others)
+        return Readings(self.step[at], self.value[at], self.agrees[at], others)
 
 
 def threshold_at(thresholds: tuple[float | None, ...], step: int) -> float | None:
@@ -102,15 +102,15 @@ class Rule:
 
     # --- what it stops on: arguments and results are of one reading, or arrays over rows
 
-    def met(self, at: Reading | Rows) -> Any:
+    def met(self, at: Reading | Readings) -> Any:
         """Whether the conditions hold that have no parameter."""
         return True
 
-    def value(self, at: Reading | Rows) -> Any:
+    def value(self, at: Reading | Readings) -> Any:
         """What is compared with the threshold; NaN = missing, never a reason to stop."""
         return at.value
 
-    def _holds(self, at: Reading | Rows, threshold: Any) -> Any:
+    def _holds(self, at: Reading | Readings, threshold: Any) -> Any:
         holds = (at.step >= self.min_steps) & self.met(at)
         return holds & (self.value(at) <= threshold) if self.reads_signal else holds
 
@@ -119,7 +119,7 @@ class Rule:
         threshold = threshold_at(self.thresholds, reading.step)
         return bool(self._holds(reading, MISSING if threshold is None else threshold))
 
-    def stops_rows(self, rows: Rows) -> Array:
+    def stops_rows(self, rows: Readings) -> Array:
         """The same of each row, bool [rows]."""
         import numpy as np
 
@@ -188,7 +188,7 @@ class Rule:
         """Every setting of the parameter, the strictest first, fixed before any data are seen: thresholds here."""
         return Signal.named(self.signal).grid(k, vocab_size)
 
-    def first_settings(self, rows: Rows, settings: Array) -> Array:
+    def first_settings(self, rows: Readings, settings: Array) -> Array:
         """Index of the strictest of the settings at which it stops after each row; their number where at none."""
         import numpy as np
 
@@ -239,7 +239,7 @@ class EntropyAgreementRule(Rule):
     compares_answers: ClassVar[bool] = True
     earliest: ClassVar[int] = 2
 
-    def met(self, at: Reading | Rows) -> Any:
+    def met(self, at: Reading | Readings) -> Any:
         return at.agrees
 
     def reason(self, step: int) -> str:
@@ -262,7 +262,7 @@ class StepRule(Rule):
 
         return np.arange(last_step, self.min_steps - 1, -1)
 
-    def first_settings(self, rows: Rows, settings: Array) -> Array:
+    def first_settings(self, rows: Readings, settings: Array) -> Array:
         import numpy as np
 
         latest = self.min_steps + len(settings) - 1
@@ -305,7 +305,7 @@ class AgreementRule(StepRule):
     earliest: ClassVar[int] = 2
     certified_in: ClassVar[tuple[str, ...]] = ("refine",)
 
-    def met(self, at: Reading | Rows) -> Any:
+    def met(self, at: Reading | Readings) -> Any:
         return at.agrees
 
     def reason(self, step: int) -> str:

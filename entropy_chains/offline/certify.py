@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from entropy_chains.core.rules import MISSING, Rows, Rule
+from entropy_chains.core.rules import MISSING, Readings, Rule
 from entropy_chains.core.signals import MassFloor
 from entropy_chains.offline.diagnose import rows_by_step
 from entropy_chains.offline.table import Array, Table
@@ -61,12 +61,12 @@ def last_seen_step(table: Table, tested: Array, allowed: int) -> int | None:
     return last if recorded is None else min(last, recorded)
 
 
-def readings(table: Table, rule: Rule, floor: MassFloor) -> Rows:
+def readings(table: Table, rule: Rule, floor: MassFloor) -> Readings:
     """What a rule reads after each recorded step, as :meth:`Rule.reading` reads it live."""
     low = table.mass < floor.step  # a missing mass is not a low one
     read = {s.name: np.where(low, MISSING, table.values(s.name)) for s in rule.signals}
     value = read.get(rule.signal, np.broadcast_to(MISSING, len(low)))
-    return Rows(table.step, value, table.same_as_previous, {name: read[name] for name in rule.also_reads if name in read})
+    return Readings(table.step, value, table.same_as_previous, {name: read[name] for name in rule.also_reads if name in read})
 
 
 def curve(

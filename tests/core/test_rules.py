@@ -21,7 +21,7 @@ from entropy_chains.core.rules import (
     EntropyRule,
     FixedStepRule,
     Reading,
-    Rows,
+    Readings,
     certifiable,
     threshold_at,
 )
@@ -109,7 +109,7 @@ def readings(draw):
 def as_rows(read):
     others = {name: np.array([r.others[name] for r in read]) for name in SIGNALS}
     steps, values = np.array([r.step for r in read]), np.array([r.value for r in read])
-    return Rows(steps, values, np.array([answers.same(r.previous, r.answer) for r in read]), others)
+    return Readings(steps, values, np.array([answers.same(r.previous, r.answer) for r in read]), others)
 
 
 THRESHOLDS = st.lists(st.none() | st.sampled_from([0.0, 0.25, 0.6]), min_size=1, max_size=3).map(tuple)

@@ -17,7 +17,7 @@ import pytest
 from entropy_chains.backends.engine.settings import Settings, check
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.rules import MISSING, RULES, Reading, Rows, Rule
+from entropy_chains.core.rules import MISSING, RULES, Reading, Readings, Rule
 from entropy_chains.errors import InputError, SettingsError
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.compare import compare
@@ -40,7 +40,7 @@ class MeanAndPeakRule(Rule):
 
     def value(self, at):
         peak = at.others["max_entropy"] / self.share
-        if isinstance(at, Rows):
+        if isinstance(at, Readings):
             return np.maximum(at.value, peak)
         return MISSING if at.value != at.value or peak != peak else max(at.value, peak)
 
@@ -152,7 +152,7 @@ def test_a_missing_second_signal_never_stops(policy):
     for value, peak in ((MISSING, 0.0), (0.0, MISSING), (MISSING, MISSING)):
         assert not rule.stops(Reading(1, value, others={"max_entropy": peak}))
         others = {"max_entropy": np.array([peak])}
-        assert not rule.stops_rows(Rows(np.array([1]), np.array([value]), np.array([False]), others)).any()
+        assert not rule.stops_rows(Readings(np.array([1]), np.array([value]), np.array([False]), others)).any()
 
 
 def test_an_engine_is_asked_for_every_signal(policy, monkeypatch):

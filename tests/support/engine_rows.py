@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from entropy_chains.backends.engine.requests import EngineRows
+from entropy_chains.backends.engine.requests import Rows
 from entropy_chains.backends.engine.settings import Serving, read
 from entropy_chains.backends.engine.slots import Seats
 from entropy_chains.core.entropy import EntropyBounds
@@ -84,7 +84,7 @@ class Engine:
     def __init__(self, requests, seed, places=5, *, late=False):
         self.random, self.places = random.Random(seed), places
         self.waiting, self.batch, self.unknown = list(requests), [], {}
-        self.rows = EngineRows(SERVING, places, late=late)
+        self.rows = Rows(SERVING, places, late=late)
         self.seats = Seats(self.rows, kept=64)
         self.steps = self.resumed = self.moves = 0
 
@@ -152,7 +152,7 @@ class Engine:
 def one(keys, steps=60, *, opened=True, seed=3, spoil=None):
     """One request alone in the batch, with its engine."""
     request = Request(seed, keys, opened=opened)
-    rows = EngineRows(SERVING, 1)
+    rows = Rows(SERVING, 1)
     seats = Seats(rows, kept=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     for _ in range(steps):

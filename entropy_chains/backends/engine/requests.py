@@ -1,8 +1,8 @@
 """The engine's half of the vLLM plug-in that knows no vLLM: requests as rows of a batch that come, move and go.
 
 In every step of the engine a row goes through the same three stations: the token it has got since the last step is taken, by
-:meth:`Ledger.keep` with those of all rows or, if something may be decided with it, by :meth:`EngineRows.take`;
-:meth:`Ledger.measure` computes the entropies of all rows' next tokens at once; and :meth:`EngineRows.force` leaves a row that is
+:meth:`Ledger.keep` with those of all rows or, if something may be decided with it, by :meth:`Rows.take`;
+:meth:`Ledger.measure` computes the entropies of all rows' next tokens at once; and :meth:`Rows.force` leaves a row that is
 closing one choice only.
 Whatever goes wrong in a row ends its watching and no more: it runs in full, and the engine with all its other requests goes on.
 """
@@ -31,7 +31,7 @@ PROMPT_TAIL = 16
 """Tokens at a prompt's end among which a tag that opens the thinking, or closes it, stands."""
 
 
-class EngineRows:
+class Rows:
     """What all rows share.
 
     Args:

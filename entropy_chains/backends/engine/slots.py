@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from entropy_chains.backends.engine.buffers import Row
-    from entropy_chains.backends.engine.requests import EngineRows
+    from entropy_chains.backends.engine.requests import Rows
 
 
 class Change(Protocol):
@@ -43,7 +43,7 @@ class Seats:
             as a finished one does, and comes back with tokens in its output; a row that is forgotten by then runs in full.
     """
 
-    def __init__(self, rows: EngineRows, kept: int):
+    def __init__(self, rows: Rows, kept: int):
         self._rows = rows
         self._seats: dict[int, Seat] = {}
         self._left: deque[Seat] = deque(maxlen=kept)
@@ -68,7 +68,7 @@ class Seats:
             self._seats.clear()
 
     def step(self, logits: torch.Tensor) -> torch.Tensor:
-        """One step of the engine: see :meth:`EngineRows.step`."""
+        """One step of the engine: see :meth:`Rows.step`."""
         try:
             return self._step(logits)
         except Exception as error:  # noqa: BLE001 (it would end the server)

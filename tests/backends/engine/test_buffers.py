@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from engine_rows import CLOSE, LINE, LOW, SERVING, Request, closed_at, one
 
 from entropy_chains.backends.engine import buffers
-from entropy_chains.backends.engine.requests import EngineRows
+from entropy_chains.backends.engine.requests import Rows
 from entropy_chains.backends.engine.slots import Seats
 from entropy_chains.core.entropy_rows import logits_entropy
 
@@ -35,7 +35,7 @@ def test_a_step_longer_than_a_seat_keeps_is_summed_up_on_the_way(late):
     spoil = lambda row, output: row.__setitem__(LINE, 50.0 if len(output) == 600 else -50.0)  # noqa: E731
     plain = request.logits
     request.logits = lambda output: (row := plain(output), spoil(row, output))[0]
-    rows = EngineRows(SERVING, 1, late=late)
+    rows = Rows(SERVING, 1, late=late)
     seats = Seats(rows, kept=1)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     while not request.done(request.output):

@@ -16,7 +16,7 @@ from engine_rows import CLOSE, LINE, LOW, OPEN, SERVING, SIZE, WORDS, Engine, Re
 from entropy_chains.backends.engine import buffers
 from entropy_chains.backends.engine import settings as engine_settings
 from entropy_chains.backends.engine.buffers import Row
-from entropy_chains.backends.engine.requests import EngineRows
+from entropy_chains.backends.engine.requests import Rows
 from entropy_chains.backends.engine.slots import Seats
 from entropy_chains.core.entropy_rows import logits_entropy
 from entropy_chains.core.steps import Phase
@@ -65,7 +65,7 @@ def test_the_prompt_tells_that_thinking_has_begun():
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_that_mentions_a_tag_is_left_alone(prompt, reply, late):
     """However sure its lines are: thinking begins at the start of the output, if the prompt has not closed it."""
-    seats = Seats(EngineRows(SERVING, 1, late=late), kept=1)
+    seats = Seats(Rows(SERVING, 1, late=late), kept=1)
     output, tokens = [], WORDS.encode(reply + "12*3=36;so 36.\n" * 4)
     added = [(0, asked(**{**LOW, "threshold": 9, "min_tokens": 8}), WORDS.encode(prompt), output)]
     seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
@@ -134,7 +134,7 @@ def too_large_k(row, seat, sit=Row.sit):
     sit(row, seat)
 
 
-def closed_too_far(rows, row, known, token, take=EngineRows.take):
+def closed_too_far(rows, row, known, token, take=Rows.take):
     """A row that has more of the closing text than there is."""
     take(rows, row, known, token)
     if bad(row) and row.closing is not None:
@@ -142,14 +142,14 @@ def closed_too_far(rows, row, known, token, take=EngineRows.take):
 
 
 BREAKS = {
-    "while it begins": (EngineRows, "begin", fails(EngineRows.begin, lambda rows, settings, *_: settings.id == "bad")),
+    "while it begins": (Rows, "begin", fails(Rows.begin, lambda rows, settings, *_: settings.id == "bad")),
     "while it takes its seat": (Row, "sit", fails(Row.sit, lambda row, seat: bad(row))),
     "at a seat that cannot hold its k": (Row, "sit", too_large_k),
     "while it leaves its seat": (Row, "rise", fails(Row.rise, bad)),
-    "with a token": (EngineRows, "take", fails(EngineRows.take, lambda rows, row, known, token: bad(row))),
+    "with a token": (Rows, "take", fails(Rows.take, lambda rows, row, known, token: bad(row))),
     "while its entropies are computed": (buffers, "logits_entropy", fails(logits_entropy, lambda part, k: k == BAD_K)),
     "while its entropies arrive": (buffers, "logits_entropy", unreadable),
-    "while it is closed": (EngineRows, "take", closed_too_far),
+    "while it is closed": (Rows, "take", closed_too_far),
 }
 """Where one request may break: a function of ours, and what it does then."""
 
@@ -161,7 +161,7 @@ def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
     monkeypatch.setattr(*BREAKS[where])
     keys = [LOW | {"threshold": 2.0}] * 2 + [LOW | {"threshold": 2.5, "k": BAD_K, "id": "bad"}]
     requests = [Request(n, k, opened=True) for n, k in enumerate(keys, 2)]
-    seats = Seats(EngineRows(SERVING, 3), kept=4)
+    seats = Seats(Rows(SERVING, 3), kept=4)
     added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
     seats.update(SimpleNamespace(removed=[], added=added[:2], moved=[]))
     batch = requests[:2]
@@ -187,7 +187,7 @@ def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
 def test_a_token_that_no_vocabulary_has_harms_its_row_only():
     """All rows' tokens are looked up at once; where that fails, each row is tried alone."""
     requests = [Request(n, LOW | {"threshold": 2.0 if n != 1 else 9}, opened=True) for n in range(3)]
-    seats = Seats(EngineRows(SERVING, 3), kept=4)
+    seats = Seats(Rows(SERVING, 3), kept=4)
     added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
     seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
     for step in range(60):

@@ -19,7 +19,7 @@ import torch
 from engine_rows import SERVING, SIZE, WORDS, asked
 
 from entropy_chains.backends.engine import settings as engine_settings
-from entropy_chains.backends.engine.requests import EngineRows
+from entropy_chains.backends.engine.requests import Rows
 from entropy_chains.backends.engine.settings import Serving, check, read
 from entropy_chains.backends.engine.slots import Seats
 from entropy_chains.core.policy import Policy
@@ -127,7 +127,7 @@ def test_whatever_a_request_says_it_is_refused_or_watched(keys):
             check(found, SERVING, params)
     except InputError:
         return
-    rows = EngineRows(SERVING, 1)
+    rows = Rows(SERVING, 1)
     seats = Seats(rows, kept=1)
     output = []
     seats.update(SimpleNamespace(removed=[], added=[(0, params, WORDS.encode("1=?<think>\n"), output)], moved=[]))
@@ -142,7 +142,7 @@ def test_what_is_remembered_of_requests_is_bounded(tmp_path):
     """Forty policies of a megabyte leave nothing behind; a file is remembered once, however its path is written."""
     path = tmp_path / "policy.json"
     POLICY.save(path)
-    seats = Seats(EngineRows(SERVING, 1), kept=256)
+    seats = Seats(Rows(SERVING, 1), kept=256)
     engine_settings._from_file.cache_clear()
     tracemalloc.start()
     for n in range(40):
@@ -238,4 +238,4 @@ def test_a_server_that_cannot_close_thinking_says_so():
     for serving in (Serving.of(("m",), None), Serving(("m",), WORDS, speculative=True)):
         with pytest.raises(SettingsError):
             check(settings, serving)
-        assert EngineRows(serving, 1).begin(settings, [1]) is None
+        assert Rows(serving, 1).begin(settings, [1]) is None
