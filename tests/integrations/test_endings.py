@@ -152,6 +152,7 @@ def test_the_end_is_seen_however_the_bytes_are_cut(size):
         assert transfer.done is done
 
 
+@pytest.mark.filterwarnings("ignore:.*these are counted instead:UserWarning")
 @pytest.mark.parametrize("less", [8, 40])
 def test_a_recording_is_kept_where_the_server_counts_fewer_tokens_than_came(less):
     """No step has fewer than no tokens, and nothing is lost for it."""

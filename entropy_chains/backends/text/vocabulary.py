@@ -17,7 +17,7 @@ from entropy_chains.core.phases import Phase, phase_after_prompt
 from entropy_chains.errors import SettingsError, short
 
 RESERVED = (
-    *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("messages", "conversation", "add_generation_prompt", "continue_final_message"),
     *("tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
     *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
 )

@@ -92,7 +92,8 @@ class ChunkReader:
             event["usage"] = self.usage
         update = replace(self._reader.feed(event), raw=chunk)
         if self._begun and not (self._told or finish or called or told or _holds(message)):
-            self._unmeasured += 1 - len(_entries(info.get("logprobs")))
+            token = bool(message.response_metadata)  # what the SDK adds to a stream that it parses has none
+            self._unmeasured += token - len(_entries(info.get("logprobs")))
             if not self._sighted:
                 update = replace(update, pieces=DROPPED)
             elif self._unmeasured > LATE:  # each was a token, and some were of no entry
