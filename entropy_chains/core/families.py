@@ -120,8 +120,8 @@ TABLE = (
 )
 """Every family known, the special ones first: a template belongs to the first whose signs it shows."""
 
-FAMILIES = tuple(dict.fromkeys(family.tags for family in TABLE))
-"""Their tags, each pair once."""
+FAMILIES = tuple(dict.fromkeys([ThinkTags(), *(family.tags for family in TABLE)]))
+"""Their tags, each once. The common ones come first: a reply shows its tags, and not what its family writes after them."""
 
 
 def detect_tags(chat_template: str | Mapping[str, str] | None) -> ThinkTags | None:

@@ -124,3 +124,8 @@ def test_a_run_says_why_nothing_could_be_stopped(tags):
             monitor.feed(Token(character))
         reasons[what] = monitor.finish().reason
     assert reasons == {"plain": NO_THINKING, "short": NO_STEP}
+
+
+def test_tags_in_a_reply_are_the_common_ones_first():
+    """Whoever sees a reply and no template finds the family by its tags: one that writes more after them is no better guess."""
+    assert next(tags for tags in FAMILIES if tags.open == "<think>") == ThinkTags()
