@@ -11,7 +11,7 @@ demo: $(VENV)/.run
 	$(BIN)/entropy-chains demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

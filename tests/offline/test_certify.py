@@ -147,8 +147,8 @@ def naive(runs, candidate, setting, scales):
                 at = number
                 break
             previous = step.answer
-        else:  # a longer run could be stopped at steps that this one was cut off before
-            losses += run.is_cut and len(run.steps) - 1 < last
+        else:  # a longer run could be stopped at steps that this one never had
+            losses += run.is_cut and (len(run.steps) - 1 < last or not candidate.limited)
         tokens += spent + sum(s.tokens for s in run.steps[:at])
     return losses, tokens
 

@@ -150,6 +150,13 @@ class Ollama:
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
+    def left(self, seconds: float = 5.0) -> int:
+        """Requests whose client left before the end; one that just did is seen at the reply's next token."""
+        until = time.monotonic() + seconds
+        while not self.gone and time.monotonic() < until:
+            time.sleep(0.005)
+        return self.gone
+
     def __enter__(self) -> Ollama:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self

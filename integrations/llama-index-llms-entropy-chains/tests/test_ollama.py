@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
+from scripts import paced
 
 Ollama = pytest.importorskip("llama_index.llms.ollama").Ollama
 
@@ -33,7 +34,7 @@ ANSWER = "The answer is 42"
 
 def rethinking(body):
     """A model that thinks before the answer after a stop as well, if it may."""
-    return Reply([*line("so it is", SURE), *said(ANSWER)]) if is_answer_call(body) else sums(body)
+    return Reply([*line("so it is", SURE), *said(ANSWER)]) if is_answer_call(body) else paced(body)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_it_is_stopped_and_answers_without_thinking_anew(server, way, thinking):
     response = WAYS[way](EarlyStopLLM(inner, POLICY))
     assert (text_of(response), response.additional_kwargs["early_stop_stopped"]) == (ANSWER, True)
     assert [(body.get("think"), body.get("top_logprobs")) for body in server.bodies] == [(thinking, 20), (False, None)]
-    assert (server.made[1], server.gone) == (4, 1)
+    assert (server.made[1], server.left()) == (4, 1)
     assert server.made[0] < 240
     told = response.additional_kwargs
     assert (told["completion_tokens"], told["total_tokens"] - told["completion_tokens"]) == (124, told["prompt_tokens"])
