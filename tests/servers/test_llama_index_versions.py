@@ -16,7 +16,7 @@ pytestmark = pytest.mark.servers
 HERE = "integrations/llama-index-llms-entropy-chains"
 OLDEST = {"llama-index-core": "0.14.5", "llama-index-llms-openai": "0.7.0", "llama-index-llms-openai-like": "0.7.2"}
 
-TRACES = ("tests/test_tracing.py", "tests/test_totals.py")
+TRACES = ("tests/test_tracing.py", "tests/test_totals.py", "tests/test_savings_scores.py")
 """OpenInference's instrumentor takes LlamaIndex from 0.14.19 on."""
 
 NOT_OURS = [
