@@ -12,7 +12,7 @@ from entropy_chains.core.steps import Phase, Scanner, phase_after_prompt, phase_
 
 BEFORE, THINKING, ANSWER = Phase.BEFORE, Phase.THINKING, Phase.ANSWER
 QWEN = ThinkTags()
-HARMONY = FAMILIES[0]
+HARMONY = next(tags for tags in FAMILIES if tags.in_channels)
 COMMAND = next(tags for tags in FAMILIES if tags.open == "<|START_THINKING|>")
 MENTIONS = st.sampled_from([t for tags in FAMILIES for t in (tags.open, tags.close, tags.after) if t] + ["`<think>`", "<", "</th"])
 TEXT = st.lists(MENTIONS | st.text("ab .\n<>/`[]|é", max_size=6), max_size=8).map("".join)
