@@ -222,13 +222,6 @@ def text_in(spans: Sequence[Span], phase: Phase) -> str:
     return "".join([text for where, text in spans if where is phase])
 
 
-def divided(text: str, tags: ThinkTags | None, phase: Phase = Phase.BEFORE) -> tuple[str, str]:
-    """The reasoning and the answer of a whole output."""
-    markup = Markup(tags, phase)
-    spans = [*markup.take(text), *markup.rest]
-    return text_in(spans, Phase.THINKING), text_in(spans, Phase.ANSWER)
-
-
 def clean_answer(text: str, tags: ThinkTags | None) -> str | None:
     """The answer after a close by force, without what that left behind; None where it is malformed.
 

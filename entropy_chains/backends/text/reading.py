@@ -145,8 +145,3 @@ class Readable:
         self._ids = self._ids[-1:]
         self._shown = self._decode(self._ids)
         return new
-
-    @property
-    def rest(self) -> str:
-        """What never became readable: half a character, where a reply was cut."""
-        return self._decode(self._ids)[len(self._shown) :]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.backends.text.markup import AnswerMarkup, Markup, clean_answer, divided, text_in
+from entropy_chains.backends.text.markup import AnswerMarkup, Markup, clean_answer, text_in
 from entropy_chains.core.families import FAMILIES, ThinkTags
 from entropy_chains.core.steps import Phase, Scanner, phase_after_prompt, phase_at_start
 
@@ -33,6 +33,11 @@ def streamed(markup, text, cuts):
     """Reasoning and answer of a text that comes in pieces."""
     spans = [span for part in parts(text, cuts) for span in markup.take(part)] + markup.rest
     return text_in(spans, THINKING), text_in(spans, ANSWER)
+
+
+def divided(text, tags, phase=BEFORE):
+    """Reasoning and answer of a text that comes whole."""
+    return streamed(Markup(tags, phase), text, [])
 
 
 @pytest.mark.parametrize(
