@@ -26,9 +26,10 @@ from entropy_chains.backends.text.pieces import ALTERNATIVES, Piece, token_of, w
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags, template_hash
 from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import Tally
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.core.tokens import Token
 from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
 from entropy_chains.options import OnMismatch

@@ -11,9 +11,9 @@ is a tool call: ``<|channel|>commentary to=functions.add <|constrain|>json<|mess
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from entropy_chains.core.phases import Phase
+from entropy_chains.core.tool_calls import ToolCall
 
 START, MESSAGE, END = "<|start|>", "<|message|>", "<|end|>"
 HEADER = re.compile(r"(?:<\|start\|>)?\s*(?:assistant)?\s*([^<]*)(?:<\|channel\|>\s*(\w+)(.*))?", re.DOTALL)
@@ -31,19 +31,6 @@ ENDS = {
 """What ends a message, of thinking, answer and calls."""
 LAST = (END, "<|return|>")
 """What may stand at the end of an answer, and belongs to none."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A tool call as a model wrote it.
-
-    Attributes:
-        name: the tool's name; None where the text is no call by its form.
-        arguments: a JSON object; of what is no call, its text.
-    """
-
-    name: str | None
-    arguments: str
 
 
 class Channels:

@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.core.families import TOOL_MARKERS
-from entropy_chains.core.harmony import ToolCall
 
 _FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|$)", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -21,6 +21,19 @@ _GEMMA = re.compile(r"call:([\w.-]+)(\{.*\})", re.DOTALL)
 _GEMMA_TEXT = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
 _BARE_KEY = re.compile(r"([{,]\s*)([\w-]+)\s*:")
 _LONGEST = max(map(len, TOOL_MARKERS))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call as a model wrote it.
+
+    Attributes:
+        name: the tool's name; None where the text is no call by its form.
+        arguments: a JSON object; of what is no call, its text.
+    """
+
+    name: str | None
+    arguments: str
 
 
 class CallText:

@@ -6,8 +6,9 @@ import pytest
 
 from entropy_chains.core.families import FAMILIES, TABLE, ThinkTags, detect_family, detect_tags
 from entropy_chains.core.monitor import NO_STEP, NO_THINKING, Monitor
+from entropy_chains.core.phases import Phase, phase_after_prompt
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Scanner, Segmentation, phase_after_prompt
+from entropy_chains.core.steps import Scanner, Segmentation
 from entropy_chains.core.tokens import Token
 
 THINK = ThinkTags()

@@ -12,9 +12,10 @@ from copy import deepcopy
 from entropy_chains.backends import Chunk
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.harmony import Channels, ToolCall
+from entropy_chains.core.harmony import Channels
 from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.core.tokens import Token
+from entropy_chains.core.tool_calls import ToolCall
 
 Span = tuple[Phase, str]
 """A piece of visible text, and where it belongs: ``THINKING`` or ``ANSWER``."""

@@ -11,9 +11,8 @@ from typing import Protocol
 
 from entropy_chains.backends.text.markup import Markup, Span
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.phases import Phase
-from entropy_chains.core.tool_calls import CallText
+from entropy_chains.core.tool_calls import CallText, ToolCall
 
 
 class Texts(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.phases import Phase
 from entropy_chains.errors import SettingsError
 
 if TYPE_CHECKING:

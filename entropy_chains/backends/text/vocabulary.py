@@ -12,8 +12,8 @@ from entropy_chains.backends import Message
 from entropy_chains.backends.text.markup import Markup
 from entropy_chains.backends.text.reading import OutputReader
 from entropy_chains.core.families import ThinkTags, default_template, detect_family, template_hash
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.phases import Phase, phase_after_prompt
+from entropy_chains.core.tool_calls import ToolCall
 from entropy_chains.errors import SettingsError, short
 
 RESERVED = (

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from entropy_chains.backends.text.markup import AnswerMarkup, Markup, clean_answer, text_in
 from entropy_chains.core.families import FAMILIES, ThinkTags
-from entropy_chains.core.steps import Phase, Scanner, phase_after_prompt, phase_at_start
+from entropy_chains.core.phases import Phase, phase_after_prompt, phase_at_start
+from entropy_chains.core.steps import Scanner
 
 BEFORE, THINKING, ANSWER = Phase.BEFORE, Phase.THINKING, Phase.ANSWER
 QWEN = ThinkTags()
