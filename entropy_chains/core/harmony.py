@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 
+from entropy_chains.core.families import begun_at_end
 from entropy_chains.core.phases import Phase
 from entropy_chains.core.tool_calls import ToolCall
 
@@ -108,7 +109,7 @@ class Channels:
         ends = ENDS[None] if self._recipient is not None else ENDS[phase]
         at, end = min(((text.find(e), e) for e in ends if e in text), default=(-1, ""))
         if at < 0:
-            kept = _kept(text, (*ends, *LAST))
+            kept = begun_at_end(text, (*ends, *LAST))
             self._held = text[len(text) - kept :]
             return self._show(phase, text[: len(text) - kept])
         self._held = text[at + len(end) :]
@@ -134,11 +135,6 @@ class Channels:
 
 def _begins(said: str) -> bool:
     return any(said.startswith(start) or start.startswith(said) for start in BEGINNINGS)
-
-
-def _kept(text: str, ends: tuple[str, ...]) -> int:
-    """Characters at the text's end that may become the end of the message."""
-    return max((n for e in ends for n in range(1, len(e) + 1) if text.endswith(e[:n])), default=0)
 
 
 def _without_last(text: str) -> str:

@@ -11,7 +11,7 @@ from copy import deepcopy
 
 from entropy_chains.backends import Chunk
 from entropy_chains.core.entropy import EntropyBounds
-from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.families import ThinkTags, begun_at_end
 from entropy_chains.core.harmony import Channels
 from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.core.tokens import Token
@@ -156,7 +156,7 @@ class Markup:
         if closed:
             self.phase, self._held, self._edge, self._after = Phase.ANSWER, left, True, self._tags.after.strip()
             return _span(Phase.THINKING, text)
-        kept = next((n for n in range(min(len(close) - 1, len(text)), 0, -1) if close.startswith(text[-n:])), 0)
+        kept = begun_at_end(text, [close])
         self._held = text[len(text) - kept :]
         return _span(Phase.THINKING, text[: len(text) - kept])
 
@@ -175,7 +175,7 @@ class Markup:
         end, bare = self._tags.end, text.rstrip()
         if end and bare.endswith(end):
             return len(text) - len(bare) + len(end)
-        return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if end.startswith(text[-n:])), 0)
+        return begun_at_end(text, [end])
 
 
 class AnswerMarkup:
