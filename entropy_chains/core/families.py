@@ -200,7 +200,7 @@ def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
 
 
 TOOL_CALL = "<tool_call>"
-"""Before a call that is one JSON object, as Qwen, Hermes and their relatives write it: what local models are read by."""
+"""Before a call that is one JSON object, as Qwen, Hermes and their relatives write it."""
 
 TOOL_MARKERS = {
     TOOL_CALL: "</tool_call>",

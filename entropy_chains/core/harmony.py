@@ -20,18 +20,19 @@ START, MESSAGE, END = "<|start|>", "<|message|>", "<|end|>"
 HEADER = re.compile(r"(?:<\|start\|>)?\s*(?:assistant)?\s*([^<]*)(?:<\|channel\|>\s*(\w+)(.*))?", re.DOTALL)
 RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
 BEGINNINGS = ("<|channel|>", START, "to=", MESSAGE)
-"""What a header may begin with; the prompt has the first words of the first one."""
+"""What a header may begin with. The first message's header begins in the prompt, so any part of it may come first in the reply."""
 LONGEST_HEADER = 200
 BETWEEN = "\n\n"
-"""Between two messages of the same kind, as shown."""
+"""Shown between two messages of the same kind."""
 ENDS = {
     Phase.THINKING: (END,),
     Phase.ANSWER: (END + START,),  # an answer is the last message: what else it says is text
-    None: ("<|call|>", END, "<|return|>"),
 }
-"""What ends a message, of thinking, answer and calls."""
+"""What ends a message of thinking or answer."""
+CALL_ENDS = ("<|call|>", END, "<|return|>")
+"""What ends a tool call."""
 LAST = (END, "<|return|>")
-"""What may stand at the end of an answer, and belongs to none."""
+"""What may stand at the end of the last message, and is no part of it."""
 
 
 class Channels:
@@ -54,7 +55,7 @@ class Channels:
         self._edge = phase is not Phase.BEFORE  # a message has just begun: blanks belong to its header
         self._recipient: str | None = None  # of the call that is being written
         self._body = ""  # of that call
-        self._ended = False  # a message has
+        self._ended = False  # some message has ended
         self._shown: set[Phase] = set()  # kinds of messages with text so far
 
     def take(self, text: str) -> list[tuple[Phase, str]]:
@@ -106,7 +107,7 @@ class Channels:
 
     def _message(self) -> list[tuple[Phase, str]]:
         phase, text = self.phase, self._held
-        ends = ENDS[None] if self._recipient is not None else ENDS[phase]
+        ends = CALL_ENDS if self._recipient is not None else ENDS[phase]
         at, end = min(((text.find(e), e) for e in ends if e in text), default=(-1, ""))
         if at < 0:
             kept = begun_at_end(text, (*ends, *LAST))
