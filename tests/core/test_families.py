@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from places import ROOT
 
 from entropy_chains.core.families import FAMILIES, TABLE, ThinkTags, begun_at_end, detect_family, detect_tags
 from entropy_chains.core.monitor import NO_STEP, NO_THINKING, Monitor
@@ -139,3 +140,10 @@ def test_tags_in_a_reply_are_the_common_ones_first():
 def test_what_may_become_a_mark_is_the_longest_beginning_at_the_end(text, marks, count):
     """Worked by hand: a whole mark counts, and of several the one that began first."""
     assert begun_at_end(text, marks) == count
+
+
+def test_the_page_names_every_model():
+    """``docs/steps.md`` has the models of the table, each as the table has it."""
+    page = " ".join((ROOT / "docs" / "steps.md").read_text(encoding="utf-8").split())
+    named = {name for family in TABLE for name in family.models.split(", ") if name}
+    assert [name for name in sorted(named) if name not in page] == []
