@@ -42,10 +42,9 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
     from entropy_chains.core.families import TOOL_CALL
     from entropy_chains.core.finish_reasons import finish_of
-    from entropy_chains.core.harmony import ToolCall
     from entropy_chains.core.monitor import FLAT, TOTAL
     from entropy_chains.core.phases import Phase
-    from entropy_chains.core.tool_calls import calls_in
+    from entropy_chains.core.tool_calls import ToolCall, calls_in
     from entropy_chains.options import (
         Continuation,
         Mode,
@@ -131,7 +130,7 @@ _HOME = {
     "text_before": "backends.text.stream",
     "tokens_of": "backends.remote.logprob_entries",
     "TOOL_CALL": "core.families",
-    "ToolCall": "core.harmony",
+    "ToolCall": "core.tool_calls",
     "TOTAL": "core.monitor",
     "Transfer": "backends.remote.transfer",
     "Turn": "backends.remote.continuations",

@@ -19,7 +19,7 @@ from entropy_chains.cli_files import AppendedTraces, Command, InputFile, OutputF
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import certifiable
 from entropy_chains.errors import EntropyChainsError, InputError, SettingsError
-from entropy_chains.options import OPTIONS, Mode, OnMismatch
+from entropy_chains.options import OPTIONS, Mode, OnMismatch, check_counts
 from entropy_chains.progress import progress
 from entropy_chains.show.printing import console, echo, echo_json, print_anything
 
@@ -72,9 +72,7 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
     from entropy_chains.demo.quickstarts import add_quickstarts, show_quickstarts
     from entropy_chains.demo.story import BATCH, prepare, print_story, run_story
 
-    for name, value in (("--questions", questions), ("--calibration", calibration)):
-        if value < 1:
-            raise SettingsError(f"{name} is {value}; it must be at least 1")
+    check_counts({"--questions": questions, "--calibration": calibration})
     prepare(out)
     with progress(as_json) as track:
         story = run_story(bundled(batch_size=BATCH), questions=questions, calibration=calibration, seed=seed, out=out, track=track)
@@ -133,15 +131,9 @@ def record(
         raise SettingsError("give --model PATH_OR_ID (or 'demo'), or --base-url URL --model NAME for a server")
     if base_url and full_vocabulary:
         raise SettingsError("--full-vocabulary needs a local model: a server gives its likeliest tokens only; use --top-logprobs")
-    for name, value in (
-        ("--top-logprobs", k),
-        ("--concurrency", concurrency),
-        ("--limit", limit),
-        ("--steps", steps),
-        ("--min-tokens", min_tokens),
-    ):
-        if value is not None and value < 1:
-            raise SettingsError(f"{name} is {value}; it must be at least 1")
+    check_counts(
+        {"--top-logprobs": k, "--concurrency": concurrency, "--limit": limit, "--steps": steps, "--min-tokens": min_tokens}
+    )
     if redo_cut and not resume:
         raise SettingsError("--redo-cut records runs of an existing file again; add --resume")
     chosen, grader = settings_of(base_url, given), named_grader(grade)

@@ -135,23 +135,23 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
     if timeout is None:
         return openai.OpenAI(base_url=base_url, api_key=key)
 
+    lost = threading.local()  # each thread has one request at a time
+
     class AskedOnce(openai.DefaultHttpxClient):  # which HTTP library it is of is the SDK's affair
         """Gives a silent server up after the timeout: the SDK would ask again, and wait as long each time."""
 
-        lost = threading.local()  # each thread has one request at a time
-
         def send(self, request: Any, **given: Any) -> Any:
-            again, error = request.headers.get(RETRIES, "0") != "0", getattr(self.lost, "error", None)
-            self.lost.error = error if again else None
+            again, error = request.headers.get(RETRIES, "0") != "0", getattr(lost, "error", None)
+            lost.error = error if again else None
             try:
-                if self.lost.error is None:
+                if lost.error is None:
                     return super().send(request, **given)
             except Exception as failed:
                 if "Timeout" not in type(failed).__name__:
                     raise
-                self.lost.error = failed
+                lost.error = failed
             # Newer SDKs ask again after all but their own errors, those before 2.40 after these as well.
-            raise openai.APITimeoutError(request=request) from self.lost.error
+            raise openai.APITimeoutError(request=request) from lost.error
 
     return openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, http_client=AskedOnce())
 

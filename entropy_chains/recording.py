@@ -63,17 +63,19 @@ class RecordError(BatchError):
         errors: what each question failed with, in order; None where it did not fail.
         failed: the same for those that failed, by id.
         given_up: how many more were not asked, or not to the end, because each would have failed alike.
-        why: what all runs so far lack, where that is the reason for it; None otherwise.
-        left: both in words; None where all were asked.
+        why: why they were not asked, where that is that no run had a step, and what to do; None otherwise.
+        left: how many were not asked, and why, in words; None where all were asked.
     """
 
     def __init__(self, questions: Sequence[Question], failed: Mapping[int, Exception], given_up: int, why: str | None = None):
         super().__init__((), [failed.get(place) for place in range(len(questions))])
         self.failed, self.given_up = {questions[place]["id"]: error for place, error in sorted(failed.items())}, given_up
         self.why = why
-        told = [f"the first ({name}) with {reason(first)}" for name, first in list(self.failed.items())[:1]]
-        said = [f"{len(failed)} of {len(questions)} questions failed, {told[0]}"] if told else []
-        self.args = ("; ".join([*said, *filter(None, [why])]),)
+        texts = [why] if why else []
+        if self.failed:
+            name, first = next(iter(self.failed.items()))
+            texts.insert(0, f"{len(failed)} of {len(questions)} questions failed, the first ({name}) with {reason(first)}")
+        self.args = ("; ".join(texts),)
         self.left = f"{given_up} {NOT_ASKED if why else GIVEN_UP}" if given_up else None
         if self.left:
             self.add_note(self.left)
@@ -169,8 +171,9 @@ def record(
                 hopeless.set()
     recorded = finishes.total()
     given_up = len(left) - recorded - len(failed) if hopeless.is_set() else 0
-    cut = segmentation or backend.segmentation if seen.whole and not seen.stepped else None
-    why = seen.told(backend.tags, cut, served=backend.concurrency is not None) if cut else None
+    why = None
+    if seen.lacks_steps:  # else the tags are not asked for: a model for the loop may have none
+        why = seen.advice(backend.tags, segmentation or backend.segmentation, served=backend.concurrency is not None)
     for text in filter(None, (cut_runs.of_recording(finishes, sampling.max_tokens, broken), why)):
         tell(text) if tell else warnings.warn(text, stacklevel=2)
     if failed or given_up:

@@ -13,6 +13,7 @@ All sample alike unless a request says otherwise: temperature 1, nothing cut off
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import signal
@@ -43,6 +44,13 @@ METRICS = {
     "vllm": ("vllm:generation_tokens_total", "vllm:num_requests_running"),
     "llama": ("llamacpp:tokens_predicted_total", "llamacpp:requests_processing"),
 }
+
+
+def check_sha256(file: Path, expected: str, name: str) -> None:
+    """Raise ValueError where a package that was fetched is another one than it was when its SHA-256 was written down."""
+    actual = hashlib.sha256(file.read_bytes()).hexdigest()
+    if actual != expected:
+        raise ValueError(f"{name} has the SHA-256 {actual}; it must be {expected}")
 
 
 class Counters(TypedDict):

@@ -8,21 +8,20 @@ every answer with its gold answer. ``--part`` takes one part of the texts only; 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import engines
 from grading_sources import PACKAGES, PARTS, Row, rows
 
 from entropy_chains.core import answer_maths
 from entropy_chains.core.answers import same
 
-ROOT = Path(__file__).resolve().parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "entropy-chains" / "grading"
-PAGE = ROOT / "docs" / "grading.md"
+CACHE = engines.CACHE / "grading"
+PAGE = engines.ROOT / "docs" / "grading.md"
 TABLE = re.compile(r"(?<=<!-- grading -->\n).*?(?=<!-- /grading -->)", re.DOTALL)
 
 
@@ -47,7 +46,7 @@ def table(found: list[Row]) -> str:
             told = []
             for equal in (True, False):
                 wrong, right = counts[part, name, equal, not equal], counts[part, name, equal, equal]
-                told += [f"{wrong + right}", f"{wrong} ({wrong / max(1, wrong + right):.1%})"]
+                told += [f"{wrong + right}", f"{wrong} ({wrong / (wrong + right):.1%})" if wrong + right else "-"]
             lines.append(f"| {part} | {name} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 

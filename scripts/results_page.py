@@ -219,7 +219,7 @@ def instruct(f: Figures) -> str:
     """What ``diagnose`` says of models that others trained (``instruct.py``), beside the bundled one."""
     found = {"the bundled reasoner (thinking)": f["diagnosis"]["mean_entropy"], **f.get("instruct", {})}
     return table(
-        ("model", "questions", "right", "AUROC", "95 %", "verdict"),
+        ("model", "questions", "right", "AUROC", "95 % interval", "verdict"),
         (
             (
                 label,

@@ -13,12 +13,13 @@ from typing import Any, Protocol, Self, SupportsFloat, runtime_checkable
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.finish_reasons import is_cut
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.monitor import Outcome
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import StepRecord
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.core.tokens import Token
+from entropy_chains.core.tool_calls import ToolCall
 from entropy_chains.errors import SettingsError, short
 from entropy_chains.options import OnMismatch, check_counts
 

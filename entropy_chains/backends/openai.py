@@ -28,8 +28,9 @@ from entropy_chains.backends.remote.model import ServedModel, ended, only_its_ow
 from entropy_chains.backends.remote.readers import Update
 from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
 from entropy_chains.backends.remote.transfer import Transfer
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, all_of
 from entropy_chains.options import OnMismatch
 

@@ -26,12 +26,13 @@ from entropy_chains.backends.text.pieces import ALTERNATIVES, Piece, token_of, w
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags, template_hash
 from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import Tally
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.core.tokens import Token
-from entropy_chains.errors import BackendError, InputError, SettingsError, all_of, outcome
-from entropy_chains.options import OnMismatch
+from entropy_chains.errors import BackendError, InputError, all_of, outcome
+from entropy_chains.options import OnMismatch, check_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,7 @@ class ScriptedBackend:
         template: str = "scripted",
         k: int | None = ALTERNATIVES,
     ):
-        if k is not None and k < 1:
-            raise SettingsError(f"k is {k}; it must be at least 1, or None for all alternatives")
+        check_counts({"k": k}, ", or None for all alternatives")
         self._scripts, self._name, self._k = scripts, name, k
         self._segmentation = segmentation or Segmentation("blank_line", 1)
         self._tags = think_tags or ThinkTags()

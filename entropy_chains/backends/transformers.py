@@ -19,9 +19,10 @@ from entropy_chains.backends import Chunk, Generation, Message, Probe, Sampling
 from entropy_chains.backends.text.answer import MALFORMED, run_instead
 from entropy_chains.core.batch_monitor import BatchMonitor
 from entropy_chains.core.entropy_rows import SMALL, logits_entropy
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.core.signals import Tally
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import MissingExtraError, all_of, outcome
 from entropy_chains.options import OnMismatch
 

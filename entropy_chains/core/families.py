@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -200,7 +200,7 @@ def template_hash(chat_template: str, tags: ThinkTags | None) -> str:
 
 
 TOOL_CALL = "<tool_call>"
-"""Before a call that is one JSON object, as Qwen, Hermes and their relatives write it: what local models are read by."""
+"""Before a call that is one JSON object, as Qwen, Hermes and their relatives write it."""
 
 TOOL_MARKERS = {
     TOOL_CALL: "</tool_call>",
@@ -217,3 +217,9 @@ TOOL_MARKERS = {
     "<|python_tag|>": None,
 }
 """Opening and closing texts of tool calls; None: it lasts to the end of the stream."""
+
+
+def begun_at_end(text: str, marks: Collection[str]) -> int:
+    """The most characters at a text's end that are a mark, or the beginning of one: more text may complete it. 0 where none are."""
+    firsts, tail = {mark[:1] for mark in marks}, text[-max(map(len, marks), default=0) :]
+    return next((len(tail) - n for n, c in enumerate(tail) if c in firsts and any(m.startswith(tail[n:]) for m in marks)), 0)

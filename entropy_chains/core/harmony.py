@@ -11,39 +11,28 @@ is a tool call: ``<|channel|>commentary to=functions.add <|constrain|>json<|mess
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from entropy_chains.core.families import begun_at_end
 from entropy_chains.core.phases import Phase
+from entropy_chains.core.tool_calls import ToolCall
 
 START, MESSAGE, END = "<|start|>", "<|message|>", "<|end|>"
 HEADER = re.compile(r"(?:<\|start\|>)?\s*(?:assistant)?\s*([^<]*)(?:<\|channel\|>\s*(\w+)(.*))?", re.DOTALL)
 RECIPIENT = re.compile(r"\bto=(\S+?)(?=<|\s|$)")
 BEGINNINGS = ("<|channel|>", START, "to=", MESSAGE)
-"""What a header may begin with; the prompt has the first words of the first one."""
+"""What a header may begin with. The first message's header begins in the prompt, so any part of it may come first in the reply."""
 LONGEST_HEADER = 200
 BETWEEN = "\n\n"
-"""Between two messages of the same kind, as shown."""
+"""Shown between two messages of the same kind."""
 ENDS = {
     Phase.THINKING: (END,),
     Phase.ANSWER: (END + START,),  # an answer is the last message: what else it says is text
-    None: ("<|call|>", END, "<|return|>"),
 }
-"""What ends a message, of thinking, answer and calls."""
+"""What ends a message of thinking or answer."""
+CALL_ENDS = ("<|call|>", END, "<|return|>")
+"""What ends a tool call."""
 LAST = (END, "<|return|>")
-"""What may stand at the end of an answer, and belongs to none."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A tool call as a model wrote it.
-
-    Attributes:
-        name: the tool's name; None where the text is no call by its form.
-        arguments: a JSON object; of what is no call, its text.
-    """
-
-    name: str | None
-    arguments: str
+"""What may stand at the end of the last message, and is no part of it."""
 
 
 class Channels:
@@ -66,7 +55,7 @@ class Channels:
         self._edge = phase is not Phase.BEFORE  # a message has just begun: blanks belong to its header
         self._recipient: str | None = None  # of the call that is being written
         self._body = ""  # of that call
-        self._ended = False  # a message has
+        self._ended = False  # some message has ended
         self._shown: set[Phase] = set()  # kinds of messages with text so far
 
     def take(self, text: str) -> list[tuple[Phase, str]]:
@@ -118,10 +107,10 @@ class Channels:
 
     def _message(self) -> list[tuple[Phase, str]]:
         phase, text = self.phase, self._held
-        ends = ENDS[None] if self._recipient is not None else ENDS[phase]
+        ends = CALL_ENDS if self._recipient is not None else ENDS[phase]
         at, end = min(((text.find(e), e) for e in ends if e in text), default=(-1, ""))
         if at < 0:
-            kept = _kept(text, (*ends, *LAST))
+            kept = begun_at_end(text, (*ends, *LAST))
             self._held = text[len(text) - kept :]
             return self._show(phase, text[: len(text) - kept])
         self._held = text[at + len(end) :]
@@ -147,11 +136,6 @@ class Channels:
 
 def _begins(said: str) -> bool:
     return any(said.startswith(start) or start.startswith(said) for start in BEGINNINGS)
-
-
-def _kept(text: str, ends: tuple[str, ...]) -> int:
-    """Characters at the text's end that may become the end of the message."""
-    return max((n for e in ends for n in range(1, len(e) + 1) if text.endswith(e[:n])), default=0)
 
 
 def _without_last(text: str) -> str:

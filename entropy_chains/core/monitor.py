@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from entropy_chains.core.entropy import EntropyBounds, token_entropy
 from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import MISSING_GRADER, Policy
 from entropy_chains.core.rules import Reading
 from entropy_chains.core.signals import MassFloor, StepRecord, Tally
-from entropy_chains.core.steps import Phase, Scanner, Segmentation
+from entropy_chains.core.steps import Scanner, Segmentation
 from entropy_chains.errors import EntropyChainsError
 
 if TYPE_CHECKING:

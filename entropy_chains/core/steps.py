@@ -15,9 +15,7 @@ from typing import Any
 
 from entropy_chains.core.families import LONGEST, TOOL_MARKERS, ThinkTags
 from entropy_chains.core.harmony import Channels
-from entropy_chains.core.phases import Phase as Phase
-from entropy_chains.core.phases import phase_after_prompt as phase_after_prompt
-from entropy_chains.core.phases import phase_at_start as phase_at_start
+from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.errors import InputError
 from entropy_chains.options import OPTIONS
 from entropy_chains.validation import Check, first_fault, is_whole, one_of

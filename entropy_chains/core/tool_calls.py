@@ -6,10 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from entropy_chains.core.families import TOOL_MARKERS
-from entropy_chains.core.harmony import ToolCall
+from entropy_chains.core.families import TOOL_MARKERS, begun_at_end
 
 _FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|$)", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -20,7 +20,19 @@ _MISTRAL = re.compile(r"\s*([\w.-]+)(?:\[CALL_ID\]\w+)?\[ARGS\](.*)", re.DOTALL)
 _GEMMA = re.compile(r"call:([\w.-]+)(\{.*\})", re.DOTALL)
 _GEMMA_TEXT = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
 _BARE_KEY = re.compile(r"([{,]\s*)([\w-]+)\s*:")
-_LONGEST = max(map(len, TOOL_MARKERS))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call as a model wrote it.
+
+    Attributes:
+        name: the tool's name; None where the text is no call by its form.
+        arguments: a JSON object; of what is no call, its text.
+    """
+
+    name: str | None
+    arguments: str
 
 
 class CallText:
@@ -45,7 +57,7 @@ class CallText:
                 self._open, self._held = "", self._held.lstrip()
             at, marker = min(((self._held.find(m), m) for m in TOOL_MARKERS if m in self._held), default=(-1, ""))
             if at < 0:
-                kept = _begun(self._held)
+                kept = begun_at_end(self._held, TOOL_MARKERS)
                 shown += self._held[: len(self._held) - kept]
                 self._held = self._held[len(self._held) - kept :]
                 return shown
@@ -79,12 +91,6 @@ def read_calls(body: str, marker: str = "") -> list[ToolCall]:
             if calls := list(form(body)):
                 return calls
     return [ToolCall(None, body.strip())] if body.strip() else []
-
-
-def _begun(text: str) -> int:
-    """Characters at the text's end that may become a marker."""
-    tail = text[-_LONGEST:]
-    return next((n for n in range(len(tail), 0, -1) if any(m.startswith(tail[-n:]) for m in TOOL_MARKERS)), 0)
 
 
 def _of_json(body: str) -> Iterator[ToolCall]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.phases import Phase
 from entropy_chains.doctor.findings import Examination, Finding, judge
 from entropy_chains.errors import BackendError, SettingsError
 from entropy_chains.refine import PER_CALL

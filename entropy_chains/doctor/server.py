@@ -18,7 +18,7 @@ from entropy_chains.backends.remote.servers import identify
 from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import FAMILIES, ThinkTags, detect_tags
-from entropy_chains.core.steps import Phase, phase_at_start
+from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.doctor.asking import ASKED, STREAMED, Ask, Asking, Book, Heard
 from entropy_chains.doctor.closing import READ, close
 from entropy_chains.doctor.findings import ENOUGH, Examination, continuation, judge, temperature_mode

@@ -1,4 +1,4 @@
-"""What people are told of a recording in which nobody thinks, or no step of the thinking ends: mostly a setting is wrong."""
+"""The warning about a recording in which there is no thinking, or no step of it ends: mostly a setting is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from entropy_chains.core.steps import Segmentation
 from entropy_chains.offline.traces import Trace
 
 HANDFUL = 5
-"""After so many whole runs, none of which has a step, no more are asked."""
+"""After so many whole runs without a step no more questions are asked."""
 
 
 @dataclass(slots=True)
@@ -36,26 +36,28 @@ class ThinkingSeen:
             self.answers += [trace.steps[0].answer or ""] if self.whole <= HANDFUL else []
 
     @property
-    def is_hopeless(self) -> bool:
-        """A handful of whole runs, and no step in any."""
-        return not self.stepped and self.whole >= HANDFUL
+    def lacks_steps(self) -> bool:
+        """There are whole runs, and no step in any."""
+        return not self.stepped and self.whole > 0
 
-    def told(self, tags: ThinkTags, segmentation: Segmentation, *, served: bool) -> str | None:
-        """What is wrong and what to do; None where a run had a step, or none was whole.
+    @property
+    def is_hopeless(self) -> bool:
+        """The same of a handful of whole runs."""
+        return self.lacks_steps and self.whole >= HANDFUL
+
+    def advice(self, tags: ThinkTags, segmentation: Segmentation, *, served: bool) -> str:
+        """What is wrong where steps are lacking, and what to do.
 
         Args:
-            tags: what thinking was looked for by.
-            segmentation: how it was cut.
+            tags: the tags between which thinking was looked for.
+            segmentation: how it was cut into steps.
             served: the model is behind a server.
         """
-        if self.stepped or not self.whole:
-            return None
         runs = f"any of {self.whole} runs" if self.whole > 1 else "the run"
         if self.thought:
-            shorter = (
-                f"a step ends with a {segmentation.boundary.replace('_', ' ')}, and has {segmentation.min_tokens} tokens or more"
-            )
-            return f"no step of the thinking ended in {runs}: {shorter}; set boundary or min_tokens (--boundary, --min-tokens)"
+            boundary = segmentation.boundary.replace("_", " ")
+            needed = f"a step ends with a {boundary}, and has {segmentation.min_tokens} tokens or more"
+            return f"no step of the thinking ended in {runs}: {needed}; set boundary or min_tokens (--boundary, --min-tokens)"
         looked = f"it was looked for between {tags.open!r} and {tags.close!r}, and all text was taken for the answer"
         return f"no thinking was found in {runs}: {looked}; {self._remedy(tags, served=served)}"
 

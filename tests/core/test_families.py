@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from places import ROOT
 
-from entropy_chains.core.families import FAMILIES, TABLE, ThinkTags, detect_family, detect_tags
+from entropy_chains.core.families import FAMILIES, TABLE, ThinkTags, begun_at_end, detect_family, detect_tags
 from entropy_chains.core.monitor import NO_STEP, NO_THINKING, Monitor
+from entropy_chains.core.phases import Phase, phase_after_prompt
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Scanner, Segmentation, phase_after_prompt
+from entropy_chains.core.steps import Scanner, Segmentation
 from entropy_chains.core.tokens import Token
 
 THINK = ThinkTags()
@@ -129,3 +131,19 @@ def test_a_run_says_why_nothing_could_be_stopped(tags):
 def test_tags_in_a_reply_are_the_common_ones_first():
     """Whoever sees a reply and no template finds the family by its tags: one that writes more after them is no better guess."""
     assert next(tags for tags in FAMILIES if tags.open == "<think>") == ThinkTags()
+
+
+@pytest.mark.parametrize(
+    ("text", "marks", "count"),
+    [("a </th", ["</think>"], 4), ("a </think>", ["</think>", "k>b"], 8), ("<<", ["<a", "<<b"], 2), ("a", ["<"], 0), ("a", [], 0)],
+)
+def test_what_may_become_a_mark_is_the_longest_beginning_at_the_end(text, marks, count):
+    """Worked by hand: a whole mark counts, and of several the one that began first."""
+    assert begun_at_end(text, marks) == count
+
+
+def test_the_page_names_every_model():
+    """``docs/steps.md`` has the models of the table, each as the table has it."""
+    page = " ".join((ROOT / "docs" / "steps.md").read_text(encoding="utf-8").split())
+    named = {name for family in TABLE for name in family.models.split(", ") if name}
+    assert [name for name in sorted(named) if name not in page] == []

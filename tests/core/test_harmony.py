@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from entropy_chains.backends.text.markup import Markup, clean_answer, text_in
 from entropy_chains.core.families import FAMILIES
-from entropy_chains.core.harmony import Channels, ToolCall
+from entropy_chains.core.harmony import Channels
 from entropy_chains.core.steps import Phase, Scanner
+from entropy_chains.core.tool_calls import ToolCall
 
 HARMONY = next(tags for tags in FAMILIES if tags.in_channels)
 NEXT = "<|end|><|start|>assistant"

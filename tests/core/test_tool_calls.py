@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_forms import FORMS
 
-from entropy_chains.core.harmony import ToolCall
-from entropy_chains.core.tool_calls import CallText, calls_in
+from entropy_chains.core.tool_calls import CallText, ToolCall, calls_in
 
 
 def read(text, cuts=()):

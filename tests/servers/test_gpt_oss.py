@@ -20,9 +20,9 @@ from steered import Script, real_tokenizer, tiny
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
+from entropy_chains.core.tool_calls import ToolCall
 from entropy_chains.doctor.local import examine_local
 
 pytestmark = pytest.mark.servers

@@ -23,7 +23,7 @@ from tool_forms import FORMS
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.transformers import TransformersBackend
-from entropy_chains.core.families import FAMILIES
+from entropy_chains.core.families import FAMILIES, ThinkTags
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Phase, Segmentation
 
@@ -148,7 +148,7 @@ def test_tool_calls(name, form):
     """Read in every form, special tokens or spelled; nothing of a call shows, in a stream as in a whole reply."""
     tokenizer, model, script = loaded(name)
     script.set({DEEP: f"<think>\n{FIRST}</think>\n\nLet me see.\n{FORMS[form]}{tokenizer.eos_token}"}, "", "")
-    backend = TransformersBackend(model, tokenizer, name="tiny", think_tags=FAMILIES[-1])
+    backend = TransformersBackend(model, tokenizer, name="tiny", think_tags=ThinkTags())
     chat = ChatTransformers(backend=backend, temperature=0, max_tokens=160).bind_tools([add])
     for message in (chat.invoke(DEEP), functools.reduce(lambda a, b: a + b, chat.stream(DEEP))):
         assert (message.content, message.additional_kwargs["reasoning_content"]) == ("Let me see.", FIRST.strip())
@@ -158,6 +158,6 @@ def test_tool_calls(name, form):
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_tokens_are_counted_by_the_models_own_tokenizer(name):
     """Offline, special tokens as one each."""
-    backend, _ = set_up(name, FAMILIES[-1])
+    backend, _ = set_up(name, ThinkTags())
     chat, text = ChatTransformers(backend=backend), f"34*7=? \N{GRINNING FACE}{loaded(name)[0].eos_token}"
     assert chat.get_num_tokens(text) == len(loaded(name)[0](text, add_special_tokens=False).input_ids)

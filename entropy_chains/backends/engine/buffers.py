@@ -15,7 +15,7 @@ import torch
 from entropy_chains.backends.engine.settings import Settings
 from entropy_chains.core.entropy_rows import RowEntropies, logits_entropy
 from entropy_chains.core.monitor import Decision, Monitor
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.phases import Phase
 from entropy_chains.errors import EntropyChainsError
 
 Array = np.ndarray[Any, Any]

@@ -21,8 +21,8 @@ from entropy_chains.backends.engine.buffers import Ledger, Row, moved
 from entropy_chains.backends.engine.settings import Serving, Settings, check
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.phases import Phase, phase_after_prompt
 from entropy_chains.core.policy import stopping_enabled
-from entropy_chains.core.steps import Phase, phase_after_prompt
 from entropy_chains.errors import InputError
 
 logger = logging.getLogger("vllm.entropy_chains")  # below vLLM's own, so that it is shown where vLLM's is

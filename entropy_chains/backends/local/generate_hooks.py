@@ -19,7 +19,7 @@ from entropy_chains.core.batch_monitor import BatchMonitor
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.entropy_rows import logits_entropy
 from entropy_chains.core.monitor import Decision
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.tokens import Token
 
 THIN = 8

@@ -69,8 +69,8 @@ JUDGES: tuple[tuple[str, Any, Any], ...] = (
     ("bad_words_ids", lambda value: transformers.NoBadWordsLogitsProcessor(value, torch.tensor([0])), None),
     ("sequence_bias", transformers.SequenceBiasLogitsProcessor, None),
 )
-"""Settings besides those that shape the draw, the class of transformers that follows each and judges its value, and the value under
-which it does nothing."""
+"""Settings besides those that shape the draw: each with the class of transformers that applies it and refuses a bad value, and with
+the value under which it does nothing."""
 
 
 def check_one_stream(given: Mapping[str, Any], config: Any) -> None:

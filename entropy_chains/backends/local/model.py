@@ -13,8 +13,9 @@ from entropy_chains.backends import Message, Sampling
 from entropy_chains.backends.local.generate_settings import PENALTIES, check_names, check_one_stream, check_values
 from entropy_chains.backends.text.vocabulary import Vocabulary
 from entropy_chains.core.families import ThinkTags
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation, detect_segmentation
+from entropy_chains.core.steps import Segmentation, detect_segmentation
 from entropy_chains.errors import BackendError, MissingExtraError, SettingsError
 from entropy_chains.options import OnMismatch, check_counts, check_mappings
 from entropy_chains.validation import not_json, short

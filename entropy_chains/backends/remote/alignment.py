@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from entropy_chains.backends.remote.logprob_entries import Characters
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.tokens import Token
 
 WINDOW = 64

@@ -16,8 +16,9 @@ from entropy_chains.backends.text.markup import AnswerMarkup, Markup, Span, as_c
 from entropy_chains.core.entropy import EntropyBounds, token_entropy
 from entropy_chains.core.finish_reasons import finish_reason
 from entropy_chains.core.monitor import Decision, Monitor
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.signals import StepRecord
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 
 PATIENCE = 16
 """Reasoning tokens without any logprobs after which they are given up."""

@@ -20,8 +20,9 @@ from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
 from entropy_chains.core.monitor import Decision
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.policy import Policy
-from entropy_chains.core.steps import Phase, Segmentation
+from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError
 
 AGAIN = "the model began to think again after the stop: run in full"

@@ -17,7 +17,7 @@ from typing import Any
 
 from entropy_chains.backends.remote.alignment import Alignment, Part, Piece
 from entropy_chains.backends.remote.logprob_entries import entries_of, fields, items, tokens_of
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.phases import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
 from entropy_chains.validation import is_count
 

@@ -12,8 +12,8 @@ from entropy_chains.backends.text.markup import clean_answer
 from entropy_chains.core.entropy import token_entropy
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.finish_reasons import is_cut
+from entropy_chains.core.phases import Phase
 from entropy_chains.core.signals import MassFloor, Tally
-from entropy_chains.core.steps import Phase
 
 
 @dataclass(slots=True)

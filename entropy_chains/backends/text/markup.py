@@ -11,10 +11,11 @@ from copy import deepcopy
 
 from entropy_chains.backends import Chunk
 from entropy_chains.core.entropy import EntropyBounds
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.harmony import Channels, ToolCall
+from entropy_chains.core.families import ThinkTags, begun_at_end
+from entropy_chains.core.harmony import Channels
 from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.core.tokens import Token
+from entropy_chains.core.tool_calls import ToolCall
 
 Span = tuple[Phase, str]
 """A piece of visible text, and where it belongs: ``THINKING`` or ``ANSWER``."""
@@ -155,7 +156,7 @@ class Markup:
         if closed:
             self.phase, self._held, self._edge, self._after = Phase.ANSWER, left, True, self._tags.after.strip()
             return _span(Phase.THINKING, text)
-        kept = next((n for n in range(min(len(close) - 1, len(text)), 0, -1) if close.startswith(text[-n:])), 0)
+        kept = begun_at_end(text, [close])
         self._held = text[len(text) - kept :]
         return _span(Phase.THINKING, text[: len(text) - kept])
 
@@ -174,7 +175,7 @@ class Markup:
         end, bare = self._tags.end, text.rstrip()
         if end and bare.endswith(end):
             return len(text) - len(bare) + len(end)
-        return next((n for n in range(min(len(end) - 1, len(text)), 0, -1) if end.startswith(text[-n:])), 0)
+        return begun_at_end(text, [end])
 
 
 class AnswerMarkup:
@@ -220,13 +221,6 @@ class AnswerMarkup:
 def text_in(spans: Sequence[Span], phase: Phase) -> str:
     """The text that belongs to one phase."""
     return "".join([text for where, text in spans if where is phase])
-
-
-def divided(text: str, tags: ThinkTags | None, phase: Phase = Phase.BEFORE) -> tuple[str, str]:
-    """The reasoning and the answer of a whole output."""
-    markup = Markup(tags, phase)
-    spans = [*markup.take(text), *markup.rest]
-    return text_in(spans, Phase.THINKING), text_in(spans, Phase.ANSWER)
 
 
 def clean_answer(text: str, tags: ThinkTags | None) -> str | None:

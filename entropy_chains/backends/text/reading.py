@@ -11,9 +11,8 @@ from typing import Protocol
 
 from entropy_chains.backends.text.markup import Markup, Span
 from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.phases import Phase
-from entropy_chains.core.tool_calls import CallText
+from entropy_chains.core.tool_calls import CallText, ToolCall
 
 
 class Texts(Protocol):
@@ -145,8 +144,3 @@ class Readable:
         self._ids = self._ids[-1:]
         self._shown = self._decode(self._ids)
         return new
-
-    @property
-    def rest(self) -> str:
-        """What never became readable: half a character, where a reply was cut."""
-        return self._decode(self._ids)[len(self._shown) :]

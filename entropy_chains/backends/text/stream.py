@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from entropy_chains.core.families import ThinkTags
-from entropy_chains.core.steps import Phase
+from entropy_chains.core.families import ThinkTags, begun_at_end
+from entropy_chains.core.phases import Phase
 from entropy_chains.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ class Growing:
         self._came += text
         came = self._came
         found = [at for ending in self._endings if (at := came.find(ending)) >= 0]
-        begun = [len(came) - n for e in self._endings for n in range(1, len(e)) if came.endswith(e[:n])]
-        return self._show(came[: min([*found, *begun], default=len(came))].rstrip())
+        return self._show(came[: min([*found, len(came) - begun_at_end(came, self._endings)])].rstrip())
 
     def finish(self, whole: str) -> str:
         """What is left to show of the whole text; nothing where it turned out to be another text."""

@@ -12,8 +12,8 @@ from entropy_chains.backends import Message
 from entropy_chains.backends.text.markup import Markup
 from entropy_chains.backends.text.reading import OutputReader
 from entropy_chains.core.families import ThinkTags, default_template, detect_family, template_hash
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.phases import Phase, phase_after_prompt
+from entropy_chains.core.tool_calls import ToolCall
 from entropy_chains.errors import SettingsError, short
 
 RESERVED = (
@@ -164,17 +164,13 @@ class Vocabulary:
         reader.finish()
         return reader
 
-    def thinking(self, ids: Sequence[int], phase: Phase) -> tuple[int, str]:
-        """How many tokens of an output are thinking, tags included, and the thinking's text without them.
+    def reasoned(self, ids: Sequence[int], phase: Phase) -> int:
+        """How many tokens of an output are thinking, tags included.
 
         Args:
             ids: the output's.
             phase: where it begins.
         """
-        return self.reasoned(ids, phase), self.read(ids, phase).reasoning.strip("\n")
-
-    def reasoned(self, ids: Sequence[int], phase: Phase) -> int:
-        """The first of :meth:`thinking`."""
         markup, count = Markup(self.tags, phase), 0
         while count < len(ids) and markup.phase is not Phase.ANSWER:
             markup.take(self.text(ids[count]))

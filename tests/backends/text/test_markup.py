@@ -6,13 +6,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.backends.text.markup import AnswerMarkup, Markup, clean_answer, divided, text_in
+from entropy_chains.backends.text.markup import AnswerMarkup, Markup, clean_answer, text_in
 from entropy_chains.core.families import FAMILIES, ThinkTags
-from entropy_chains.core.steps import Phase, Scanner, phase_after_prompt, phase_at_start
+from entropy_chains.core.phases import Phase, phase_after_prompt, phase_at_start
+from entropy_chains.core.steps import Scanner
 
 BEFORE, THINKING, ANSWER = Phase.BEFORE, Phase.THINKING, Phase.ANSWER
 QWEN = ThinkTags()
-HARMONY = FAMILIES[0]
+HARMONY = next(tags for tags in FAMILIES if tags.in_channels)
 COMMAND = next(tags for tags in FAMILIES if tags.open == "<|START_THINKING|>")
 MENTIONS = st.sampled_from([t for tags in FAMILIES for t in (tags.open, tags.close, tags.after) if t] + ["`<think>`", "<", "</th"])
 TEXT = st.lists(MENTIONS | st.text("ab .\n<>/`[]|é", max_size=6), max_size=8).map("".join)
@@ -33,6 +34,11 @@ def streamed(markup, text, cuts):
     """Reasoning and answer of a text that comes in pieces."""
     spans = [span for part in parts(text, cuts) for span in markup.take(part)] + markup.rest
     return text_in(spans, THINKING), text_in(spans, ANSWER)
+
+
+def divided(text, tags, phase=BEFORE):
+    """Reasoning and answer of a text that comes whole."""
+    return streamed(Markup(tags, phase), text, [])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ pytest.importorskip("transformers")
 from transformers import AutoTokenizer
 
 from entropy_chains.backends.text.vocabulary import Vocabulary
-from entropy_chains.core.harmony import ToolCall
 from entropy_chains.core.steps import Phase
+from entropy_chains.core.tool_calls import ToolCall
 from entropy_chains.demo import MODEL_FOLDER
 
 DESCRIPTION = {

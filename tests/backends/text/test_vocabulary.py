@@ -27,14 +27,19 @@ def spelled(text):
     return [i for letter in text for i in WORDS.encode(letter)]
 
 
+def thinking(ids, phase):
+    """How many tokens of an output are thinking, and its text."""
+    return WORDS.reasoned(ids, phase), WORDS.read(ids, phase).reasoning.strip("\n")
+
+
 @pytest.mark.parametrize("write", [spelled, WORDS.encode], ids=["spelled", "as tokens"])
 @pytest.mark.parametrize("text", ["The tag <think> opens it.", "It ends with </think>, here.", "<", "12", "a < b </thi"])
 def test_an_answer_that_mentions_a_tag_is_whole(write, text):
     """After thinking, and without: thinking can begin at the start only."""
     assert WORDS.answer([*THOUGHT, *write(text), END], Phase.BEFORE) == text
-    assert WORDS.thinking([*THOUGHT, *write(text), END], Phase.BEFORE) == (len(THOUGHT) - len(WORDS.encode("\n\n")), "3*4=12")
+    assert thinking([*THOUGHT, *write(text), END], Phase.BEFORE) == (len(THOUGHT) - len(WORDS.encode("\n\n")), "3*4=12")
     assert WORDS.answer([*write(text), END], Phase.BEFORE) == text
-    assert WORDS.thinking([*write(text), END], Phase.BEFORE) == (0, "")
+    assert thinking([*write(text), END], Phase.BEFORE) == (0, "")
     assert WORDS.answer(write(text)) == text
 
 
@@ -47,7 +52,7 @@ def test_thinking_that_never_ended_has_no_answer():
     """Whether the model opened it, or its prompt."""
     assert WORDS.answer(WORDS.encode("<think>\n3*4"), Phase.BEFORE) is None
     assert WORDS.answer(WORDS.encode("3*4"), Phase.THINKING) is None
-    assert WORDS.thinking(WORDS.encode("3*4"), Phase.THINKING) == (3, "3*4")
+    assert thinking(WORDS.encode("3*4"), Phase.THINKING) == (3, "3*4")
 
 
 def test_what_a_close_by_force_leaves_behind_is_no_answer():
