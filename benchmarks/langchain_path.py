@@ -88,7 +88,7 @@ def _streams(url: str, model: str, name: str, rounds: int, settings: dict[str, A
 
 def _payload(url: str, model: str, name: str, settings: dict[str, Any]) -> Row:
     """Bytes that LangSmith's SDK posts for a run of ``prompt | wrapper``, uncompressed: logprobs kept on request, and left out."""
-    sys.path.insert(0, str(ROOT / "integrations" / "langchain-entropy-chains" / "tests" / "support"))
+    sys.path[:0] = [str(ROOT / "integrations" / "langchain-entropy-chains" / "tests" / "support"), str(ROOT / "tests" / "support")]
     from langchain_core.prompts import ChatPromptTemplate
     from langchain_core.tracers import LangChainTracer
     from langsmith_receiver import Receiver

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
     from entropy_chains.backends.remote.reply import Reply
     from entropy_chains.backends.remote.servers import OLLAMA, Server
+    from entropy_chains.backends.remote.token_count import TokenCount
     from entropy_chains.backends.remote.transfer import Listening, Transfer
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
@@ -128,6 +129,7 @@ _HOME = {
     "tags_of": "backends.text.stream",
     "TemperatureMode": "options",
     "text_before": "backends.text.stream",
+    "TokenCount": "backends.remote.token_count",
     "tokens_of": "backends.remote.logprob_entries",
     "TOOL_CALL": "core.families",
     "ToolCall": "core.tool_calls",
@@ -213,6 +215,7 @@ __all__ = [
     "tags_of",
     "TemperatureMode",
     "text_before",
+    "TokenCount",
     "tokens_of",
     "TOOL_CALL",
     "ToolCall",

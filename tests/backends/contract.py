@@ -200,7 +200,7 @@ class BackendContract:
         """A policy that waits for a step that never comes ends in full, and says so."""
         for run in self.run(backend, conversations, policy=self.policy(backend, min_steps=1000)):
             assert (run.outcome.stopped, run.outcome.step) == (False, None)
-            assert run.outcome.reason in ("reasoning ended by itself", NO_STEP, NO_THINKING)
+            assert run.outcome.reason == ("reasoning ended by itself" if run.steps else NO_STEP if run.reasoning else NO_THINKING)
 
     def test_stopping_one_row_changes_no_other(self, backend, conversations, full, stepped):
         """Same seed, same batch: the stopped row is the full run up to its stop, the others are the full runs to the end."""

@@ -14,7 +14,8 @@ from langchain_openai import ChatOpenAI
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.openai_like import OpenAILike
-from loopback import SURE, UNSURE, Loopback, Reply, asks_logprobs, is_answer_call, said, thinking, top
+from loopback import SURE, UNSURE, Loopback, Reply, asks_logprobs, is_answer_call, said, thinking
+from wire import top
 
 from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.remote.refused import allowed

@@ -10,7 +10,8 @@ import openai
 import pytest
 from frameworks import WAYS, Asker
 from hostile import Act, Hostile, begin, end, event, events, whole
-from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
+from loopback import SURE, UNSURE, Reply, is_answer_call, said, thinking
+from wire import HEAD
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.openai import OpenAIBackend

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_entropy_chains import EntropyCallbackHandler
 from langchain_openai import ChatOpenAI
-from loopback import HEAD, SURE, UNSURE, Tok, entry, is_answer_call, top
+from loopback import SURE, UNSURE, Tok, is_answer_call
+from wire import HEAD, entry, top
 
 from entropy_chains.backends.remote.alignment import HELD
 from entropy_chains.backends.remote.readers import ChatReader

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from frameworks import WAYS, Asker
 from hostile import Hostile, begin, end, event, events
-from loopback import HEAD, SURE, UNSURE, Reply, entry, is_answer_call, line, said, top
+from loopback import SURE, UNSURE, Reply, is_answer_call, line, said
+from wire import HEAD, entry, top
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation

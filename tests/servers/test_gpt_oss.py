@@ -6,9 +6,7 @@ The model is tiny, random and steered: it writes a script.
 from __future__ import annotations
 
 import functools
-import os
 
-import install_tokenizers
 import pytest
 
 pytest.importorskip("torch")
@@ -86,12 +84,7 @@ def multiply(a: int, b: int) -> int:
 
 @functools.cache
 def loaded():
-    folder = install_tokenizers.installed("gptoss")
-    if folder is None:
-        if not os.environ.get("CI"):
-            pytest.skip("no tokenizer gptoss; `python scripts/install_tokenizers.py` fetches it")
-        folder = install_tokenizers.install("gptoss")
-    tokenizer = real_tokenizer(folder, TEMPLATE)
+    tokenizer = real_tokenizer("gptoss", TEMPLATE)
     ends = [tokenizer.convert_tokens_to_ids(t) for t in ("<|return|>", "<|endoftext|>", "<|call|>")]
     model = tiny(tokenizer, "gpt_oss", eos=ends, **GPT_OSS)
     return tokenizer, model, Script(model, tokenizer)

@@ -6,7 +6,6 @@ The models are tiny, random and steered: they write a script in each family's fo
 from __future__ import annotations
 
 import functools
-import os
 
 import install_tokenizers
 import pytest
@@ -43,12 +42,7 @@ DEEP, QUICK = "34*7=? deep", "34*7=? quick"
 @functools.cache
 def loaded(name: str):
     """A tokenizer and a model that writes a script with it; made once."""
-    folder = install_tokenizers.installed(name)
-    if folder is None:
-        if not os.environ.get("CI"):
-            pytest.skip(f"no tokenizer {name}; `python scripts/install_tokenizers.py` fetches it")
-        folder = install_tokenizers.install(name)
-    tokenizer = real_tokenizer(folder, TEMPLATE)
+    tokenizer = real_tokenizer(name, TEMPLATE)
     model = tiny(tokenizer)
     return tokenizer, model, Script(model, tokenizer)
 
@@ -102,13 +96,23 @@ PAIRS = [(TOKENIZERS[n % len(TOKENIZERS)], tags) for n, tags in enumerate(FAMILI
 """Each family with one tokenizer, in turn."""
 
 
-@pytest.mark.parametrize("stop", [False, True], ids=["in full", "stopped"])
-@pytest.mark.parametrize(("name", "tags"), PAIRS, ids=[f"{name} {tags.open}" for name, tags in PAIRS])
+def in_full_and_stopped(test):
+    """For each of those pairs."""
+    each = pytest.mark.parametrize(("name", "tags"), PAIRS, ids=[f"{name} {tags.open}" for name, tags in PAIRS])
+    return each(pytest.mark.parametrize("stop", [False, True], ids=["in full", "stopped"])(test))
+
+
+def expected(stop):
+    """Thinking and answer."""
+    return (FIRST.strip(), SHORT) if stop else ((FIRST + SECOND).strip(), ANSWER)
+
+
+@in_full_and_stopped
 def test_langchain(name, tags, stop):
     """``invoke``, ``batch`` and ``stream`` say the same."""
     backend, policy = set_up(name, tags)
     chat = ChatTransformers(backend=backend, policy=policy, early_stop=stop, temperature=0, max_tokens=160)
-    thought, answer = (FIRST.strip(), SHORT) if stop else ((FIRST + SECOND).strip(), ANSWER)
+    thought, answer = expected(stop)
     streamed = functools.reduce(lambda a, b: a + b, chat.stream(DEEP))
     for message in (chat.invoke(DEEP), chat.batch([DEEP, QUICK])[0], streamed):
         assert (message.content, message.additional_kwargs["reasoning_content"]) == (answer, thought)
@@ -117,13 +121,12 @@ def test_langchain(name, tags, stop):
     assert again.content == answer
 
 
-@pytest.mark.parametrize("stop", [False, True], ids=["in full", "stopped"])
-@pytest.mark.parametrize(("name", "tags"), PAIRS, ids=[f"{name} {tags.open}" for name, tags in PAIRS])
+@in_full_and_stopped
 def test_llama_index(name, tags, stop):
     """``chat``, ``complete`` and their streams say the same."""
     backend, policy = set_up(name, tags)
     llm = TransformersLLM(backend=backend, policy=policy, early_stop=stop, temperature=0, max_tokens=160)
-    thought, answer = (FIRST.strip(), SHORT) if stop else ((FIRST + SECOND).strip(), ANSWER)
+    thought, answer = expected(stop)
     message = ChatMessage(role="user", content=DEEP)
     *_, last = llm.stream_chat([message])
     for response in (llm.chat([message]), last):

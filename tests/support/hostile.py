@@ -19,9 +19,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loopback import HEAD, Reply, entry, top
+from wire import HEAD, entry, top
+
+if TYPE_CHECKING:
+    from loopback import Reply
 
 
 class Act(Enum):

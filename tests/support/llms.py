@@ -73,43 +73,16 @@ def llm_at(server, **settings):
     return OpenAILike(model="scripted", api_base=server.url, api_key="sk-hidden-in-tests", **given)
 
 
-def chat(llm):
-    return llm.chat(ASKED)
+def asking(method):
+    """A function that gives the last response of one of the eight methods of an LLM."""
+
+    def ask(llm):
+        return ask_all(llm, method)[-1]
+
+    ask.__name__ = method
+    return ask
 
 
-def stream_chat(llm):
-    return list(llm.stream_chat(ASKED))[-1]
-
-
-def achat(llm):
-    return asyncio.run(llm.achat(ASKED))
-
-
-def astream_chat(llm):
-    async def run():
-        return [r async for r in await llm.astream_chat(ASKED)][-1]
-
-    return asyncio.run(run())
-
-
-def complete(llm):
-    return llm.complete(QUESTION)
-
-
-def stream_complete(llm):
-    return list(llm.stream_complete(QUESTION))[-1]
-
-
-def acomplete(llm):
-    return asyncio.run(llm.acomplete(QUESTION))
-
-
-def astream_complete(llm):
-    async def run():
-        return [r async for r in await llm.astream_complete(QUESTION)][-1]
-
-    return asyncio.run(run())
-
-
-EIGHT = [chat, stream_chat, achat, astream_chat, complete, stream_complete, acomplete, astream_complete]
-STREAMS = [stream_chat, astream_chat, stream_complete, astream_complete]
+EIGHT = [asking(method) for method in METHODS]
+chat, complete, stream_chat, stream_complete, achat, acomplete, astream_chat, astream_complete = EIGHT
+STREAMS = [stream_chat, stream_complete, astream_chat, astream_complete]

@@ -12,15 +12,17 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from loopback import Reply, Tok, entry
+from loopback import Reply, Tok
+from serving import Serving
+from wire import entry
 
 OPEN, CLOSE = "<think>", "</think>"
 
 
-class Ollama:
+class Ollama(Serving):
     """Answers every chat by ``script(body) -> Reply``, of which it sends the tokens.
 
     Args:
@@ -141,14 +143,8 @@ class Ollama:
                 ready, _, _ = select.select([self.connection], [], [], 0)
                 return bool(ready) and not self.connection.recv(1, 2)  # MSG_PEEK: end of file = the client is gone
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # a client that goes away while it sends is no news
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.serve(Handler)
+        self.url = self.origin
 
     def left(self, seconds: float = 5.0) -> int:
         """Requests whose client left before the end; one that just did is seen at the reply's next token."""
@@ -156,14 +152,6 @@ class Ollama:
         while not self.gone and time.monotonic() < until:
             time.sleep(0.005)
         return self.gone
-
-    def __enter__(self) -> Ollama:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 HEAD = {"model": "scripted", "created_at": "2026-01-01T00:00:00Z"}

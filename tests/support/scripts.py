@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loopback import SURE, UNSURE, Reply, is_answer_call, said, sums, thinking
+from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, sums, thinking
+
+from entropy_chains.core.policy import Policy
+from entropy_chains.core.steps import Segmentation
+
+TRIAL_POLICY = Policy("scripted", (0.1,), signal="trial_entropy", segmentation=Segmentation("line", 32))
+"""Stops :func:`trials` after its third line."""
 
 
 def paced(body):
@@ -15,3 +21,16 @@ def paced(body):
 def quick(body):
     """Three lines of thinking, then the answer."""
     return Reply(said("42")) if is_answer_call(body) else thinking(UNSURE, SURE, SURE, words=32, answer="42")
+
+
+def trials(body):
+    """Six unsure lines; a trial answer after the third is sure. It is asked for by a raw completion."""
+    if "prompt" in body:
+        return Reply(said("The answer is 42", SURE if "step3" in body["prompt"] else UNSURE))
+    return thinking(*[UNSURE] * 6, answer="The answer is 42", pace=0.002)
+
+
+def rethinking(script):
+    """A script of a model that thinks before the answer after a stop as well, if it may; ``script`` makes its other replies."""
+    again = Reply([*line("so it is", SURE), *said("The answer is 42")])
+    return lambda body: again if is_answer_call(body) else script(body)

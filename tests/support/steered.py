@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +23,15 @@ LEAN = 30.0
 """Added to the logit of the token that the script says."""
 
 
-def real_tokenizer(folder: Path, template: str) -> PreTrainedTokenizerFast:
-    """A tokenizer from its files, with a template of ours."""
+def real_tokenizer(name: str, template: str) -> PreTrainedTokenizerFast:
+    """One that ``scripts/install_tokenizers.py`` fetches, with a template of ours. Without it a test is skipped, but not in CI."""
+    import install_tokenizers  # tests/servers/conftest.py puts scripts/ on the path
+
+    folder = install_tokenizers.installed(name)
+    if folder is None:
+        if not os.environ.get("CI"):
+            pytest.skip(f"no tokenizer {name}; `python scripts/install_tokenizers.py` fetches it")
+        folder = install_tokenizers.install(name)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     special = {}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):

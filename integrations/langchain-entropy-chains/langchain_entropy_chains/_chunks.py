@@ -22,8 +22,8 @@ from entropy_chains.adapters import (
     ChatReader,
     Phase,
     Piece,
-    Reply,
     Show,
+    TokenCount,
     Transfer,
     Update,
     ended,
@@ -67,7 +67,7 @@ class ChunkReader:
         self._sighted = self._begun = False  # logprobs came; anything came
         self._unmeasured = 0  # chunks more than entries, of a thinking whose text the inner drops
         self.usage: UsageMetadata | None = None
-        self._count = Reply("reason")
+        self._count = TokenCount()
 
     def feed(self, chunk: ChatGenerationChunk) -> Update:
         """What a chunk says; it is the update's ``raw``."""

@@ -103,8 +103,8 @@ class InnerModel(ServedModel):
         return Sampling(**given, max_tokens=self._limit.value if self._limit else NO_LIMIT)
 
     @property
-    def blind(self) -> str | None:
-        """Why a stop cannot be had in this call, if that is known of its kind of server."""
+    def in_full(self) -> str | None:
+        """Why this call runs in full, if that is known of its kind of server: no logprobs, or a stop would be in vain."""
         server, tools = self._server, bool(self._kwargs.get("tools"))
         why = (server.no_logprobs(tools=tools) or server.always_thinks(self._served)) if server else None
         return f"{why}; use vLLM" if why else None

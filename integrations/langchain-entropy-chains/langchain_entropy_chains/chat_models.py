@@ -274,12 +274,12 @@ class EarlyStopChatModel(InnerFields):
 
     def _able(self, call: Call) -> Call:
         """The same call, or a refused one where its server, now known, cannot serve it."""
-        blind = call.inner.blind
-        if blind is None:
+        why = call.inner.in_full
+        if why is None:
             return call
         if self.policy and self.policy.active and call.settings["stop"] and stopping_enabled():
-            warnings.warn(NOT_STOPPED + blind, stacklevel=2)
-        return replace(call, refused=blind)
+            warnings.warn(NOT_STOPPED + why, stacklevel=2)
+        return replace(call, refused=why)
 
     def _refused(self, call: Call, usage: Any) -> dict[str, Any]:
         """The metadata of a call that is passed through."""

@@ -18,7 +18,8 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopMiddleware, EntropyCallbackHandler, instrument
 from langchain_openai import ChatOpenAI
-from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
+from loopback import SURE, UNSURE, Reply, is_answer_call, said, thinking
+from wire import HEAD
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation

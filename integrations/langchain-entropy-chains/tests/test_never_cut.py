@@ -107,8 +107,10 @@ def test_llama_cpp_is_not_asked_what_it_refuses(run):
 def test_the_responses_api_is_said_to_be_blind(server):
     """LangChain drops its logprobs: no request is changed, and the reason names the setting that helps."""
     model = EarlyStopChatModel(chat(server, use_responses_api=True), POLICY)
-    with pytest.warns(UserWarning, match="use_responses_api=False"), pytest.raises(Exception):  # noqa: B017 (the fake has no such API)
-        model.invoke(ASKED)
+    with pytest.warns(UserWarning, match="use_responses_api=False"):
+        message = stream(model, ASKED)
+    assert message.text == "The answer is 42"
+    assert message.response_metadata["early_stop_stopped"] is False
     assert server.calls[-1].path.endswith("/responses")
     assert "logprobs" not in json.dumps(server.calls[-1].body)
 

@@ -12,26 +12,23 @@ import pytest
 from langchain_core.tools import tool
 from langchain_entropy_chains import EarlyStopChatModel, EarlyStopped, EntropyCallbackHandler, instrument, with_early_stop
 from langchain_ollama import ChatOllama
-from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, sums, thinking
+from loopback import SURE, UNSURE, Reply, is_answer_call, sums, thinking
 from ollama_loopback import Ollama
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import SettingsError
+from scripts import rethinking
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = "What is 6*7?"
 ANSWER = "The answer is 42"
-
-
-def rethinking(body):
-    """A model that thinks before the answer after a stop as well, if it may."""
-    return Reply([*line("so it is", SURE), *said(ANSWER)]) if is_answer_call(body) else sums(body)
+RETHINKING = rethinking(sums)
 
 
 @pytest.fixture
 def server():
-    with Ollama(rethinking, tags=True) as running:
+    with Ollama(RETHINKING, tags=True) as running:
         yield running
 
 
@@ -99,7 +96,7 @@ def test_a_callback_stops_it_and_the_answer_is_got_without_thinking(server, made
 @pytest.mark.parametrize("ask", [lambda m: m.invoke(ASKED), lambda m: asyncio.run(m.ainvoke(ASKED))], ids=["invoke", "ainvoke"])
 def test_a_model_that_thinks_all_the_same_is_run_in_full(ask):
     """As gpt-oss: what it thinks anew is noticed, though the user's own model would not show it; nothing of it is shown."""
-    with Ollama(rethinking, tags=True, obeys=False) as server:
+    with Ollama(RETHINKING, tags=True, obeys=False) as server:
         message = ask(EarlyStopChatModel(chat(server, reasoning="low"), POLICY))
     assert (message.content, message.response_metadata["early_stop_stopped"]) == (ANSWER, False)
     assert "think again" in message.response_metadata["early_stop_reason"]
@@ -109,7 +106,7 @@ def test_a_model_that_thinks_all_the_same_is_run_in_full(ask):
 @pytest.mark.parametrize("ask", [lambda m: m.invoke(ASKED), lambda m: asyncio.run(astreamed(m))], ids=["invoke", "astream"])
 def test_gpt_oss_is_left_whole_and_said_so(ask):
     """It thinks whatever it is told, so a stop would be paid for and thrown away."""
-    with Ollama(rethinking, tags=True, obeys=False) as server:
+    with Ollama(RETHINKING, tags=True, obeys=False) as server:
         model = ChatOllama(model="gpt-oss:20b", base_url=server.url, reasoning="low")
         with pytest.warns(UserWarning, match="gpt-oss:20b cannot be kept from thinking again"):
             message = ask(EarlyStopChatModel(model, POLICY.for_model("gpt-oss:20b")))

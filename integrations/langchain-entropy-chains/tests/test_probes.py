@@ -7,25 +7,16 @@ import asyncio
 import pytest
 from langchain_entropy_chains import EarlyStopChatModel
 from langchain_openai import ChatOpenAI
-from loopback import SURE, UNSURE, Loopback, Reply, said, thinking
+from loopback import Loopback
 
-from entropy_chains import Policy, Segmentation
-
-POLICY = Policy("scripted", (0.1,), signal="trial_entropy", segmentation=Segmentation("line", 32))
-
-
-def script(body):
-    """Six unsure lines; a trial answer after the third is sure."""
-    if "prompt" in body:
-        return Reply(said("The answer is 42", SURE if "step3" in body["prompt"] else UNSURE))
-    return thinking(*[UNSURE] * 6, answer="The answer is 42", pace=0.002)
+from scripts import TRIAL_POLICY, trials
 
 
 @pytest.mark.parametrize("how", ["invoke", "ainvoke"])
 def test_a_probe_by_a_raw_completion_has_its_logprobs(how):
     """It asks for them, and they are read; else the rule could read nothing, and nothing was stopped."""
-    with Loopback(script, owned_by="llamacpp", rendered="<user>6*7<assistant>") as server:
-        model = EarlyStopChatModel(ChatOpenAI(model="scripted", base_url=server.url, api_key="none"), POLICY)
+    with Loopback(trials, owned_by="llamacpp", rendered="<user>6*7<assistant>") as server:
+        model = EarlyStopChatModel(ChatOpenAI(model="scripted", base_url=server.url, api_key="none"), TRIAL_POLICY)
         last = asyncio.run(model.ainvoke("What is 6*7?")) if how == "ainvoke" else model.invoke("What is 6*7?")
         probes = [call.body["logprobs"] for call in server.calls if "prompt" in call.body and "logprobs" in call.body]
     assert last.content == "The answer is 42"

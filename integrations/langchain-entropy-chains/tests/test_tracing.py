@@ -187,7 +187,7 @@ def test_the_command_tells_what_a_project_saved(server, receiver, monkeypatch, t
         with suppress(EarlyStopped):
             invoke(chat(server), {"callbacks": [handler, tracer]})
     tracer.client.flush()
-    monkeypatch.setenv("LANGSMITH_ENDPOINT", receiver.url)
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", receiver.origin)
     monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2-test-key")
     out = tmp_path / "live.jsonl"
     told = CliRunner().invoke(main, ["langsmith", "p", "--json", "--traces", str(out)], catch_exceptions=False)

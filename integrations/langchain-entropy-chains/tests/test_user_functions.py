@@ -28,6 +28,8 @@ def server():
 
 
 def plain(model):
+    """A function under ``@chain`` that calls a model, or any other runnable."""
+
     @chain
     def ask(q):
         return model.invoke(q)
@@ -71,22 +73,14 @@ def nested(model):
     """Six functions under ``@chain``, each calling the next."""
     made = plain(model)
     for _ in range(5):
-        made = calling(made)
+        made = plain(made)
     return made
-
-
-def calling(inner):
-    @chain
-    def ask(q):
-        return inner.invoke(q)
-
-    return ask
 
 
 def holding(model):
     """A function that calls a chain of several parts."""
     parts = {"x": {"y": PROMPT | (lambda asked: asked) | model} | RunnableLambda(lambda found: found["y"])}
-    return calling(RunnablePassthrough.assign(**parts).with_retry() | (lambda found: found["x"])).with_config(tags=["t"])
+    return plain(RunnablePassthrough.assign(**parts).with_retry() | (lambda found: found["x"])).with_config(tags=["t"])
 
 
 def of_a_table(model):

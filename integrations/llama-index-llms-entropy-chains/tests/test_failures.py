@@ -13,7 +13,8 @@ from hostile import ODD, Act, Hostile, begin, end, event, events, whole
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.entropy_chains import EarlyStopLLM
 from llama_index.llms.openai_like import OpenAILike
-from loopback import HEAD, SURE, UNSURE, Reply, is_answer_call, said, thinking
+from loopback import SURE, UNSURE, Reply, is_answer_call, said, thinking
+from wire import HEAD
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation

@@ -17,29 +17,26 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.entropy_chains import EarlyStopLLM, attach
-from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, sums, thinking
+from loopback import SURE, UNSURE, Reply, sums, thinking
 from ollama_loopback import Ollama as Server
 from pydantic import BaseModel
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
-from scripts import paced
+from entropy_chains.errors import NoLogprobsError
+from scripts import paced, rethinking
 
 Ollama = pytest.importorskip("llama_index.llms.ollama").Ollama
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = [ChatMessage(role="user", content="What is 6*7?")]
 ANSWER = "The answer is 42"
-
-
-def rethinking(body):
-    """A model that thinks before the answer after a stop as well, if it may."""
-    return Reply([*line("so it is", SURE), *said(ANSWER)]) if is_answer_call(body) else paced(body)
+RETHINKING = rethinking(paced)
 
 
 @pytest.fixture
 def server():
-    with Server(rethinking, tags=True) as running:
+    with Server(RETHINKING, tags=True) as running:
         yield running
 
 
@@ -86,7 +83,7 @@ def test_it_is_stopped_and_answers_without_thinking_anew(server, way, thinking):
 @pytest.mark.parametrize("way", ["chat", "astream_chat"])
 def test_a_model_that_thinks_all_the_same_is_run_in_full(way):
     """As gpt-oss: what it thinks anew is noticed, and nothing of it is shown."""
-    with Server(rethinking, tags=True, obeys=False) as server:
+    with Server(RETHINKING, tags=True, obeys=False) as server:
         response = WAYS[way](EarlyStopLLM(plain(server, thinking="low"), POLICY))
     assert (response.message.content, response.additional_kwargs["early_stop_stopped"]) == (ANSWER, False)
     assert "think again" in response.additional_kwargs["early_stop_reason"]
@@ -165,7 +162,7 @@ def test_a_server_without_logprobs_is_told_of(without):
         warnings.simplefilter("always", UserWarning)
         llm = EarlyStopLLM(plain(server, thinking=True), POLICY, without_logprobs=without)
         if without == "error":
-            with pytest.raises(Exception, match="no logprobs"):
+            with pytest.raises(NoLogprobsError, match="no logprobs"):
                 llm.chat(ASKED)
             return
         told = [llm.chat(ASKED).additional_kwargs["early_stop_active"] for _ in range(2)]
@@ -201,7 +198,9 @@ def test_it_is_attached_and_copied(server):
     attach(engine, POLICY)
     assert engine.query("What is 6*7?").metadata["early_stop_stopped"] is True
     llm = EarlyStopLLM(plain(server), POLICY)
-    assert copy.copy(llm).chat(ASKED).additional_kwargs["early_stop_stopped"] is True
+    made = copy.deepcopy(llm)
+    assert made.llm is not llm.llm
+    assert made.chat(ASKED).additional_kwargs["early_stop_stopped"] is True
 
 
 def test_a_limit_among_the_options_is_lowered_for_the_answer(server):
@@ -213,7 +212,7 @@ def test_a_limit_among_the_options_is_lowered_for_the_answer(server):
 
 def test_gpt_oss_is_left_whole_and_said_so_when_it_is_wrapped():
     """It thinks whatever it is told, so a stop would be paid for and thrown away: one warning, at construction."""
-    with Server(rethinking, tags=True, obeys=False) as server:
+    with Server(RETHINKING, tags=True, obeys=False) as server:
         inner = Ollama(model="gpt-oss:20b", base_url=server.url, thinking="low")
         with pytest.warns(UserWarning, match="gpt-oss:20b cannot be kept from thinking again"):
             llm = EarlyStopLLM(inner, POLICY.for_model("gpt-oss:20b"))

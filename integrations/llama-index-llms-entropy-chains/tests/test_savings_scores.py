@@ -6,13 +6,11 @@ The model and the receivers are scripted (fakes); a real Phoenix is asked in ``t
 from __future__ import annotations
 
 import base64
-import gzip
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import langfuse
 import pytest
 from llama_index.core import MockEmbedding, SummaryIndex
 from llama_index.core.instrumentation import get_dispatcher
@@ -24,6 +22,7 @@ from loopback import UNSURE, Loopback, thinking
 from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
+from serving import Receiver
 
 from entropy_chains import Policy, Segmentation
 from entropy_chains.errors import SettingsError
@@ -32,38 +31,6 @@ from entropy_chains.savings.spans import SavingsExporter
 REMAINING = {"remaining_tokens": [200, 160, 120, 80, 40, 0]}
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32), calibration=REMAINING)
 SHARE = "early_stop_tokens_saved_share"
-
-
-class Receiver:
-    """Takes what is posted; ``got`` holds path, headers and body."""
-
-    def __init__(self, status: int = 200):
-        self.got: list[tuple[str, Any, bytes]] = []
-        got = self.got
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                got.append((self.path, self.headers, gzip.decompress(body) if self.headers["Content-Encoding"] else body))
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Receiver:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -94,7 +61,7 @@ def asked(policy: Policy | None = POLICY, script: Any = None, times: int = 1) ->
 def test_phoenix_gets_an_annotation_of_each_trace(provider):
     """Its share, 0 where nothing was stopped, with a word; the headers that were given, and no key of the model's."""
     with Receiver() as phoenix:
-        provider.add_span_processor(phoenix_savings(phoenix.url + "/", {"Authorization": "Bearer px"}))
+        provider.add_span_processor(phoenix_savings(phoenix.origin + "/", {"Authorization": "Bearer px"}))
         asked()
         asked(script=unsure)
         provider.force_flush()
@@ -120,7 +87,7 @@ def test_phoenix_gets_an_annotation_of_each_trace(provider):
 def test_what_nobody_knows_is_not_told(provider, policy):
     """Without a policy nothing can be saved; without a calibration nobody knows how much a stop saved."""
     with Receiver() as phoenix:
-        provider.add_span_processor(phoenix_savings(phoenix.url))
+        provider.add_span_processor(phoenix_savings(phoenix.origin))
         asked(policy)
         provider.force_flush()
     assert phoenix.got == []
@@ -129,7 +96,7 @@ def test_what_nobody_knows_is_not_told(provider, policy):
 def test_a_phoenix_that_refuses_is_logged_and_no_more(provider, caplog):
     """The app goes on."""
     with Receiver(status=401) as phoenix:
-        provider.add_span_processor(phoenix_savings(phoenix.url))
+        provider.add_span_processor(phoenix_savings(phoenix.origin))
         asked()
         provider.force_flush()
     assert "savings of 1 traces were not posted: HTTP Error 401" in caplog.text
@@ -173,13 +140,12 @@ def read_by_langfuse(body: bytes) -> list[dict[str, Any]]:
     return made
 
 
-def test_langfuse_reads_the_tokens_and_gets_the_scores(monkeypatch):
+def test_langfuse_reads_the_tokens_and_gets_the_scores():
     """Its own SDK sends spans and scores: usage adds up to the tokens computed, once; both scores name the trace."""
-    langfuse = pytest.importorskip("langfuse")
     provider = TracerProvider()
     with Receiver() as receiver:
         client = langfuse.Langfuse(
-            public_key="pk-test", secret_key="sk-test", base_url=receiver.url, tracer_provider=provider, flush_at=512
+            public_key="pk-test", secret_key="sk-test", base_url=receiver.origin, tracer_provider=provider, flush_at=512
         )
         dispatcher, instrumentor = get_dispatcher(), LlamaIndexInstrumentor()
         kept = list(dispatcher.event_handlers), list(dispatcher.span_handlers)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from llama_index.core import MockEmbedding, SummaryIndex
 from llama_index.core.agent.workflow import FunctionAgent
@@ -25,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from serving import Receiver
 
 from entropy_chains.core.monitor import Outcome
 from entropy_chains.core.policy import Policy
@@ -145,43 +142,15 @@ def test_a_span_is_marked_only_while_it_is_open():
     assert dict(found.attributes) == table | dotted | {"tag.tags": ("early-stopped",)}
 
 
-class Receiver:
-    """Takes what an OTLP exporter posts, as LangSmith's endpoint does; ``got`` holds address, headers and spans."""
-
-    def __enter__(self):
-        self.got = got = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                sent = ExportTraceServiceRequest.FromString(gzip.decompress(body) if self.headers["Content-Encoding"] else body)
-                got.append(
-                    (self.path, dict(self.headers), [s for r in sent.resource_spans for o in r.scope_spans for s in o.spans])
-                )
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/otel/v1/traces"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-
 def test_langsmith_gets_the_table_as_metadata_over_otlp(server, quiet):
     """What arrives on the wire at its address, typed, under the names that its own SDK uses; the LLM's key is nowhere in it."""
     quiet.add_event_handler(EntropyEventHandler(POLICY))
     instrumentor = LlamaIndexInstrumentor()
     with Receiver() as langsmith:
         provider = TracerProvider()
-        exporter = OTLPSpanExporter(langsmith.url, headers={"x-api-key": "ls-key", "Langsmith-Project": "sums"})
+        exporter = OTLPSpanExporter(
+            langsmith.origin + "/otel/v1/traces", headers={"x-api-key": "ls-key", "Langsmith-Project": "sums"}
+        )
         provider.add_span_processor(SimpleSpanProcessor(ForLangSmith(exporter)))
         instrumentor.instrument(tracer_provider=provider)
         try:
@@ -189,7 +158,8 @@ def test_langsmith_gets_the_table_as_metadata_over_otlp(server, quiet):
         finally:
             instrumentor.uninstrument()
     assert {(path, headers["x-api-key"]) for path, headers, _ in langsmith.got} == {("/otel/v1/traces", "ls-key")}
-    spans = [span for _, _, spans in langsmith.got for span in spans]
+    sent = [ExportTraceServiceRequest.FromString(body) for _, _, body in langsmith.got]
+    spans = [span for each in sent for of in each.resource_spans for scope in of.scope_spans for span in scope.spans]
     assert len({s.trace_id for s in spans}) == 1
     assert sum(not s.parent_span_id for s in spans) == 1
     told = [{a.key.removeprefix(LANGSMITH): a.value for a in s.attributes if a.key.startswith(LANGSMITH)} for s in spans]

@@ -15,16 +15,17 @@ import email
 import email.policy
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import langsmith
 import zstandard
+from serving import Serving
 
 PROJECT = "8c9b2a4e-0000-4000-8000-000000000001"
 
 
-class Receiver:
+class Receiver(Serving):
     """``runs`` by id, as they stand after every post and patch; ``feedback`` in order; ``posted``: all bytes that came."""
 
     def __init__(self, *, zstd: bool = True):
@@ -97,21 +98,11 @@ class Receiver:
                 self.end_headers()
                 self.wfile.write(data)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Receiver:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.serve(Handler)
 
     def client(self) -> langsmith.Client:
         """The real SDK's client, posting here."""
-        return langsmith.Client(api_url=self.url, api_key="lsv2-test-key", auto_batch_tracing=True)
+        return langsmith.Client(api_url=self.origin, api_key="lsv2-test-key", auto_batch_tracing=True)
 
     def take(self, data: bytes, content_type: str) -> None:
         """Merge a multipart body into the runs: ``post.ID``, ``patch.ID``, ``post.ID.outputs``, ``feedback.ID``."""

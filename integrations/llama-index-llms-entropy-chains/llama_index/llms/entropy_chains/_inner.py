@@ -140,10 +140,8 @@ class Call(ServedModel):
             return form
         if getattr(self.llm, "track_previous_responses", False):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
-        if self.blind:
-            return self.blind
-        if self.vain:
-            return self.vain
+        if why := self.blind or self.vain:
+            return why
         if not self.sighted and self.without_logprobs == "full":
             return f"{type(self.llm).__name__} takes no logprobs: run in full"
         return None
@@ -156,14 +154,12 @@ class Call(ServedModel):
     @property
     def blind(self) -> str | None:
         """Why the server gives no logprobs in this call, if that is known of its kind."""
-        why = self._server.no_logprobs(tools=self.tools) if self._server else None
-        return f"{why}: run in full; use vLLM" if why else None
+        return _in_full(self._server.no_logprobs(tools=self.tools)) if self._server else None
 
     @property
     def vain(self) -> str | None:
         """Why no call is worth a stop, if that is known of the model."""
-        why = self._server.always_thinks(self._served) if self._server else None
-        return f"{why}: run in full; use vLLM" if why else None
+        return _in_full(self._server.always_thinks(self._served)) if self._server else None
 
     def _known(self, k: int) -> Known:
         """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
@@ -364,6 +360,10 @@ class Call(ServedModel):
         reader = ChatReader(held) if self._as_chat(request) else CompletionReader(held)
         foreign = self._ollama or (not uses_sdk(self.llm) and self._ask is not None)
         return ForeignReader(reader) if foreign else reader
+
+
+def _in_full(why: str | None) -> str | None:
+    return f"{why}: run in full; use vLLM" if why else None
 
 
 def additional(llm: Any) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from entropy_chains.adapters import (
     Dialogue,
     OnMismatch,
     Plan,
-    Reply,
     ResponsesReader,
+    TokenCount,
     Update,
     forms,
     give_class,
@@ -175,7 +175,7 @@ class CallMeasurement:
         self._dialogue: Dialogue | None = None
         self._closed = False  # the policy stops the run
         self._blind = False  # nothing can be measured: tokens are still counted
-        self._count = Reply("reason")  # of all that came, read or not
+        self._count = TokenCount()  # of all that came, read or not
 
     def _judging(self) -> tuple[Policy | None, str | None]:
         """The policy, if it is for this call; else why not."""

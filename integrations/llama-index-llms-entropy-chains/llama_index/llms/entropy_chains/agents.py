@@ -24,7 +24,7 @@ from llama_index.llms.entropy_chains.tracing import mark_span
 from pydantic import InstanceOf  # noqa: TC002 (pydantic reads annotations)
 
 from entropy_chains import Monitor, Outcome, Policy, StepRecord, stopping_enabled, token_entropy
-from entropy_chains.adapters import PER_CALL, OnMismatch, Reply, Update, check_settings, read_message
+from entropy_chains.adapters import PER_CALL, OnMismatch, TokenCount, Update, check_settings, read_message
 from entropy_chains.errors import PolicyMismatch, SettingsError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Measured:
         self._ctx, self._k = ctx, k
         self._reader: Any = None
         self._monitor = Monitor(segmentation=PER_CALL)
-        self._count = Reply("reason")
+        self._count = TokenCount()
         self.entries: int | None = None  # the shortest list of alternatives that did not hold all of the mass
 
     def __getattr__(self, name: str) -> Any:
