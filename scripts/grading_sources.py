@@ -8,12 +8,11 @@ gold answers are taken from the text itself (numbers on the way) and from the ot
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
-import tarfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from grading_rows import LEFT_OUT, Row, literal, plain, value_of, with_wrong
 
 PACKAGES = {
     "math_verify": "math-verify==0.9.0",
@@ -26,60 +25,12 @@ PACKAGES = {
     "evalscope": "evalscope==1.14.1",
 }
 """File name's start of each source package, and what pip calls it; those added last come last."""
-PARTS = ("first", "second", "third", "fourth", "fifth")
-"""All but the second and the fifth were looked at while the reader was made; those two were not before their first run."""
-LAST = ("opencompass", "tinker", "skyrl", "verifiers", "evalscope")
-"""How the names begin of the sources of the fourth and fifth part."""
-LEFT_OUT = "gpqa"
-"""A data set whose texts must not be used."""
 OPTIONS = ("precision", "strict", "allow_set_relation_comp")
 """Of math-verify's comparison: rows under them test these, not answers."""
 
 
-class Row(NamedTuple):
-    """An answer as it was written, the gold answer, whether they are equal, and where it stands."""
-
-    answer: str
-    gold: str
-    equal: bool
-    source: str
-
-    @property
-    def part(self) -> str:
-        """By a hash of the answer the first or second half of the first sources, or of those added last (fourth, fifth)."""
-        if self.source.startswith("inspect"):
-            return "third"
-        odd = hashlib.sha256(self.answer.encode()).digest()[0] % 2
-        if self.source.startswith(LAST):
-            return "fifth" if odd else "fourth"
-        return "second" if odd else "first"
-
-    @property
-    def end(self) -> tuple[str, str]:
-        """The end of the answer, and gold: the same worked answers stand in several packages, with other first words."""
-        return _plain(self.answer)[-100:], self.gold
-
-
-def rows(folder: Path) -> list[Row]:
-    """All rows of the source packages in a folder, each once. Raises FileNotFoundError where one is missing."""
-    found: dict[tuple[str, str], Row] = {}
-    ends: set[tuple[str, str]] = set()
-    for start in PACKAGES:
-        path = next(iter(sorted(folder.glob(f"{start}-*.tar.gz"))), None)
-        if path is None:
-            raise FileNotFoundError(f"{folder} has no {start}-*.tar.gz")
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = member.name.partition("/")[2]
-                if LEFT_OUT not in name and (file := archive.extractfile(member)):
-                    for row in _rows_of(start, name, file.read()):
-                        if row.end not in ends or row.part in PARTS[:3]:
-                            found.setdefault((row.answer, row.gold), row)
-                        ends.add(row.end)
-    return list(found.values())
-
-
-def _rows_of(package: str, name: str, content: bytes) -> Iterator[Row]:
+def rows_of(package: str, name: str, content: bytes) -> Iterator[Row]:
+    """Rows of one file of a package."""
     if package == "math_verify" and re.fullmatch(r"tests/\w+\.py", name):
         yield from _tables(ast.parse(content), "math-verify tests")
     elif name in ("tests/test_minerva_math.py", "tests/test_kormedmcqa.py"):
@@ -121,17 +72,17 @@ def _asserted(test: ast.expr, source: str) -> Iterator[Row]:
     negated = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
     call = test.operand if negated else test  # type: ignore[attr-defined]
     if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "is_equiv":
-        texts = [_literal(a.args[0] if isinstance(a, ast.Call) and a.args else a) for a in call.args]
+        texts = [literal(a.args[0] if isinstance(a, ast.Call) and a.args else a) for a in call.args]
         if len(texts) == 2 and all(isinstance(t, str) and t for t in texts):
             yield Row(texts[0], texts[1], not negated, source)
 
 
 def _listed(mark: ast.Call, body: str, source: str) -> Iterator[Row]:
-    listed = _literal(mark.args[0])
+    listed = literal(mark.args[0])
     names = list(listed) if isinstance(listed, tuple) else [name.strip() for name in str(listed).split(",")]
     cases = mark.args[1].elts if isinstance(mark.args[1], ast.List | ast.Tuple) else []
     for case in cases:
-        values = [_literal(v) for v in _values(case)]
+        values = [literal(v) for v in _values(case)]
         row = dict(zip(names, values, strict=False))
         if {"gold", "pred"} <= set(row):
             equal = bool(row.get("expected", row.get("result", 1)))
@@ -152,13 +103,6 @@ def _values(case: ast.expr) -> list[ast.expr]:
     return case.elts if isinstance(case, ast.Tuple) else case.args if isinstance(case, ast.Call) else []
 
 
-def _literal(node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
 def _worked(content: bytes, task: str) -> Iterator[Row]:
     """Worked answers of one task, each with its gold answer and with wrong ones."""
     import yaml
@@ -167,25 +111,7 @@ def _worked(content: bytes, task: str) -> Iterator[Row]:
     samples = (data.get("fewshot_config") or {}).get("samples") or []
     texts = [s["target"] for s in samples if isinstance(s, dict) and isinstance(s.get("target"), str)]
     told = [(text, found[1]) for text in texts if (found := re.search(r"answer is (.+?)\.?\s*$", text))]
-    yield from _with_wrong(told, f"lm-eval {task}, worked answers")
-
-
-def _with_wrong(told: list[tuple[str, str]], source: str) -> Iterator[Row]:
-    """Worked answers of one task and their gold answers, and each with wrong ones."""
-    for text, gold in told:
-        yield Row(text, gold, True, source)
-        wrong = {other for _, other in told if _plain(other) != _plain(gold)}
-        if re.fullmatch(r"\(?[A-Z]\)?", gold):
-            wrong |= {f"({letter})" for letter in "ABCD" if letter != gold.strip("()")}
-        elif re.fullmatch(r"-?\d+", gold):
-            wrong |= {number for number in re.findall(r"\d+", text) if int(number) != abs(int(gold))}
-        elif gold.casefold() in ("yes", "no"):
-            wrong |= {"no" if gold.casefold() == "yes" else "yes"}
-        yield from (Row(text, other, False, source) for other in sorted(wrong)[:3])
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\W", "", text).casefold()
+    yield from with_wrong(told, f"lm-eval {task}, worked answers")
 
 
 # --- opencompass: worked answers in the prompts of its configurations
@@ -219,7 +145,7 @@ def _shown(content: str, name: str) -> Iterator[Row]:
         gold = box[1] if (box := _BOX.fullmatch(found[1])) else found[1]
         if len(answer) >= SHORTEST and not _PLACEHOLDER.search(gold):
             told.append((answer, gold.strip()))
-    yield from _with_wrong(list(dict.fromkeys(told)), f"opencompass {name.split('/')[3]}, worked answers")
+    yield from with_wrong(list(dict.fromkeys(told)), f"opencompass {name.split('/')[3]}, worked answers")
 
 
 # --- tests of rewards: equal rows, and refused ones that were not refused for their form
@@ -232,7 +158,7 @@ _STRICT = "test_sympy_equivalence"
 
 def _graded(tree: ast.Module, source: str) -> Iterator[Row]:
     for row in _calls(tree, source):
-        if row.equal or _plain(row.gold) not in _plain(row.answer):
+        if row.equal or plain(row.gold) not in plain(row.answer):
             yield row
 
 
@@ -242,21 +168,21 @@ def _calls(tree: ast.Module, source: str) -> Iterator[Row]:
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.name == _STRICT:
             continue
         texts = {
-            n.targets[0].id: _literal(n.value)
+            n.targets[0].id: literal(n.value)
             for n in function.body
             if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
         }
         for test in (n.test for n in ast.walk(function) if isinstance(n, ast.Assert) and isinstance(n.test, ast.Compare)):
-            call, right = test.left, _literal(test.comparators[0])
+            call, right = test.left, literal(test.comparators[0])
             if not isinstance(call, ast.Call) or getattr(call.func, "id", "") not in _GRADERS:
                 continue
-            answer, *gold = [texts.get(a.id) if isinstance(a, ast.Name) else _literal(a) for a in call.args]
+            answer, *gold = [texts.get(a.id) if isinstance(a, ast.Name) else literal(a) for a in call.args]
             if gold and answer:
                 yield Row(answer, gold[0], bool(right), source)
             elif not gold and answer and right not in (None, ""):
                 yield Row(answer, str(right), True, source)
         for mark in function.decorator_list:
-            names, cases = (_literal(a) for a in mark.args) if isinstance(mark, ast.Call) else ("", [])
+            names, cases = (literal(a) for a in mark.args) if isinstance(mark, ast.Call) else ("", [])
             names = tuple(re.split(r",\s*", names)) if isinstance(names, str) else names
             for case in cases if isinstance(cases, list) else ():
                 if isinstance(case, dict) and {"completion", "answer"} <= set(case):
@@ -271,10 +197,10 @@ def _calls(tree: ast.Module, source: str) -> Iterator[Row]:
 def _parsed(tree: ast.Module, source: str) -> Iterator[Row]:
     """Rows of ``assert parse(text) == {letter}``, where one letter is asked for; the other letters are wrong, or all four."""
     lists = {
-        n.targets[0].id: _literal(n.value) for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+        n.targets[0].id: literal(n.value) for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
     }
     for function in (n for n in tree.body if isinstance(n, ast.FunctionDef) and LEFT_OUT not in ast.dump(n)):
-        marks = [[_literal(a) for a in m.args] for m in function.decorator_list if isinstance(m, ast.Call)]
+        marks = [[literal(a) for a in m.args] for m in function.decorator_list if isinstance(m, ast.Call)]
         told = [lists | {name: case} for name, cases in marks for case in cases] or [lists]
         yield from (row for names in told for row in _asserts(function.body, names, source))
 
@@ -282,26 +208,17 @@ def _parsed(tree: ast.Module, source: str) -> Iterator[Row]:
 def _asserts(body: list[ast.stmt], names: dict[str, Any], source: str) -> Iterator[Row]:
     for statement in body:
         if isinstance(statement, ast.For) and isinstance(statement.target, ast.Name):
-            for value in _text(statement.iter, names) or ():
+            for value in value_of(statement.iter, names) or ():
                 yield from _asserts(statement.body, names | {statement.target.id: value}, source)
         elif isinstance(statement, ast.Assert) and "multiple_correct" not in ast.dump(statement):
             test = statement.test
             call = test.left if isinstance(test, ast.Compare) else getattr(getattr(test, "func", None), "value", None)
             if not isinstance(call, ast.Call) or len(call.args) != 1 or call.keywords:
                 continue
-            text = _text(call.args[0].args[0] if isinstance(call.args[0], ast.Call) else call.args[0], names)
-            right = _literal(test.comparators[0]) if isinstance(test, ast.Compare) else set()
+            text = value_of(call.args[0].args[0] if isinstance(call.args[0], ast.Call) else call.args[0], names)
+            right = literal(test.comparators[0]) if isinstance(test, ast.Compare) else set()
             if isinstance(text, str) and isinstance(right, set | str):
                 golds = {right} if isinstance(right, str) else right
                 yield from (Row(text, gold, True, source) for gold in golds)
                 if not isinstance(right, str):
                     yield from (Row(text, letter, False, source) for letter in "ABCD" if letter not in golds)
-
-
-def _text(node: ast.expr, names: dict[str, Any]) -> Any:
-    """A literal, a name's value, or a text in which names stand."""
-    if isinstance(node, ast.Name):
-        return names.get(node.id)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(str(_text(v.value if isinstance(v, ast.FormattedValue) else v, names)) for v in node.values)
-    return _literal(node)

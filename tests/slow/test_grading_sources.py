@@ -11,8 +11,7 @@ from entropy_chains.core import answer_maths
 from entropy_chains.core.answers import same
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from grading import CACHE
-from grading_sources import Row, rows
+from grading import CACHE, Row, rows
 
 pytestmark = pytest.mark.slow
 
