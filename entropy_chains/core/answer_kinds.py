@@ -24,6 +24,7 @@ MOST_DIGITS = 400
 _EXACT = Context(prec=1000, traps=[InvalidOperation])  # the default context rounds whole numbers to 28 digits
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 _IN_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(?:[ '’]\d{3})+(?:\.\d+)?")
+_IN_BRACKETS = re.compile(r"\(\s*(\d+)\s*\)")
 _EUROPEAN = re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:\.\d{3}){2,}|(?:\.\d{3})+,\d+)")
 
 # --- LaTeX and markup that say nothing
@@ -221,9 +222,12 @@ _YES_NO = re.compile(r"(yes|no|true|false)\b(?=\s*(?:$|[.,;:!—–(-]))", re.IG
 _YES_NO_WORD = re.compile(r"\b(?:yes|no|true|false|not sure|maybe)\b", re.IGNORECASE)
 
 
+_REPEATED = re.compile(r"([A-Z])(?:\s*/\s*\1)+(?![A-Za-z])")
+
+
 def read_choice(text: str) -> Answer | None:
     """The letter of a text such as ``B``, ``(B)``, ``B) Paris`` or ``option B``; None for ``A dog`` and for several letters."""
-    found = _LETTER.match(text)
+    found = _LETTER.match(_REPEATED.sub(r"\1", text))
     if not found or _OTHER_LETTER.search(found["rest"]):
         return None
     letter = found["in"] or found["cap"] or found["low"]
@@ -248,11 +252,11 @@ def read_yes_no(text: str) -> Answer | None:
 _FUNCTIONS = frozenset(
     {
         "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "pi", "max", "min", "mod", "lim",
-        "arcsin", "arccos", "arctan", "det", "gcd", "lcm", "or", "and",
+        "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "det", "gcd", "lcm", "theta", "or", "and",
     }
 )  # fmt: skip
 _FORMULA = re.compile(
-    r"[\\^_=<>≤≥≠√π∞±×·÷]|\d\s*[-+*/:,]\s*[\w(\\]|[(\[{]\s*-?[\d\w]+\s*[,;]|^\d*[a-z]$|^-?\w\s*[-+*/]\s*\w|\d[a-z]\b"
+    r"[\\^_=<>≤≥≠√π∞±×·÷]|[\w)][²³⁴⁵⁶⁷⁸⁹]|[\w)]\*\*[\w(]|\d\s*[-+*/:,]\s*[\w(\\]|[(\[{]\s*-?[\d\w]+\s*[,;]|^\d*[a-z]$|^-?\w\s*[-+*/]\s*\w|\d[a-z]\b"
 )
 
 
@@ -265,14 +269,18 @@ def words_form(text: str) -> str:
 
 
 def looks_like_formula(text: str) -> bool:
-    """Whether a text is mathematics and not a sentence: some sign of it, and no word that is not a function's name."""
+    """Whether a text is mathematics and not a sentence: some sign of it, and no word that is not a function's name.
+
+    Letters without a vowel, as in ``nRT``, are a product and no word.
+    """
     words = re.findall(r"[A-Za-z]{3,}", re.sub(r"\\[a-zA-Z]+\*?(?:\{[a-z]*matrix\})?", " ", text))
+    words = [w for w in words if re.search(r"[aeiouy]", w, re.IGNORECASE)]
     return bool(_FORMULA.search(text)) and all(w.casefold() in _FUNCTIONS for w in words)
 
 
 def formula_form(text: str) -> str:
     """A formula without spaces and outer delimiters; capital letters stay what they are."""
-    return re.sub(r"\s+", "", text)
+    return re.sub(r"\s+", "", text).replace("**", "^")
 
 
 @lru_cache(4096)
@@ -285,6 +293,8 @@ def read_kind(text: str) -> Answer | None:
         bare = re.sub(r"[ '’]", "", bare)
     elif _EUROPEAN.fullmatch(bare):
         bare = bare.replace(".", "").replace(",", ".")
+    elif in_brackets := _IN_BRACKETS.fullmatch(bare):
+        bare = in_brackets[1]
     elif bare.casefold() in _SPELLED:
         return Answer("number", str(_SPELLED.index(bare.casefold())), raw=text)
     if not bare:

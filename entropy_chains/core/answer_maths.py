@@ -67,9 +67,26 @@ _MORE = re.compile(r"^\s*(?:[<>≤≥≠]|\\(?:geq?|leq?|gt|lt|neq?)(?![a-z]))|\
 """What the library overlooks beside a number: an inequality without a left side, and a base."""
 
 
+_NAMES = re.compile(
+    r"(?<![\\a-zA-Z])(?:(?P<inverse>a(?=sin|cos|tan))?(?P<name>(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|pi|theta))(?![a-zA-Z])"
+)
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?|[a-zA-Zπ]))")
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹", str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_SIGNS = {"!=": r"\ne ", "**": "^", "·": r"\cdot ", "×": r"\times "}
+
+
+def as_latex(formula: str) -> str:
+    """A formula with LaTeX for what is typed without it, which the library misreads: ``sin(x)**2``, ``2·√3``, ``x²``."""
+    for typed, latex in _SIGNS.items():
+        formula = formula.replace(typed, latex)
+    formula = re.sub(rf"[{_RAISED}]+", lambda m: f"^{{{m[0].translate(_LOWERED)}}}", formula)
+    formula = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2]}}}", formula)
+    return _NAMES.sub(lambda m: rf"\{'arc' if m['inverse'] else ''}{m['name']} ", formula)
+
+
 def equal(gold: str, answer: str) -> bool:
     """Whether two formulas are equal; False where the library is not installed, or they are beyond the limits."""
-    gold, answer = gold.replace("!=", r"\ne "), answer.replace("!=", r"\ne ")
+    gold, answer = as_latex(gold), as_latex(answer)
     if bool(_MORE.search(gold)) is not bool(_MORE.search(answer)):
         return False
     return installed() and within_limits(gold) and within_limits(answer) and _WORKER.equal(gold, answer)

@@ -26,15 +26,21 @@ _BETWEEN_BOXES = re.compile(
 _CUE = re.compile(
     r"""(?:
         \#\#\#\#\s|<answer>|^\W*(?:result|solution|output)\s*:
-        |(?:\b(?:answer|antwort|respuesta|réponse|risposta|resposta|svar|antwoord)\b|ответ|答案|答え|回答|정답)
+        |(?:\b(?:[a-z]+_)?(?:answer|antwort|respuesta|réponse|risposta|resposta|svar|antwoord)\b|ответ|відповідь
+          |答案|答え|回答|정답|उत्तर|উত্তর|الإجابة|الجواب|תשובה|απάντηση|cevap|yanıt|jawaban(?:nya)?|đáp\ án|câu\ trả\ lời|คำตอบ
+          |odpowiedź|odpověď|odpoveď)
          (?:\s*\([^()]{0,30}\))?["'*]{0,3}\s*
          (?:(?:to|for)\s[^.:\n]{1,80}?)?
          (?:\s*[:：=]+|\s+(?:is|was|are|(?:would|will|should|must)\ be|equals|ist|es|est|è|é|er|är)\b|[은는は是为]
+           |คือ|\s+(?:है|হল|হলো|هي|هو|adalah|là|jest|je|είναι)(?=\s)
            |(?=\s*[A-Z]\b)|(?=\s*(?:\$|\\[(\[])))
         |(?<![不能可应该别没])选择?(?=\s*\(?[A-Z]\)?[\s.!]*$)
     )\s*[:：]?(?:\s*(?:thus|therefore|then|simply|clearly|indeed|option)\b)?""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
+_JSON_KEY = re.compile(r"[{,]\s*[\"'](?:\w+ )?$")
+"""What stands before "answer" where that is a key of an object of JSON, and what its value is there."""
+_JSON_VALUE = re.compile(r"\s*(?:[\"']((?:[^\"\\]|\\.)*?)[\"']\s*(?=[,}])|([^\s\"',}\[{][^,}\n]*))")
 _BOLD = re.compile(r"\*\*([^*\n]+?)\*\*|__([^_\n]+?)__")
 _PLACEHOLDER = re.compile(r"\W*[\[<{$](?:LETTER|ANSWER|OPTION|CHOICE|NUMBER|RESULT|VALUE|your \w+)\W*$")
 """What a prompt that asks for a form has in the place of the answer; models repeat it."""
@@ -98,8 +104,8 @@ def cued(text: str, after: int = 0) -> str | None:
     """What follows the last "answer is", "Answer:" or "####" after a place, to the end of its sentence; None without one."""
     plain = text[after:].replace("**", "").replace("__", "")
     for cue in reversed(list(_CUE.finditer(plain))):
-        span = _first_sentence(plain[cue.end() :]).partition("</answer>")[0]
-        span = span.rstrip("\"' }") if text.lstrip().startswith("{") else span  # an object of JSON
+        value = _JSON_VALUE.match(plain, cue.end()) if _JSON_KEY.search(plain, 0, cue.start()) else None
+        span = value[1] or value[2] if value else _first_sentence(plain[cue.end() :]).partition("</answer>")[0]
         if span.strip(" .:*") and not _PLACEHOLDER.match(span):
             return span
     return None

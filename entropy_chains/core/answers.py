@@ -252,7 +252,12 @@ def _equal(a: Answer, b: Answer) -> bool:
         return True
     if a.kind == b.kind == "math" and (_solutions(a) or _solutions(b)):
         return _equal_solutions(a, b)
-    return "math" in (a.kind, b.kind) and not {"yes/no"} & {a.kind, b.kind} and maths.equal(b.raw, a.raw)
+    return "math" in (a.kind, b.kind) and not {"yes/no"} & {a.kind, b.kind} and maths.equal(_formula(b), _formula(a))
+
+
+def _formula(answer: Answer) -> str:
+    """What the library of mathematics is asked about: of a bare number its plain form, for it reads ``2 1/2`` as a product."""
+    return answer.value if answer.kind == "number" and not answer.more else answer.raw
 
 
 def _equal_numbers(a: Answer, b: Answer) -> bool:
