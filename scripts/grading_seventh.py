@@ -3,8 +3,8 @@
 Written, and put into the repository, before any of its texts was graded here, and graded first with the reader of answers as it was
 left after the sixth part. Left out by rule, beside what ``grading_sixth.py`` says:
 
-* tests that give a function options of its own: tolerances, units that must be there, readers and comparers (``OPTIONS``); tests that
-  a reader of numbers knows no letters, and of what maths-engine takes for the exponent of a unit;
+* tests that give a function options of its own: tolerances, units that must be there, readers and comparers (``OPTIONS``); tests
+  that a reader of numbers knows no letters, and of what maths-engine takes for the exponent of a unit;
 * numbers read in prose without a mark of an answer (``_P4_`` in the names of tests), lists without order;
 * cases that the corpus of reward-doctor itself calls contested, and its rounded decimal for a third;
 * powers of ten that a project refuses as typed (``9e0``), and gold in other forms than a text or a number.
