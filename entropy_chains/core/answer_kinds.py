@@ -14,6 +14,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
+from entropy_chains.core.answer_words import in_digits, plainly
+
 Kind = Literal["number", "choice", "yes/no", "math", "text"]
 
 LONGEST = 1000
@@ -79,7 +81,7 @@ def latex_plain(text: str) -> str:
 
 _UNSIGNED = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|\.\d+"
 _NUMBER = re.compile(
-    rf"""(?P<sign>[-+]?)\s*(?P<currency>[$€£¥₹]?)\s*(?P<inner>-?)(?:
+    rf"""(?P<sign>[-+]?)\s*(?P<currency>(?:US|AU|A|CA|C|NZ|HK)?\$|[€£¥₹]|(?:USD|AUD|CAD|NZD|EUR|GBP|CHF|JPY|INR|Rs\.?)(?=\s?\d)|)\s*(?P<inner>-?)(?:
         \\frac\s*\{{\s*(?P<top>-?(?:{_UNSIGNED}))\s*\}}\s*\{{\s*(?P<bottom>(?:{_UNSIGNED}))\s*\}}
         |(?P<whole>\d+)(?:\s+|\s*\\frac\s*\{{)(?P<over>\d+)(?:\s*/\s*|\s*\}}\s*\{{\s*)(?P<under>\d+)\}}?
         |(?P<left>{_UNSIGNED})\s*/\s*(?P<right>{_UNSIGNED})
@@ -88,10 +90,10 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _GLUED = re.compile(r"(?<=\d)(?=[\u4e00-\u9fff]|(?:km|cm|mm|kg|mg|ml|mL|m|g|s|h|L|lbs?|ft|in|mph|min|GB|MB|kB|°)(?![\w/]))")
-_SPELLED = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 (it is a sentence)
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _PERCENT = re.compile(r"(?:%|percent\b|per cent\b|percentage(?: points?)?\b|pct\b)")
 _UNIT = re.compile(r"(?:[°'\"]|[A-Za-zµΩ°€£$¥][\w°/·*^{}²³.\-]*)(?:\s+[A-Za-z(°][\w()/'^{}²³-]*){0,5}", re.IGNORECASE)
+_UNIT_POWER = re.compile(r"\^\((-?\d)\)")
 _CHINESE_UNIT = re.compile(r"[\u4e00-\u9fff]{1,4}")
 _CHINESE_AMOUNT = re.compile(r"[多余以或和与到至点成半万亿百十几不]|分之|千(?![克米瓦])")
 """Behind a number: a larger or smaller one, a part of one, or another one."""
@@ -104,8 +106,8 @@ _NO_UNIT = frozenset(
     }
 )  # fmt: skip
 _UNIT_NAMES = {
-    "dollars": "$", "dollar": "$", "usd": "$", "euros": "€", "euro": "€", "eur": "€", "pounds sterling": "£",
-    "degrees": "°", "degree": "°",
+    "dollars": "$", "dollar": "$", "usd": "$", "us$": "$", "gbp": "£", "euros": "€", "euro": "€", "eur": "€",
+    "pounds sterling": "£", "degrees": "°", "degree": "°",
 }  # fmt: skip
 _ABOUT = re.compile(
     r"^(?:(?:about|approximately|approx\.?|roughly|around|exactly|precisely|just|only|a total of|≈|~|=|:|\\approx)\s*)+", re.I
@@ -141,7 +143,8 @@ def number_form(text: str) -> str | None:
         number = _EXACT.create_decimal(_THOUSANDS.sub("", text)).normalize(_EXACT)
     except InvalidOperation:
         return None
-    return format(number, "f") if number.is_finite() and abs(number.adjusted()) < MOST_DIGITS else None
+    plain = format(number, "f") if number.is_finite() and abs(number.adjusted()) < MOST_DIGITS else None
+    return "0" if plain == "-0" else plain
 
 
 def _ratio_form(value: Fraction) -> str | None:
@@ -184,13 +187,13 @@ def read_number(text: str) -> Answer | None:
     value, rest = _value(found), found.string[found.end() :].strip()
     if value is None:
         return None
-    unit, word = found["currency"] or "", rest.partition(" ")[0].casefold().rstrip("s.")
+    unit, word = _UNIT_NAMES.get(found["currency"].casefold(), found["currency"]), rest.partition(" ")[0].casefold().rstrip("s.")
     if word in _SCALES:
         value = _ratio_form(Fraction(value) * _SCALES[word])
         rest = rest.partition(" ")[2].strip()
     if (percent := _PERCENT.match(rest)) and not unit:
         unit, rest = "%", re.sub(r"^\s*of\b.*", "", rest[percent.end() :])
-    rest = rest.strip(" .")
+    rest = _UNIT_POWER.sub(r"^\1", rest.strip(" ."))
     if rest and not _UNIT.fullmatch(rest) and (not _CHINESE_UNIT.fullmatch(rest) or _CHINESE_AMOUNT.search(rest)):
         return None
     words = re.findall(r"[^\W\d_]+(?:-[^\W\d_]+)*", rest.casefold())
@@ -218,7 +221,7 @@ _LETTER = re.compile(
 _OTHER_LETTER = re.compile(
     r"[(\[][A-Z][)\]]|\b(?:or|and|nor|not)\s+(?:option\s+)?\(?[A-Z]\b|\?\s*$|\bnot\b|n't\b|^\s*[,;/&]\s*[A-Z](?![A-Za-z0-9])|^\s*[或和与及]|[A-Z]\s*[也都]|^\s*[不非]"
 )
-_YES_NO = re.compile(r"(yes|no|true|false)\b(?=\s*(?:$|[.,;:!—–(-]))", re.IGNORECASE)
+_YES_NO = re.compile(r"(?!no\.\s*(?:of\b|\d))(yes|no|true|false)\b(?=\s*(?:$|[.,;:!—–(-]))", re.IGNORECASE)
 _YES_NO_WORD = re.compile(r"\b(?:yes|no|true|false|not sure|maybe)\b", re.IGNORECASE)
 
 
@@ -288,15 +291,13 @@ def read_kind(text: str) -> Answer | None:
     """The answer that a short text is; None where it is empty."""
     if len(text) > LONGEST:
         return Answer("text", " ".join(text.casefold().split()), raw=text) if text.strip() else None
-    bare = unwrapped(latex_plain(unwrapped(text)))
+    bare = in_digits(plainly(unwrapped(latex_plain(unwrapped(text)))))
     if _IN_GROUPS.fullmatch(bare):
         bare = re.sub(r"[ '’]", "", bare)
     elif _EUROPEAN.fullmatch(bare):
         bare = bare.replace(".", "").replace(",", ".")
-    elif in_brackets := _IN_BRACKETS.fullmatch(bare):
-        bare = in_brackets[1]
-    elif bare.casefold() in _SPELLED:
-        return Answer("number", str(_SPELLED.index(bare.casefold())), raw=text)
+    elif alone := _IN_BRACKETS.fullmatch(bare):
+        bare = alone[1]
     if not bare:
         return Answer("text", text.strip(), raw=text) if text.strip() else None
     if found := read_number(bare):
@@ -328,9 +329,9 @@ _PRICE = re.compile(r"(?<![\d.,])(\d+),(\d{1,2})(?=\s*[$€£]|\s+[^\W\d_])")
 
 
 def _numbers_in(sentence: str) -> list[Answer] | None:
-    plain = re.sub(r"(?<![\w)])\*\*|\*\*(?![\d(])|__|\\\(|\\\)", " ", _GLUED_CHINESE.sub(" ", latex_plain(sentence))).replace(
-        "$ ", " "
-    )
+    plain = re.sub(
+        r"(?<![\w)])\*\*|\*\*(?![\d(])|__|\\\(|\\\)", " ", _GLUED_CHINESE.sub(" ", plainly(latex_plain(sentence)))
+    ).replace("$ ", " ")
     found, end = [], 0
     for digits in _DIGITS.finditer(plain):
         if digits.start() < end:

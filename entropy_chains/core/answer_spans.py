@@ -203,7 +203,7 @@ def hedged(span: str) -> bool:
 
 
 _OPTION = re.compile(
-    r"""\(([A-Z])\)
+    r"""[(\[]([A-Z])[)\]]
         |\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s+([A-Z])\b
         |(?<![A-Za-z0-9_'’.])([A-Z])(?![A-Za-z0-9_'’]|\.\w|\s+[a-z])
         |\b([A-Z])\s+(?:and|or|nor|but|vs|is|are|was|would|seems|because|since)\b
@@ -215,8 +215,8 @@ _NOT_CHOSEN = re.compile(
     re.IGNORECASE,
 )
 _CHOSEN = re.compile(
-    r"""(?:^|\(|:\s*|\b(?:is|be|am|it['’]s|so|thus|therefore|with|choose|chose|select|pick|[Oo]ption|[Cc]hoice|[Aa]nswer|letter)\b:?\s*)
-        \(?([A-Z])(?![A-Za-z0-9])""",
+    r"""(?:^|[(\[]|:\s*|\b(?:is|be|am|[Ii]t['’]s|[Ss]o|[Tt]hus|[Tt]herefore|with|[Cc]h(?:oo|o)se|[Ss]elect|[Pp]ick|[Oo]ption|[Cc]hoice|[Aa]nswer|letter)\b:?\s*)
+        [(\[]?([A-Z])(?![A-Za-z0-9])""",
     re.VERBOSE,
 )
 _MATH = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
@@ -231,9 +231,13 @@ def told(sentence: str) -> str | None:
     return found[1] if found else None
 
 
+_SMALL = re.compile(r"\b(?:option|choice|answer|letter)(?: is)? [(\[][a-z](?=[)\]])", re.IGNORECASE)
+
+
 def letters(sentence: str) -> list[str]:
     """Every option's letter that a sentence names, if it chooses one of them; the article and the pronoun are none."""
     plain = re.sub(r"\*\*|\\\(|\\\)|\$", "", sentence).strip()
+    plain = _SMALL.sub(lambda m: m[0][:-2] + m[0][-2:].upper(), plain)
     named = {"".join(groups) for groups in _OPTION.findall(plain)} - {"I"}
     chosen = named & set(_CHOSEN.findall(plain)) and not _NOT_CHOSEN.search(plain)
     return sorted(letter.casefold() for letter in named) if chosen else []

@@ -135,7 +135,7 @@ GRADE = Check(lambda v: fault(v) is None, f"one of {', '.join(GRADES)}, regex:PA
 # --- reading
 
 
-_ASIDE = re.compile(r"^([^()]+?)\s+\([^()]+\)\W*$")
+_ASIDE = re.compile(r"^([^()]+?)\s+\(([^()]+)\)\W*$")
 
 
 @lru_cache(8192)
@@ -154,7 +154,8 @@ def _read(text: str) -> Answer | None:
         if spans.taken_back(part) or spans.hedged(span):
             return words
         return _of_cue(span) or words
-    for whole in (_short(text), _short(_ASIDE.sub(r"\1", text)) if len(text) < 100 else None):
+    aside = _ASIDE.match(text) if len(text) < 100 else None
+    for whole in (_short(text), _short(aside[1]) if aside and not spans.unsure(aside[2]) else None):
         if whole is not None and whole.kind != "text":
             return whole
     if (first := _short(spans.explained(text) or "")) is not None and first.kind in ("choice", "yes/no"):
@@ -225,6 +226,10 @@ def _only(found: list[str], kind: Kind) -> Answer | None:
 # --- comparing
 
 
+_PROSE = ("text", "yes/no")
+"""Kinds of texts that may hold an answer of another kind: ``No, it is 5``."""
+
+
 @lru_cache(8192)
 def _same_read(a: str, b: str) -> bool:
     """Whether two texts are equal answers, whose forms are not: each is read in the light of the other where it is prose."""
@@ -233,9 +238,9 @@ def _same_read(a: str, b: str) -> bool:
         return False
     if _equal(left, right):
         return True
-    if left.kind == "text" and len(a) > len(right.raw) and (found := _guided(a, right)) is not None:
+    if left.kind in _PROSE and len(a) > len(right.raw) and (found := _guided(a, right)) is not None:
         return _equal(found, right)
-    if right.kind == "text" and len(b) > len(left.raw) and (found := _guided(b, left)) is not None:
+    if right.kind in _PROSE and len(b) > len(left.raw) and (found := _guided(b, left)) is not None:
         return _equal(left, found)
     return False
 

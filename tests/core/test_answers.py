@@ -71,7 +71,7 @@ def test_what_equals_the_same_answer_agrees(form):
         ("exact", "7.0", "7", False),
         ("exact", "The answer is 7", "7", False),
         ("number", "The answer is 7.", "7", True),
-        ("number", "seven dogs", "seven dogs", False),
+        ("number", "some dogs", "some dogs", False),
         ("choice", "(B) Paris", "B", True),
         ("choice", "Paris", "Paris", False),
         ("regex:<a>(.*?)</a>", "<a>6</a> no <a>7</a>", "<a>7.0</a>", True),
