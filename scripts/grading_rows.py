@@ -63,7 +63,7 @@ class Source(NamedTuple):
 
 def collect(folder: Path, sources: Iterable[Source]) -> list[Row]:
     """All rows of the source packages in a folder, each once. Raises FileNotFoundError where one is missing."""
-    found: dict[tuple[str, str], Row] = {}
+    all_rows: dict[tuple[str, str], Row] = {}
     ends: set[tuple[str, str]] = set()
     for start, reader in ((start, source.rows_of) for source in sources for start in source.packages):
         path = next(iter(sorted(folder.glob(f"{start}-*.tar.gz"))), None)
@@ -75,9 +75,9 @@ def collect(folder: Path, sources: Iterable[Source]) -> list[Row]:
                 if LEFT_OUT not in name and (file := archive.extractfile(member)):
                     for row in reader(start, name, file.read()):
                         if row.end not in ends or row.part in PARTS[:3]:
-                            found.setdefault((row.answer, row.gold), row)
+                            all_rows.setdefault((row.answer, row.gold), row)
                         ends.add(row.end)
-    return list(found.values())
+    return list(all_rows.values())
 
 
 def literal(node: ast.expr) -> Any:

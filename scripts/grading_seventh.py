@@ -68,10 +68,10 @@ def _cases(tree: ast.Module) -> Iterator[Row]:
     """Rows of ``_eq(id, reference, completion, …)`` and the like, and of ``_x(id, attack, completion, …)`` with a wrong answer."""
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         kind, texts = call.func.id, [literal(argument) for argument in call.args]  # type: ignore[attr-defined]
-        given = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
-        if kind not in ("_eq", "_ne", "_fmt", "_x") or len(texts) < 3 or "contested" in (given.get("tags") or ()):
+        keywords = {keyword.arg: literal(keyword.value) for keyword in call.keywords}
+        if kind not in ("_eq", "_ne", "_fmt", "_x") or len(texts) < 3 or "contested" in (keywords.get("tags") or ()):
             continue
-        gold = given.get("reference", "42") if kind == "_x" else texts[1]
+        gold = keywords.get("reference", "42") if kind == "_x" else texts[1]
         equal = kind in ("_eq", "_fmt")
         if counts(texts[2], gold, equal, strict=True) and not (equal and _THIRD.fullmatch(texts[2])):
             yield Row(texts[2], gold, equal, "reward-doctor corpus")

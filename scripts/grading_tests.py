@@ -53,7 +53,7 @@ _SAYS_MORE = re.compile(r"ambig|wrong|mismatch|incorrect|penalty|conflict", re.I
 
 def tests_of(tree: ast.Module, source: str, tests: Tests) -> Iterator[Row]:
     """Rows of a module of tests."""
-    known = {
+    constants = {
         statement.targets[0].id: value_of(statement.value, {})
         for statement in tree.body
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
@@ -66,8 +66,8 @@ def tests_of(tree: ast.Module, source: str, tests: Tests) -> Iterator[Row]:
                 continue
             if re.search(tests.options, ast.unparse(test)):
                 continue
-            for names in _cases(test, known):
-                for answer, gold, equal in _asserted(test.body, known | names, tests):
+            for names in _cases(test, constants):
+                for answer, gold, equal in _asserted(test.body, constants | names, tests):
                     if counts(answer, gold, equal, tests.strict or bool(_SAYS_MORE.search(test.name))):
                         yield Row(answer, gold, equal, source)
 
@@ -94,11 +94,11 @@ def holds(text: str, gold: str) -> bool:
     return bool(re.search(rf"(?<!\w){re.escape(gold.strip())}(?!\w)", text, re.IGNORECASE))
 
 
-def _cases(test: ast.FunctionDef | ast.AsyncFunctionDef, known: dict[str, Any]) -> list[dict[str, Any]]:
+def _cases(test: ast.FunctionDef | ast.AsyncFunctionDef, constants: dict[str, Any]) -> list[dict[str, Any]]:
     """The values of a test's parameters, or one empty case."""
     for mark in test.decorator_list:
         if isinstance(mark, ast.Call) and "parametrize" in ast.dump(mark.func):
-            names, cases = literal(mark.args[0]), value_of(mark.args[1], known)
+            names, cases = literal(mark.args[0]), value_of(mark.args[1], constants)
             if cases is None and isinstance(mark.args[1], ast.List):
                 cases = [literal(case) for case in mark.args[1].elts]
             columns = re.split(r",\s*", names) if isinstance(names, str) else list(names or ())
@@ -159,36 +159,38 @@ def _noted(node: ast.AST, names: dict[str, Any]) -> None:
             if isinstance(key, ast.Constant) and key.value == "text":
                 names["(reply)"] = value_of(value, names)
     elif isinstance(node, ast.Call):
-        called, given = ast.unparse(node.func), {k.arg: literal_with(k.value, names) for k in node.keywords}
-        if called == "Message" and given.get("role") == "assistant":
-            names["(reply)"] = given.get("content")
+        called, keywords = ast.unparse(node.func), {k.arg: literal_with(k.value, names) for k in node.keywords}
+        if called == "Message" and keywords.get("role") == "assistant":
+            names["(reply)"] = keywords.get("content")
         if node.args and _MADE.search(called):
             names["(reply)"] = value_of(node.args[0], names)
         elif node.args and _MADE_GOLD.search(called):
             names["(gold)"] = value_of(node.args[0], names)
-        for key, value in given.items():
+        for key, value in keywords.items():
             if key in _REPLY and isinstance(value, str):
                 names["(reply)"] = value
             elif key in _GOLD:
                 turn = value[0] if key == "ground_truth" and isinstance(value, list) and value else value
-                known = turn.get("content") if isinstance(turn, dict) else turn
-                names["(gold)"] = known if known is not None or key != "ground_truth" else names.get("(gold)")
+                content = turn.get("content") if isinstance(turn, dict) else turn
+                names["(gold)"] = content if content is not None or key != "ground_truth" else names.get("(gold)")
 
 
 def _verdict(test: ast.expr, names: dict[str, Any], tests: Tests) -> Iterator[tuple[Any, Any, bool]]:
     """Of ``result.reward == 1.0``, ``score(s)["correct"] is True``, ``read(text) == gold`` or ``[not] compare(answer, gold)``."""
     negated = isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
-    shown = test.operand if isinstance(test, ast.UnaryOp) else test
+    expression = test.operand if isinstance(test, ast.UnaryOp) else test
     value: Any = not negated
-    if isinstance(shown, ast.Compare):
-        right = shown.comparators[0]
+    if isinstance(expression, ast.Compare):
+        right = expression.comparators[0]
         called = right.args[0] if isinstance(right, ast.Call) and ast.unparse(right.func).endswith("approx") else right
         value = value_of(called.elts[0] if isinstance(called, ast.Tuple) else called, names)
-        shown = shown.left
-    rewarded = isinstance(shown, ast.Attribute) and shown.attr in _VERDICTS and value in (0, 1)
-    if rewarded or (isinstance(shown, ast.Subscript) and literal(shown.slice) == "correct" and "fuzzy" not in ast.unparse(shown)):
+        expression = expression.left
+    rewarded = isinstance(expression, ast.Attribute) and expression.attr in _VERDICTS and value in (0, 1)
+    if rewarded or (
+        isinstance(expression, ast.Subscript) and literal(expression.slice) == "correct" and "fuzzy" not in ast.unparse(expression)
+    ):
         yield names.get("(reply)"), names.get("(gold)"), bool(value)
-    call = shown.value if isinstance(shown, ast.Await) else shown
+    call = expression.value if isinstance(expression, ast.Await) else expression
     if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Call) and call.attr in ("status", "correct"):
         call, value = call.value, {"AUTHORITY_ACCEPT": True, "AUTHORITY_REJECT": False}.get(ast.unparse(right), value)
     if isinstance(call, ast.Call) and not call.keywords:

@@ -29,27 +29,27 @@ def in_digits(text: str) -> str:
 
     Any other text is what it was.
     """
-    found = _SPELLED.fullmatch(text)
-    if not found or not (found["whole"] or found["part"]):
+    match = _SPELLED.fullmatch(text)
+    if not match or not (match["whole"] or match["part"]):
         return text
-    whole = _whole(found["whole"] or "")
-    digits = None if whole is None else f"{whole}" if found["whole"] else ""
-    if digits and found["point"]:
-        digits += "." + "".join(str(_VALUES[word]) for word in re.findall(r"[a-z]+", found["point"].casefold()))
-    if digits is not None and found["part"]:
-        digits = None if found["point"] else _with_part(digits, found["part"].casefold(), found["name"].casefold())
-    return text if digits is None else f"{'-' if found['sign'] else ''}{digits}{found['rest'] or ''}"
+    whole = _whole(match["whole"] or "")
+    digits = None if whole is None else f"{whole}" if match["whole"] else ""
+    if digits and match["point"]:
+        digits += "." + "".join(str(_VALUES[word]) for word in re.findall(r"[a-z]+", match["point"].casefold()))
+    if digits is not None and match["part"]:
+        digits = None if match["point"] else _with_part(digits, match["part"].casefold(), match["name"].casefold())
+    return text if digits is None else f"{'-' if match['sign'] else ''}{digits}{match['rest'] or ''}"
 
 
 def _with_part(whole: str, part: str, name: str) -> str | None:
     """A fraction: ``three quarters``, ``a third``, ``half``, or with a whole number before it, ``two and a half``."""
     under = 2 if name == "halves" else _PARTS.index(name) + 2
-    named = re.match(r"\s*(?:and\s+)?an?\s", part)
-    if whole and named:
+    article = re.match(r"\s*(?:and\s+)?an?\s", part)
+    if whole and article:
         return f"{whole} 1/{under}"
     if whole:
         return f"{whole}/{under}"
-    return f"1/{under}" if named or name == "half" else None  # a third, but "third" is a rank
+    return f"1/{under}" if article or name == "half" else None  # a third, but "third" is a rank
 
 
 def _whole(words: str) -> int | None:
@@ -90,11 +90,11 @@ def plainly(text: str) -> str:
     return _ROUNDING.sub(lambda m: m["number"] + (m["unit"] or "") if _rounded(m) else m[0], text)
 
 
-def _rounded(found: re.Match[str]) -> bool:
+def _rounded(match: re.Match[str]) -> bool:
     """Whether a number has the places that its note says: ``9.5 (1 dp)``, but not ``5 to 6 decimal places``."""
-    if not found["count"]:
+    if not match["count"]:
         return True
-    count = _COUNTS.get(found["count"].casefold()) or int(found["count"])
-    whole, _, decimals = found["number"].replace(",", "").partition(".")
+    count = _COUNTS.get(match["count"].casefold()) or int(match["count"])
+    whole, _, decimals = match["number"].replace(",", "").partition(".")
     digits = (whole + decimals).lstrip("0")
-    return len(decimals) == count if found["places"] else len(digits.rstrip("0")) <= count <= len(digits)
+    return len(decimals) == count if match["places"] else len(digits.rstrip("0")) <= count <= len(digits)

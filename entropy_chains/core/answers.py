@@ -1,7 +1,8 @@
 """Comparing answers as people write them: the one place that says when two are equal, for grading and for agreement rules.
 
 How answers are read stands in :mod:`answer_spans` (where the answer is), :mod:`answer_kinds` (what it is) and :mod:`answer_words`
-(numbers as people say them); mathematics is compared by math-verify where it is installed (:mod:`answer_maths`). ``docs/grading.md`` says what is read and what is not.
+(numbers as people say them); mathematics is compared by math-verify where it is installed (:mod:`answer_maths`).
+``docs/grading.md`` says what is read and what is not.
 """
 
 from __future__ import annotations
