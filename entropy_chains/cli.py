@@ -226,7 +226,7 @@ def replay(traces: Path, policy_file: Path, on_mismatch: OnMismatch, seed: int, 
     from entropy_chains.offline.replay import replay as run
     from entropy_chains.show.terminal import replay_table
 
-    policy = Policy.load(policy_file)
+    policy = Policy.of(policy_file)
     found = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
     show(found.to_dict(), as_json, lambda: replay_table(found.to_dict(), policy))
 
@@ -274,7 +274,7 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
     """Write a self-contained page with plots."""
     from entropy_chains.show.report import write_report
 
-    policy = Policy.load(policy_file) if policy_file else None
+    policy = Policy.of(policy_file)
     write_report(out, list(traces), policy, title=title)
     show({"out": str(out)}, as_json, [f"report → {out}"])
 

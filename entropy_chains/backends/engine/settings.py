@@ -212,7 +212,7 @@ _remembered = lru_cache(REMEMBERED)(_from_text)
 
 @lru_cache(REMEMBERED)
 def _from_file(path: Path, _changed: int) -> Policy:
-    return Policy.load(path)
+    return Policy.of(path)
 
 
 def _truth(value: str | float) -> bool:
