@@ -74,9 +74,9 @@ def write_traces(
     if not lacking:
         return result, None
     what = "interrupted" if interrupted.is_set() else "error"
-    told = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
+    message = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
     result["left_out"] = lacking
-    return result | ({"failed": failed} if failed else {}), f"{told}; {then}: {line_again('--resume')}"
+    return result | ({"failed": failed} if failed else {}), f"{message}; {then}: {line_again('--resume')}"
 
 
 COMPARED = (

@@ -209,10 +209,10 @@ class BatchError(BackendError):
             raise cls(runs, errors) from failed[0]
 
 
-def outcome(call: Callable[..., T], *given: Any) -> T | Exception:
+def outcome(call: Callable[..., T], *arguments: Any) -> T | Exception:
     """What a call returns, or what it fails with. Nothing is raised."""
     try:
-        return call(*given)
+        return call(*arguments)
     except Exception as error:  # noqa: BLE001 (whatever a backend raises: what is finished elsewhere must not be lost)
         return error
 
@@ -225,8 +225,8 @@ def outcomes(call: Callable[[], Sequence[T]]) -> list[T | Exception]:
         return [run if why is None else why for run, why in zip(error.runs, error.errors, strict=True)]
 
 
-def all_of(made: Sequence[T | Exception]) -> list[T]:
+def all_of(results: Sequence[T | Exception]) -> list[T]:
     """The results, once none of them is an error; else raises as :meth:`BatchError.check`."""
-    errors = [m if isinstance(m, Exception) else None for m in made]
-    BatchError.check([None if isinstance(m, Exception) else m for m in made], errors)
-    return [m for m in made if not isinstance(m, Exception)]
+    errors = [m if isinstance(m, Exception) else None for m in results]
+    BatchError.check([None if isinstance(m, Exception) else m for m in results], errors)
+    return [m for m in results if not isinstance(m, Exception)]

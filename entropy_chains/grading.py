@@ -75,17 +75,17 @@ class GradeTally:
         return {"equal_to_gold": self.equal, "with_gold": self.counted, "unequal": self.unequal} if self.counted else {}
 
 
-def told_of_gold(found: Mapping[str, Any]) -> list[str]:
+def told_of_gold(figures: Mapping[str, Any]) -> list[str]:
     """Lines for people of :meth:`GradeTally.to_dict`; none where no full answer has gold."""
-    if not found.get("with_gold"):
+    if not figures.get("with_gold"):
         return []
-    lines = [f"{found['equal_to_gold']} of {found['with_gold']} full answers equal gold"]
-    for row in found["unequal"]:
+    lines = [f"{figures['equal_to_gold']} of {figures['with_gold']} full answers equal gold"]
+    for row in figures["unequal"]:
         written = "" if row["read"] == row["answer"] else f", written {short(row['answer'])}"
         lines.append(f"  {short(row['id'])}: read {short(row['read'])}{written}; gold {short(row['gold'])}")
     return (
         [*lines, "  If these are equal, see docs/grading.md: which forms are read, --system, --grade."]
-        if found["unequal"]
+        if figures["unequal"]
         else lines
     )
 
@@ -112,14 +112,14 @@ def named_grader(grade: str) -> Grader | None:
     module, _, function = name.partition(":")
     sys.path.insert(0, os.getcwd())  # as with python -m
     try:
-        found = getattr(importlib.import_module(module), function) if module and function else None
+        candidate = getattr(importlib.import_module(module), function) if module and function else None
     except (ImportError, AttributeError) as error:
         raise SettingsError(f"grade is {short(grade)}: {reason(error)}; it must be python:MODULE:FUNCTION") from error
     finally:
         sys.path.remove(os.getcwd())
-    if not callable(found):
+    if not callable(candidate):
         raise SettingsError(
             f"grade is {short(grade)}; it must be python:MODULE:FUNCTION, a function of an answer and a gold answer"
         )
-    grader: Grader = found
+    grader: Grader = candidate
     return grader

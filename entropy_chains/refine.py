@@ -103,16 +103,16 @@ def run_refine(
     backend = _for_loop(backend, policy, stop, on_mismatch)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
         # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
-        given: dict[str, Any] = {"sampling": _reseeded(sampling, batch[0].step), "segmentation": PER_CALL}
+        settings: dict[str, Any] = {"sampling": _reseeded(sampling, batch[0].step), "segmentation": PER_CALL}
         threads = [loop.thread for loop in batch]
-        made: list[Generation | Exception]
+        results: list[Generation | Exception]
         try:
-            made = outcomes(partial(backend.generate, threads, **given))
+            results = outcomes(partial(backend.generate, threads, **settings))
         except Exception as error:  # noqa: BLE001 (whatever a backend raises: the other conversations' runs must not be lost)
-            made = [error] * len(batch)
-        for loop, call in zip(batch, made, strict=True):
+            results = [error] * len(batch)
+        for loop, call in zip(batch, results, strict=True):
             if isinstance(call, Exception):
-                loop.fail(call, own=made.count(call) == 1)
+                loop.fail(call, is_own=results.count(call) == 1)
             else:
                 loop.take(call)
         if on_done:
@@ -220,10 +220,10 @@ class _Loop:
         value = self._records[-1].value(self._policy.signal, self._policy.mass_floor) if self._policy else None
         return math.inf if value is None else -value
 
-    def fail(self, error: Exception, *, own: bool = True) -> None:
+    def fail(self, error: Exception, *, is_own: bool = True) -> None:
         """Take what the call failed with. An error of this conversation's own carries the calls before it."""
         self.error = error
-        if own and self._calls and isinstance(error, BackendError):
+        if is_own and self._calls and isinstance(error, BackendError):
             error.run = self.run()
 
     def take(self, call: Generation) -> None:
@@ -254,11 +254,11 @@ class _Loop:
         if self._blind:
             self._monitor.switch_off("no call has an entropy: there are no logprobs")
         outcome = self._monitor.finish(tokens=sum(call.tokens for call in self._calls))
-        made = len(self._calls)
+        call_count = len(self._calls)
         if outcome.active and not self.sure:
-            left = "; nothing was left to reallocate" if made < self._limit else ""
-            outcome = replace(outcome, reason=f"all {made} calls made{left}")
-        elif self.sure and made >= self._schedule:
+            left = "; nothing was left to reallocate" if call_count < self._limit else ""
+            outcome = replace(outcome, reason=f"all {call_count} calls made{left}")
+        elif self.sure and call_count >= self._schedule:
             outcome = replace(outcome, tokens_saved=None)  # against the schedule it saved nothing
         return RefineRun(self._calls[-1].answer, tuple(self._calls), tuple(self._records), outcome)
 
@@ -316,9 +316,9 @@ def _scheduled(loops: Sequence[_Loop]) -> Iterator[list[_Loop]]:
 def _reallocated(loops: Sequence[_Loop]) -> Iterator[list[_Loop]]:
     """Who gets a further call, round by round, from what the sure ones left. Nobody where no loop may go on."""
     pool = sum(loop.unused for loop in loops)
-    while given := sorted((loop for loop in loops if not loop.ended), key=lambda loop: loop.rank)[:pool]:
-        pool -= len(given)
-        yield given
+    while batch := sorted((loop for loop in loops if not loop.ended), key=lambda loop: loop.rank)[:pool]:
+        pool -= len(batch)
+        yield batch
 
 
 def _close(loops: Sequence[_Loop], on_done: Callable[[int], None] | None) -> list[RefineRun]:

@@ -129,8 +129,8 @@ def first_fault(record: Mapping[str, Any], checks: Mapping[str, Check], within: 
         name = f"{within}{key}"
         if not check.holds(value):
             return name, f"{name} is {short(value)}; it must be {check.wanted}"
-        if check.fields and value is not None and (found := first_fault(value, check.fields, f"{name}.")):
-            return found
+        if check.fields and value is not None and (fault := first_fault(value, check.fields, f"{name}.")):
+            return fault
     return None
 
 
@@ -171,11 +171,11 @@ def refuse_constant(constant: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {short(twice)} stands twice; remove one of the two")
-    return made
+    return record
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)

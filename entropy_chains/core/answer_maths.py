@@ -86,14 +86,14 @@ class _Worker:
     def equal(self, gold: str, answer: str) -> bool:
         with self._lock:
             for _ in range(2):  # it may have ended since the last question
-                asked, answered = self._pipes()
+                requests, replies = self._pipes()
                 try:
-                    asked.write(json.dumps([gold, answer]) + "\n")
-                    asked.flush()
+                    requests.write(json.dumps([gold, answer]) + "\n")
+                    requests.flush()
                 except OSError:
                     self.close()
                     continue
-                if line := answered.readline():
+                if line := replies.readline():
                     return bool(json.loads(line))
                 self.close()
                 return False

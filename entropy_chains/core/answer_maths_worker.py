@@ -53,11 +53,11 @@ def main() -> None:
     for line in sys.stdin:
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=silent)
         try:
-            found = equal(*json.loads(line))
+            is_equal = equal(*json.loads(line))
         except Exception:  # noqa: BLE001 (whatever it stumbles over, the formulas are not known to be equal)
-            found = False
+            is_equal = False
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(found), file=answers, flush=True)
+        print(json.dumps(is_equal), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class ThinkTags:
 
 @lru_cache
 def _answer_starts(after: str) -> tuple[str, ...]:
-    return tuple(after[found.start() :] for found in re.finditer("<", after))
+    return tuple(after[match.start() :] for match in re.finditer("<", after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +170,10 @@ def _written(template: str) -> list[str]:
     for piece in _PIECE.finditer(template):
         texts.append(template[end : piece.start()])
         end, code = piece.end(), piece[0]
-        for found in _LITERAL.finditer(code):
-            literal = (found[1] or found[2] or "").replace("\\n", "\n")
-            rest = code[found.end() :].lstrip()
-            if not (_LOOKED_FOR.search(code[: found.start()]) or re.match(r"(?:not\s+)?in\b|[!=]=", rest)):
+        for match in _LITERAL.finditer(code):
+            literal = (match[1] or match[2] or "").replace("\\n", "\n")
+            rest = code[match.end() :].lstrip()
+            if not (_LOOKED_FOR.search(code[: match.start()]) or re.match(r"(?:not\s+)?in\b|[!=]=", rest)):
                 texts.append(literal)
     return [*texts, template[end:]] if end else [*texts, *_bare(template)]
 

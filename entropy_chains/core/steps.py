@@ -37,8 +37,8 @@ class Segmentation:
     min_tokens: int = 32
 
     def __post_init__(self) -> None:
-        if found := first_fault(asdict(self), SEGMENTATION):
-            raise InputError(found[1])
+        if fault := first_fault(asdict(self), SEGMENTATION):
+            raise InputError(fault[1])
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Segmentation:
@@ -58,8 +58,8 @@ def detect_segmentation(chat_template: str | None) -> Segmentation:
 
     A template names them in a comment: ``{#- entropy-chains: boundary=line min_tokens=32 -#}``.
     """
-    found = _DIRECTIVE.search(chat_template or "")
-    return Segmentation(found[1], int(found[2])) if found else Segmentation()
+    match = _DIRECTIVE.search(chat_template or "")
+    return Segmentation(match[1], int(match[2])) if match else Segmentation()
 
 
 # With the last character of every tool marker. A text without these, a line end and the thinking tags' last changes nothing.
@@ -143,7 +143,7 @@ class Scanner:
         while start < len(text) and self.phase is Phase.THINKING:  # in an answer nothing ends, and no tag counts
             end = start
             if not (self._depth or self._opened):
-                end = found.start() if (found := self._special.search(text, start)) else len(text)
+                end = match.start() if (match := self._special.search(text, start)) else len(text)
             if end > start:
                 self._tail = (self._tail + text[start:end])[-LONGEST:]
                 self._line = (self._line + text[start:end]).lstrip()[:LONGEST]
@@ -154,12 +154,12 @@ class Scanner:
 
     def _first(self, text: str) -> int:
         """Take the output's first text; returns how much of it is not thinking."""
-        said = (self._tail + text).lstrip()
-        phase = phase_at_start(said, self._tags)
+        output = (self._tail + text).lstrip()
+        phase = phase_at_start(output, self._tags)
         if phase is not Phase.BEFORE:
             self._begin(phase)
-            return len(text) - (len(said) - len(self._tags.open))
-        self._tail = said
+            return len(text) - (len(output) - len(self._tags.open))
+        self._tail = output
         return len(text)
 
     def _character(self, c: str) -> None:
@@ -194,7 +194,7 @@ class Scanner:
         self._line = ""
         self._blank = not line
         if "```" in line or "~~~" in line:
-            bare = line[found.end() :] if (found := _LISTED.match(line)) else line
+            bare = line[match.end() :] if (match := _LISTED.match(line)) else line
             if not self._fence:
                 self._fence = _fence_opened(bare)
                 self._opened = "" if self._fence else self._opened

@@ -134,18 +134,18 @@ class Trace:
     def from_dict(cls, data: Mapping[str, Any], file: str | None = None, line: int | None = None) -> Trace:
         """Read a trace file's object. Raises TraceError that names file, line, field and remedy."""
         validate(data, file, line)
-        known = {n: v for n, v in data.items() if n in TRACE_FIELDS and v is not None}
-        known["steps"] = [_step(s) for s in data["steps"]]
-        return cls(**known, extra={n: v for n, v in data.items() if n not in TRACE_FIELDS})
+        values = {n: v for n, v in data.items() if n in TRACE_FIELDS and v is not None}
+        values["steps"] = [_step(s) for s in data["steps"]]
+        return cls(**values, extra={n: v for n, v in data.items() if n not in TRACE_FIELDS})
 
 
 TRACE_ORDER = tuple(f.name for f in fields(Trace) if f.name not in ("steps", "extra"))
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    known = {n: v for n, v in data.items() if n in STEP_FIELDS and v is not None}
+    values = {n: v for n, v in data.items() if n in STEP_FIELDS and v is not None}
     return Step(
-        **{"answer": None, "entropy": None} | known,
+        **{"answer": None, "entropy": None} | values,
         extra={n: v for n, v in data.items() if n not in STEP_FIELDS},
     )
 
