@@ -294,8 +294,10 @@ def _open(
     most = (max_steps or 2 * steps) if reallocate else steps
     held = holdout or [False] * len(conversations)
     agreeing = isinstance(backend, MayLackLogprobs) and backend.without_logprobs == "agreement"
-    asked = zip(conversations, held, strict=True)
-    return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h), agreeing) for c, h in asked]
+    return [
+        _Loop(conversation, policy, again, steps, steps if full else most, stop, bool(full), agreeing)
+        for conversation, full in zip(conversations, held, strict=True)
+    ]
 
 
 def _for_loop(backend: Any, policy: Policy | None, stop: bool, on_mismatch: OnMismatch) -> Any:

@@ -239,9 +239,9 @@ _TOO = re.compile(r"\b(?:too|also|as well|both|if|either)\b|[也都若]|如果",
 
 def asserted(span: str) -> str | None:
     """The letter with which a text begins, that it says to be right, alone: ``B is correct, D is a distractor``."""
-    letters = [a or b for a, b in _ASSERTED.findall(span)]
+    candidates = [a or b for a, b in _ASSERTED.findall(span)]
     begins = _ASSERTED.match(span.lstrip(" *"))
-    return letters[0].casefold() if begins and len(letters) == 1 and not _TOO.search(span) else None
+    return candidates[0].casefold() if begins and len(candidates) == 1 and not _TOO.search(span) else None
 
 
 def formulas(sentence: str) -> list[str]:

@@ -108,22 +108,22 @@ class Alignment:
         waited = bool(self._parts or self._tokens)
         ids = any(map(_unknown, tokens))  # they have no text by which an order could be seen
         ordered = None if self._lost or ids else _in_order([*self._parts, *parts], [*self._tokens, *tokens])
-        own = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
-        if waited and not (ordered or own or self._lost or ids):
+        own_reading = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
+        if waited and not (ordered or own_reading or self._lost or ids):
             ordered = _in_order([*self._parts, *parts], [*self._tokens, *tokens], untold=True)
         if self._doubt and not ordered:
             yield from self._refuse()
             yield from self._settle(parts, tokens)
-        elif ordered and waited and not self._late and (own or (self._doubt and not (parts and tokens))):
+        elif ordered and waited and not self._late and (own_reading or (self._doubt and not (parts and tokens))):
             self._parts, self._tokens, self._doubt = [*self._parts, *parts], [*self._tokens, *tokens], True
             if _length(self._parts) > HELD:
                 yield from self._refuse()
         elif ordered:
             self._late, self._doubt = self._late or bool(waited and parts and tokens), False
             yield from self._wait(*ordered, textless=not parts)
-        elif own and not ordered and not (ids and self._parts):
+        elif own_reading and not ordered and not (ids and self._parts):
             yield from self._give_up(contradicted=True)
-            yield from own if self._trusted(parts, ids) else self._bare(parts, len(tokens))
+            yield from own_reading if self._trusted(parts, ids) else self._bare(parts, len(tokens))
         elif self._lost or (ids and not waited):
             yield from self._bare(parts, len(tokens))
             if parts and tokens:
@@ -161,8 +161,8 @@ class Alignment:
         parts, tokens = self._parts, self._tokens
         self._parts, self._tokens, self._chunks = [], [], 0
         yield from self._bare(parts)
-        kept = self._textless and not contradicted and not parts
-        yield from [_silent(token) for token in tokens if kept or _special(token.text)]
+        keeps_all = self._textless and not contradicted and not parts
+        yield from [_silent(token) for token in tokens if keeps_all or _special(token.text)]
 
     def _bare(self, parts: list[Part], entries: int = 0) -> Iterator[Piece]:
         """Text without logprobs, in no fewer pieces than it has tokens, or a few chunks of it would hide among many with.
@@ -215,12 +215,12 @@ def _in_order(
             continue
         if part == len(merged):
             return pieces, [], tokens[n:]
-        phase, here = merged[part]
-        if here.startswith(token.text, at):
+        phase, part_text = merged[part]
+        if part_text.startswith(token.text, at):
             at += len(token.text)
             matched += len(token.text)
             pieces.append(Piece(token, phase, token.text))
-        elif part == len(merged) - 1 and token.text.startswith(here[at:]):
+        elif part == len(merged) - 1 and token.text.startswith(part_text[at:]):
             return pieces, _after(parts, matched), tokens[n:]
         elif untold and _special(token.text):
             pieces.append(_silent(token))
@@ -250,31 +250,31 @@ def _walk(parts: Sequence[Part], tokens: Sequence[Token]) -> list[Piece] | None:
     for n, token in enumerate(tokens):
         if part < len(parts) and at == len(parts[part][1]) and part + 1 < len(parts):
             part, at = part + 1, 0
-        phase, here = parts[part]
+        phase, part_text = parts[part]
         if _unknown(token):
-            text = _left(here, at, tokens, n)
-        elif here.startswith(token.text, at):
+            text = _left(part_text, at, tokens, n)
+        elif part_text.startswith(token.text, at):
             text = token.text
         else:
             text = token.text.strip()  # servers strip the blanks around a part
-            within = at > 0 and at + len(text) < len(here)
-            if not text or not here.startswith(text, at) or within:
+            within = at > 0 and at + len(text) < len(part_text)
+            if not text or not part_text.startswith(text, at) or within:
                 if text and not _special(token.text):
                     return None
                 text = ""
         at += len(text)
-        shown = replace(token, text=text) if text and _unknown(token) else token
-        pieces.append(Piece(shown, phase, text) if text else _silent(token))
+        piece_token = replace(token, text=text) if text and _unknown(token) else token
+        pieces.append(Piece(piece_token, phase, text) if text else _silent(token))
     return pieces if part == len(parts) - 1 and at == len(parts[part][1]) else None
 
 
-def _left(here: str, at: int, tokens: Sequence[Token], n: int) -> str:
+def _left(part_text: str, at: int, tokens: Sequence[Token], n: int) -> str:
     """The text of a token that is known by its id or as half a character only: the last in a row has what the row leaves."""
     if n + 1 < len(tokens) and _unknown(tokens[n + 1]):
         return ""
     following = next((t.text for t in tokens[n + 1 :] if t.text), "")
-    end = here.find(following, at) if following else len(here)
-    text = here[at:end] if end >= 0 else ""
+    end = part_text.find(following, at) if following else len(part_text)
+    text = part_text[at:end] if end >= 0 else ""
     return text if tokens[n].text == "" or not text.isascii() or text == tokens[n].text else ""
 
 

@@ -23,8 +23,8 @@ def fields(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     extra = getattr(value, "__pydantic_extra__", None)
-    own = getattr(value, "__dict__", _NONE)
-    return {**own, **extra} if extra else own
+    attributes = getattr(value, "__dict__", _NONE)
+    return {**attributes, **extra} if extra else attributes
 
 
 def items(value: Any) -> Sequence[Any]:
@@ -52,30 +52,30 @@ def entries_of(logprobs: Any) -> Iterable[Token]:
         return ()
     if isinstance(logprobs, list | tuple):
         return filter(None, map(_token, logprobs))
-    found = fields(logprobs)
-    if isinstance(found.get("tokens"), list):
-        return _completion_entries(found)
-    thinking = found.get("reasoning_content")
-    content = found.get("content")
+    lists = fields(logprobs)
+    if isinstance(lists.get("tokens"), list):
+        return _completion_entries(lists)
+    thinking = lists.get("reasoning_content")
+    content = lists.get("content")
     listed = [*thinking, *items(content)] if isinstance(thinking, list) else items(content)
     return filter(None, map(_token, listed))
 
 
 def _token(entry: Any) -> Token | None:
     """One entry of a chat, Responses or Ollama list; None for what is no entry."""
-    found = fields(entry)
-    text = found.get("token")
+    values = fields(entry)
+    text = values.get("token")
     if not isinstance(text, str):
         return None
-    number = found.get("id")
+    number = values.get("id")
     if text.startswith(_BY_ID) and (written := _id(text)) is not None:
-        return Token("", written, None, _logprob(found.get("logprob")), _alternatives(found.get("top_logprobs")))
+        return Token("", written, None, _logprob(values.get("logprob")), _alternatives(values.get("top_logprobs")))
     return Token(
         text,
         number if type(number) is int else None,
-        _bytes(found.get("bytes")),
-        _logprob(found.get("logprob")),
-        _alternatives(found.get("top_logprobs")),
+        _bytes(values.get("bytes")),
+        _logprob(values.get("logprob")),
+        _alternatives(values.get("top_logprobs")),
     )
 
 
@@ -104,10 +104,10 @@ def _alternatives(top: Any) -> tuple[Alternative, ...] | None:
     return _listed(texts, values, ids, halves)
 
 
-def _completion_entries(found: Mapping[str, Any]) -> Iterator[Token]:
+def _completion_entries(lists: Mapping[str, Any]) -> Iterator[Token]:
     """The completions shape: parallel lists, alternatives as ``{text: logprob}``."""
-    texts = found["tokens"]
-    values, tops = items(found.get("token_logprobs")), items(found.get("top_logprobs"))
+    texts = lists["tokens"]
+    values, tops = items(lists.get("token_logprobs")), items(lists.get("top_logprobs"))
     # Lists of different lengths do not tell which entry is whose.
     values = values if len(values) == len(texts) else [None] * len(texts)
     tops = tops if len(tops) == len(texts) else [None] * len(texts)
