@@ -33,7 +33,7 @@ _SECRET = re.compile(
 )
 
 
-def without_secrets(text: str) -> str:
+def without_keys(text: str) -> str:
     """A server's message without what looks like a key: some repeat the key that they refuse."""
     return _SECRET.sub("[key]", text)
 
@@ -71,14 +71,14 @@ def quoted(text: str, limit: int = 500) -> str:
 
     It is cut between words: of a part of a key nobody could tell that it is one.
     """
-    text = without_secrets(one_line(text))
+    text = without_keys(one_line(text))
     return text if len(text) <= limit else f"{text[:limit].rpartition(' ')[0]} …"
 
 
 def reason(error: Exception) -> str:
     """An error in one line, without keys; one that is not this package's with its type."""
     named = "" if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: "
-    return without_secrets(one_line(" ".join(f"{named}{error}".split())))
+    return without_keys(one_line(" ".join(f"{named}{error}".split())))
 
 
 class EntropyChainsError(Exception):

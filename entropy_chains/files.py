@@ -60,7 +60,7 @@ def make_folder(path: PathLike) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise OutputError(f"the folder {path} cannot be made ({_why(error)}); name another one") from error
+        raise OutputError(f"the folder {path} cannot be made ({_reason(error)}); name another one") from error
 
 
 def write_file(path: PathLike, content: str | bytes) -> None:
@@ -197,11 +197,11 @@ def _try_to_open(real: str, status: os.stat_result | None, append: bool) -> None
 
 def _refused(path: PathLike, error: Exception) -> OutputError:
     return OutputError(
-        f"{path} cannot be written ({_why(error)}); name a file in a folder that exists, is open to you and has room"
+        f"{path} cannot be written ({_reason(error)}); name a file in a folder that exists, is open to you and has room"
     )
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -17,7 +17,7 @@ from entropy_chains.errors import InputError, SettingsError, reason
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.validation import short
 
-SHOWN = 3
+MOST_SHOWN = 3
 """Answers that do not equal gold, kept to be shown."""
 
 
@@ -25,7 +25,7 @@ def check_gold(questions: Sequence[Mapping[str, Any]], grade: str) -> None:
     """Raise InputError where some questions have gold and others none, or a gold answer is not of the kind that is compared."""
     without = [q["id"] for q in questions if q.get("gold") is None]
     if 0 < len(without) < len(questions):
-        named = ", ".join(map(short, without[:SHOWN])) + (", …" if len(without) > SHOWN else "")
+        named = ", ".join(map(short, without[:MOST_SHOWN])) + (", …" if len(without) > MOST_SHOWN else "")
         text = f"{len(without)} of {len(questions)} questions have no gold answer ({named})"
         raise InputError(f"{text}; give one to all of them, or to none")
     read = comparer(grade).normalise if grade in ("number", "choice") else None
@@ -66,7 +66,7 @@ class GradeTally:
         last = trace.steps[-1]
         self.counted += 1
         self.equal += last.correct is True
-        if last.correct is not True and len(self.unequal) < SHOWN:
+        if last.correct is not True and len(self.unequal) < MOST_SHOWN:
             read = last.answer if last.read is None else last.read
             self.unequal.append({"id": trace.id, "answer": last.answer, "read": read, "gold": trace.gold})
 

@@ -46,7 +46,7 @@ Part = Sequence[tuple[int, Question]]
 BEFALLS_ALL = (NoLogprobsError, UnreachableError, SettingsError, MissingExtraError)
 """Errors that say nothing of the question: the next one would fail alike."""
 
-PATIENCE = 5
+MOST_FAILURES = 5
 """After so many of these in a row no more questions are asked."""
 
 GIVEN_UP = "more were given up: each would have failed alike"
@@ -128,8 +128,9 @@ def record(
             thinking ended, what may be wrong. None: a warning.
 
     Raises:
-        RecordError: at the end, where some questions failed. Earlier after :data:`PATIENCE` failures in a row that would befall
-            every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own error.
+        RecordError: at the end, where some questions failed. Earlier after :data:`MOST_FAILURES` failures in a row that would
+            befall every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own
+            error.
             Also where questions were given up because nobody thinks.
     """
     check_options({"mode": mode})
@@ -167,7 +168,7 @@ def record(
             failed[place], alike = result, alike + 1 if isinstance(result, BEFALLS_ALL) else 0
             if on_failure:
                 on_failure(question, result)
-            if alike == PATIENCE:
+            if alike == MOST_FAILURES:
                 hopeless.set()
     recorded = finishes.total()
     given_up = len(left) - recorded - len(failed) if hopeless.is_set() else 0

@@ -99,7 +99,8 @@ def run_refine(
         RefineError: some conversations failed (a call that fails ends all conversations of its batch, unless the backend tells by a
             BatchError which it was); the finished ones are on it. Where every one failed, the first one's own error.
     """
-    loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    limit = _call_limit(steps, reallocate, max_steps)
+    loops = _open(backend, conversations, policy, steps, limit, sampling, stop, holdout, again, on_mismatch)
     backend = _for_loop(backend, policy, stop, on_mismatch)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
         # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
@@ -143,7 +144,8 @@ async def arun_refine(
     """
     if concurrency < 1:
         raise SettingsError(f"concurrency is {concurrency}; at least 1 conversation must run")
-    loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    limit = _call_limit(steps, reallocate, max_steps)
+    loops = _open(backend, conversations, policy, steps, limit, sampling, stop, holdout, again, on_mismatch)
     backend = _for_loop(backend, policy, stop, on_mismatch)
     room = asyncio.Semaphore(concurrency)
 
@@ -263,39 +265,41 @@ class _Loop:
         return RefineRun(self._calls[-1].answer, tuple(self._calls), tuple(self._records), outcome)
 
 
-def _open(
-    backend: Backend | AsyncBackend,
-    conversations: Sequence[Sequence[Message]],
-    policy: Policy | None,
-    steps: int,
-    sampling: Sampling,
-    stop: bool,
-    holdout: Sequence[bool] | None,
-    again: str,
-    on_mismatch: OnMismatch,
-    reallocate: bool,
-    max_steps: int | None,
-) -> list[_Loop]:
-    """A loop for each conversation, once the settings are known to work."""
+def _call_limit(steps: int, reallocate: bool, max_steps: int | None) -> int:
+    """Most calls of a conversation. Raises SettingsError for settings that contradict each other."""
     if steps < 1:
         raise SettingsError(f"steps is {steps}; the loop needs at least 1 call")
     if max_steps is not None and not reallocate:
         raise SettingsError(f"max_steps is {max_steps}, but only reallocate=True makes more calls than steps; set it or leave this")
     if max_steps is not None and max_steps < steps:
         raise SettingsError(f"max_steps is {max_steps}; with {steps} steps scheduled it must be at least {steps}")
+    return (max_steps or 2 * steps) if reallocate else steps
+
+
+def _open(
+    backend: Backend | AsyncBackend,
+    conversations: Sequence[Sequence[Message]],
+    policy: Policy | None,
+    steps: int,
+    limit: int,
+    sampling: Sampling,
+    stop: bool,
+    holdout: Sequence[bool] | None,
+    again: str,
+    on_mismatch: OnMismatch,
+) -> list[_Loop]:
+    """A loop for each conversation, once the settings are known to work; ``limit``: most calls of one that may stop."""
     if holdout is not None and len(holdout) != len(conversations):
         raise SettingsError(f"holdout has {len(holdout)} values for {len(conversations)} conversations; give one for each")
     if policy is not None:
         running = backend.details(sampling, PER_CALL)
         fields = {n: running[n] for n in ("k", "estimator", "template", "temperature", "temperature_mode") if n in running}
-        limit = sampling.max_tokens
-        policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, max_tokens=limit, **fields)
+        policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, max_tokens=sampling.max_tokens, **fields)
     stop = stop and stopping_enabled()
-    most = (max_steps or 2 * steps) if reallocate else steps
     held = holdout or [False] * len(conversations)
     agreeing = isinstance(backend, MayLackLogprobs) and backend.without_logprobs == "agreement"
     return [
-        _Loop(conversation, policy, again, steps, steps if full else most, stop, bool(full), agreeing)
+        _Loop(conversation, policy, again, steps, steps if full else limit, stop, bool(full), agreeing)
         for conversation, full in zip(conversations, held, strict=True)
     ]
 

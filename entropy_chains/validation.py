@@ -16,9 +16,9 @@ from entropy_chains.errors import InputError
 from entropy_chains.errors import short as short
 
 NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
-LARGEST = 1e100
+LARGEST_NUMBER = 1e100
 """Largest size of a number."""
-MOST = 2**53
+LARGEST_COUNT = 2**53
 """Largest count: above it floats cannot tell a whole number from the next."""
 DEEPEST = 32
 """Levels that objects and lists may be nested."""
@@ -71,23 +71,23 @@ def is_writable(text: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number, of size :data:`LARGEST` at most."""
-    return (isinstance(value, float) or type(value) is int) and -LARGEST <= value <= LARGEST
+    """A finite number, of size :data:`LARGEST_NUMBER` at most."""
+    return (isinstance(value, float) or type(value) is int) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
 
 
 def is_amount(value: Any) -> bool:
-    """A finite number of at least 0, :data:`LARGEST` at most."""
-    return (isinstance(value, float) or type(value) is int) and 0 <= value <= LARGEST
+    """A finite number of at least 0, :data:`LARGEST_NUMBER` at most."""
+    return (isinstance(value, float) or type(value) is int) and 0 <= value <= LARGEST_NUMBER
 
 
 def is_count(value: Any) -> bool:
     """A whole number of at least 0."""
-    return type(value) is int and 0 <= value <= MOST
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
 
 
 def is_whole(value: Any) -> bool:
     """A whole number of at least 1."""
-    return type(value) is int and 1 <= value <= MOST
+    return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
 def is_share(value: Any) -> bool:

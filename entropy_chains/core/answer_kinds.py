@@ -16,7 +16,7 @@ from typing import Literal
 
 Kind = Literal["number", "choice", "yes/no", "math", "text"]
 
-LONGEST = 1000
+LONGEST_ANSWER = 1000
 """Characters of a text that is read as an answer at most; a longer one is words."""
 MOST_DIGITS = 400
 """A number whose plain form has more is left as it was written."""
@@ -278,7 +278,7 @@ def formula_form(text: str) -> str:
 @lru_cache(4096)
 def read_kind(text: str) -> Answer | None:
     """The answer that a short text is; None where it is empty."""
-    if len(text) > LONGEST:
+    if len(text) > LONGEST_ANSWER:
         return Answer("text", " ".join(text.casefold().split()), raw=text) if text.strip() else None
     bare = unwrapped(latex_plain(unwrapped(text)))
     if _IN_GROUPS.fullmatch(bare):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LONGEST = 5_000
+TAIL_LENGTH = 5_000
 """Characters of a reply that are looked at, from its end."""
 
 _FULL_WIDTH = str.maketrans(
@@ -65,7 +65,7 @@ def half_width(text: str) -> str:
 
 def end_of(text: str) -> str:
     """The part of a reply that is looked at: its end, without what a chat template or a polite model puts there."""
-    return _CLOSING.sub("", _SPECIAL_TOKEN.split(text[-LONGEST:].strip(), maxsplit=1)[0] or text[-LONGEST:])
+    return _CLOSING.sub("", _SPECIAL_TOKEN.split(text[-TAIL_LENGTH:].strip(), maxsplit=1)[0] or text[-TAIL_LENGTH:])
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:

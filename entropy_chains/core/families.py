@@ -11,7 +11,7 @@ from typing import Any
 
 from entropy_chains.errors import InputError
 
-LONGEST = 48
+LONGEST_TAG = 48
 """Most characters of a tag or marker."""
 
 
@@ -34,8 +34,8 @@ class ThinkTags:
     def __post_init__(self) -> None:
         for name in ("open", "close"):
             tag = getattr(self, name)
-            if not 0 < len(tag) <= LONGEST or tag != tag.strip():
-                raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {LONGEST} characters, without blanks around it")
+            if not 0 < len(tag) <= LONGEST_TAG or tag != tag.strip():
+                raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {LONGEST_TAG} characters, without blanks around it")
 
         if self.open == self.close:
             raise InputError(f"open and close are both {self.open!r}: nobody could tell where the thinking ends; give two tags")

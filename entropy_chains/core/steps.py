@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from entropy_chains.core.families import LONGEST, TOOL_MARKERS, ThinkTags
+from entropy_chains.core.families import LONGEST_TAG, TOOL_MARKERS, ThinkTags
 from entropy_chains.core.harmony import Channels
 from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.errors import InputError
@@ -145,8 +145,8 @@ class Scanner:
             if not (self._depth or self._opened):
                 end = match.start() if (match := self._special.search(text, start)) else len(text)
             if end > start:
-                self._tail = (self._tail + text[start:end])[-LONGEST:]
-                self._line = (self._line + text[start:end]).lstrip()[:LONGEST]
+                self._tail = (self._tail + text[start:end])[-LONGEST_TAG:]
+                self._line = (self._line + text[start:end]).lstrip()[:LONGEST_TAG]
             if end < len(text):
                 self._character(text[end])
             start = end + 1
@@ -163,7 +163,7 @@ class Scanner:
         return len(text)
 
     def _character(self, c: str) -> None:
-        self._tail = (self._tail + c)[-LONGEST:]
+        self._tail = (self._tail + c)[-LONGEST_TAG:]
         if self._boundary != "call" and self._tail.endswith(self._tags.close):  # every token of a call is reasoning, tags or not
             self._begin(Phase.ANSWER)
             return
@@ -180,7 +180,7 @@ class Scanner:
         if c == "\n":
             self._line_ended()
         else:
-            self._line = (self._line + c).lstrip()[:LONGEST]
+            self._line = (self._line + c).lstrip()[:LONGEST_TAG]
         if not self._fence:
             self._brackets(c)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.phases import Phase
+from entropy_chains.doctor.asking import ASKED
 from entropy_chains.doctor.findings import Examination, Finding, judge
 from entropy_chains.errors import BackendError, SettingsError
 from entropy_chains.refine import PER_CALL
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.vocabulary import Vocabulary
     from entropy_chains.backends.transformers import TransformersBackend
 
-ASKED = [{"role": "user", "content": "4821*93=?"}]
 LENGTH = 64
 """Tokens that the entropy is measured on."""
 

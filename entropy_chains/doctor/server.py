@@ -11,7 +11,7 @@ from typing import Any
 
 from entropy_chains.backends.remote import providers
 from entropy_chains.backends.remote.continuations import WAYS, begun, way
-from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
+from entropy_chains.backends.remote.plugin import VERSION_PATH, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.readers import Piece
 from entropy_chains.backends.remote.refused import allowed
 from entropy_chains.backends.remote.servers import identify
@@ -77,7 +77,7 @@ class _Examiner(Book):
             self.found("provider", " or ".join(p.name for p in matches), "the address of its API", meaning)
         if server.can.plugin:
             plugin, evidence = None, "the server does not tell a version of 0.6.4 or later, and older ones die of the question"
-            if may_be_greeted((yield from self._content_at(f"{server.root}{VERSION}"))):
+            if may_be_greeted((yield from self._content_at(f"{server.root}{VERSION_PATH}"))):
                 heard = yield from self.ask(Ask("/completions", hello(self.model)))
                 plugin, evidence = version_in(heard.refused or ""), "a request that only the plug-in answers"
             self.server = replace(server, plugin=plugin)

@@ -23,7 +23,7 @@ TOKENIZER_TOO = (
 )
 """Arguments of ``from_pretrained`` that say where files are and whether code in them may run: the tokenizer's files as well."""
 
-SHOWN = ("device", "device_map", "dtype", "torch_dtype", "attn_implementation", "gguf_file", "revision", "subfolder")
+SHOWN_ARGUMENTS = ("device", "device_map", "dtype", "torch_dtype", "attn_implementation", "gguf_file", "revision", "subfolder")
 """Arguments whose value a message repeats; another may hold a key."""
 
 
@@ -52,7 +52,7 @@ def load(path_or_id: str | Path, device: str | None, arguments: dict[str, Any]) 
         return (model.to(device) if device else model), tokenizer
     except Exception as error:  # each library that is asked has errors of its own
         values = {name: value for name, value in ({"device": device} | arguments).items() if value is not None}
-        settings = [f"{name}={value!r}" if name in SHOWN else name for name, value in values.items()]
+        settings = [f"{name}={value!r}" if name in SHOWN_ARGUMENTS else name for name, value in values.items()]
         details = f" with {', '.join(settings)}" if settings else ""
         remedy = (
             "give a folder with config.json, weights and tokenizer, or a hub id, and arguments of transformers' from_pretrained"

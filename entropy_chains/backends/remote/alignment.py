@@ -7,7 +7,7 @@ A server sends texts and entries; nothing says which entry is which text's but t
 * **ordered**: all texts and all entries are the same string, cut differently: entries late, or all on a first chunk.
 
 Both hold for most chunks. Where they differ, a text without entries or entries without a text wait for the next chunks: a text
-``PATIENCE`` chunks or ``WINDOW`` characters, entries as long as vLLM holds their text back while it may become a stop string,
+``MOST_CHUNKS`` chunks or ``WINDOW`` characters, entries as long as vLLM holds their text back while it may become a stop string,
 ``HELD`` characters at least. An entropy is never given to a text on a guess:
 
 * one reading fails: the other is right. Texts that waited go on without logprobs; entries that waited had no text
@@ -25,24 +25,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from entropy_chains.backends.remote.logprob_entries import Characters
+from entropy_chains.backends.remote.logprob_entries import HALF, Characters
 from entropy_chains.core.phases import Phase
 from entropy_chains.core.tokens import Token
 
 WINDOW = 64
 """Most characters of text that wait for late logprobs."""
-PATIENCE = 4
+MOST_CHUNKS = 4
 """Most chunks that a text waits for logprobs, and fewest that entries wait for a text."""
 HELD = 256
 """Characters of entries that wait for their text, besides those that stop strings hold back; most of texts that are in doubt."""
 PROOF = 8
 """Different chunks that must agree before the own reading alone is believed."""
-MOST = 1024
+MOST_ENTRIES = 1024
 """Most entries that wait for their texts; a whole step's may come with its first token."""
-TOKEN, LONG = 3, 16
+TOKEN, LONG_TEXT = 3, 16
 """Characters of a token, fewer than most have; and of a text that is surely several."""
 
-_HALF = "\N{REPLACEMENT CHARACTER}"
 Part = tuple[Phase | None, str]
 """A piece of text as it came, and its phase."""
 
@@ -146,7 +145,7 @@ class Alignment:
         self._parts, self._tokens = parts, tokens
         self._chunks = 0 if not (parts or tokens) else 1 if pieces else self._chunks + 1
         held = tokens and sum([len(token.text) for token in tokens]) <= self._held  # a text that waits is the first one's beginning
-        if (self._chunks >= PATIENCE and not held) or _length(parts) > WINDOW or len(tokens) > max(MOST, self._held):
+        if (self._chunks >= MOST_CHUNKS and not held) or _length(parts) > WINDOW or len(tokens) > max(MOST_ENTRIES, self._held):
             yield from self._give_up()
             self._lose("text" if parts or not self._textless else "tokens")
 
@@ -170,7 +169,7 @@ class Alignment:
         ``entries`` came with it and could not be matched. Where there never were any, a short text is one token.
         """
         for phase, text in parts:
-            size = (TOKEN if text.isascii() else 1) if self._seen or len(text) > LONG else LONG
+            size = (TOKEN if text.isascii() else 1) if self._seen or len(text) > LONG_TEXT else LONG_TEXT
             size = min(size, max(1, len(text) // (entries or 1)))
             for at in range(0, len(text), size):
                 yield Piece(Token(text[at : at + size]), phase, text[at : at + size])
@@ -280,7 +279,7 @@ def _left(part_text: str, at: int, tokens: Sequence[Token], n: int) -> str:
 
 def _unknown(token: Token) -> bool:
     """Its text is not known: only an id, or half a character."""
-    return _HALF in token.text or (not token.text and token.id is not None and token.bytes is None)
+    return HALF in token.text or (not token.text and token.id is not None and token.bytes is None)
 
 
 def _special(text: str) -> bool:
@@ -291,4 +290,4 @@ def _special(text: str) -> bool:
 
 def _silent(token: Token) -> Piece:
     """A token without visible text."""
-    return Piece(replace(token, text="") if _HALF in token.text else token, None, "")
+    return Piece(replace(token, text="") if HALF in token.text else token, None, "")

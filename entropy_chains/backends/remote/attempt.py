@@ -20,7 +20,7 @@ from entropy_chains.core.phases import Phase
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 
-PATIENCE = 16
+MOST_BARE_TOKENS = 16
 """Reasoning tokens without any logprobs after which they are given up."""
 
 NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
@@ -156,7 +156,7 @@ class Attempt:
             self._criterion.check_k(bounds)
             return
         self._blind += 1
-        if self._blind == PATIENCE:
+        if self._blind == MOST_BARE_TOKENS:
             self.do_without(NO_LOGPROBS if piece.text else self._criterion.dropped)
 
     def do_without(self, what: str) -> None:
@@ -225,7 +225,7 @@ class Attempt:
     def unjudged(self) -> bool:
         """Logprobs came, and no step had enough of them for an entropy, or no step could be seen."""
         has_entropy = any(step.record.entropy is not None for step in self._steps)
-        return self.listed and not has_entropy and (bool(self._steps) or self._dropped >= PATIENCE)
+        return self.listed and not has_entropy and (bool(self._steps) or self._dropped >= MOST_BARE_TOKENS)
 
     # --- the run
 

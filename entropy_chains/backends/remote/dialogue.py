@@ -25,7 +25,7 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError
 
-AGAIN = "the model began to think again after the stop: run in full"
+THINKS_AGAIN = "the model began to think again after the stop: run in full"
 UNFINISHED = "replies end without a finish reason; they are taken as whole, for the stream ends in order ([DONE])"
 NO_ANSWER = "the stream broke off: no finish reason came, and no answer"
 NOT_CONTROLLED = "the server did not end the thinking: run in full"
@@ -192,7 +192,7 @@ class Dialogue(Exchange[Request]):
         if not self._closing and (spans := now.rest):
             rest.append(Show([Chunk(text, phase) for phase, text in spans]))
         if now.again:
-            return rest, self._in_full(AGAIN)
+            return rest, self._in_full(THINKS_AGAIN)
         if self._closing and now.probed is None:
             return rest, self._ask()
         if now.monitor.done and now.answer is None and not now.called and self._stopped is None:

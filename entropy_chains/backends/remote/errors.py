@@ -54,10 +54,10 @@ def _ours(logprobs: bool) -> Iterator[None]:
     except (openai.OpenAIError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, EntropyChainsError):
             raise
-        raise _kind(error)(_told(error)) from error
+        raise _kind(error)(_description(error)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in HTTP:
-            raise _kind(error)(_told(error)) from error
+            raise _kind(error)(_description(error)) from error
         raise
 
 
@@ -75,7 +75,7 @@ def _kind(error: Exception) -> type[BackendError]:
     return UnreachableError if refused else BackendError
 
 
-def _told(error: Exception) -> str:
+def _description(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
         if moved := _redirected(error.response):
             return f"{moved}, which answers {error.status_code}: {_message(error)}"

@@ -12,10 +12,10 @@ from inspect import isawaitable
 from typing import Any
 
 from entropy_chains.backends.remote.errors import not_connected
-from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
+from entropy_chains.backends.remote.plugin import VERSION_PATH, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.servers import Server, identify
 
-PATIENCE = 3.0
+LONGEST_WAIT = 3.0
 """Most seconds to wait for a server that is silent; less where the client's own timeout is shorter."""
 
 
@@ -56,7 +56,7 @@ async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = 
             reply = await _reply(client.get, address)  # nobody there yet? as often as the user's client tries it
             if isinstance(reply, Exception) and not_connected(reply):
                 raise reply
-    if plugin and server.can.plugin and may_be_greeted(await _reply(client.get, f"{server.root}{VERSION}", options=options)):
+    if plugin and server.can.plugin and may_be_greeted(await _reply(client.get, f"{server.root}{VERSION_PATH}", options=options)):
         refusal = await _reply(client.post, "/completions", body=hello(model), options=options)
         server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))
     return server
@@ -73,4 +73,4 @@ async def _reply(send: Callable[..., Any], address: str, **arguments: Any) -> An
 
 def _patience(client: Any) -> float:
     timeout = getattr(client.timeout, "read", client.timeout)  # seconds, one for each phase, or None
-    return min(timeout, PATIENCE) if isinstance(timeout, int | float) else PATIENCE
+    return min(timeout, LONGEST_WAIT) if isinstance(timeout, int | float) else LONGEST_WAIT

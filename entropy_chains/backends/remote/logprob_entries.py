@@ -12,7 +12,7 @@ from entropy_chains.core.tokens import Alternative, Token
 
 _NONE: dict[str, Any] = {}
 _FLOATS = {float}
-_HALF = "\N{REPLACEMENT CHARACTER}"
+HALF = "\N{REPLACEMENT CHARACTER}"  # what half a character is decoded to
 _BY_ID = "token_id:"  # vLLM's return_tokens_as_token_ids
 _BY_BYTES = "bytes:"  # how OpenAI writes a token that is no text of its own
 _alternative = partial(tuple.__new__, Alternative)  # a third of the price of Alternative(), and 20 are made a token
@@ -98,7 +98,7 @@ def _alternatives(top: Any) -> tuple[Alternative, ...] | None:
         values = [row["logprob"] for row in rows]
         ids = [row["id"] for row in rows] if "id" in rows[0] else None
         # The bytes tell tokens apart that are not text; elsewhere the text says the same.
-        halves = [_bytes(row.get("bytes")) for row in rows] if _HALF in "".join(texts) else None
+        halves = [_bytes(row.get("bytes")) for row in rows] if HALF in "".join(texts) else None
     except (AttributeError, KeyError, TypeError):
         return None
     return _listed(texts, values, ids, halves)
@@ -172,10 +172,10 @@ class Characters:
     def read(self, token: Token) -> Token:
         """The token with the text that became complete with it. One that only the bytes could tell keeps a U+FFFD."""
         text, sent = token.text, token.bytes
-        if not self._begun and _HALF not in text and not text.startswith(_BY_BYTES):
+        if not self._begun and HALF not in text and not text.startswith(_BY_BYTES):
             return token
         begun, self._begun = self._begun, b""
-        if sent is None or (sent == text.encode("utf-8", "replace") and (_HALF in text or not begun)):
+        if sent is None or (sent == text.encode("utf-8", "replace") and (HALF in text or not begun)):
             return token  # vLLM gives the bytes of the U+FFFD itself; and a text that is one ends what was begun
         whole, rest = _complete(begun + sent)
         if whole is None:

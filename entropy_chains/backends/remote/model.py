@@ -16,7 +16,7 @@ from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of, held_back
 from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
-from entropy_chains.backends.remote.token_count import LEAST
+from entropy_chains.backends.remote.token_count import SMALLEST_LIMIT
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
@@ -39,7 +39,7 @@ OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs",
 LOGPROBS = "message.output_text.logprobs"
 """What the Responses API is asked to include."""
 
-OPTIONS = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
+REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
 """What ``request`` may say besides the body, and what the SDK's ``post`` calls it."""
 
 Reader = ChatReader | CompletionReader | ResponsesReader
@@ -252,11 +252,11 @@ class ServedModel:
         """
         raw = request.prefix is not None
         body: dict[str, Any] = {**self._request, "model": self._served, "stream": True}
-        options = {theirs: body.pop(ours) for ours, theirs in OPTIONS.items() if body.get(ours) is not None}
+        options = {theirs: body.pop(ours) for ours, theirs in REQUEST_OPTIONS.items() if body.get(ours) is not None}
         wanted = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "seed")}
         body |= {name: value for name, value in wanted.items() if value is not None}
         if self._responses:
-            body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, LEAST)}
+            body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, SMALLEST_LIMIT)}
             logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": request.k}
         else:
             limit = self._server.can.max_tokens if self._server and not raw else "max_tokens"

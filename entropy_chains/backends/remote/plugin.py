@@ -16,7 +16,7 @@ NO_TOKEN = 2**31 - 1
 """An id that no vocabulary has: vLLM refuses the prompt right after the plug-in had its say, so nothing is ever generated."""
 
 
-VERSION = "/version"
+VERSION_PATH = "/version"
 """Path, below the server's root, where a vLLM tells its version."""
 
 SAFE = (0, 6, 4)
@@ -24,7 +24,7 @@ SAFE = (0, 6, 4)
 
 
 def may_be_greeted(reply: Any) -> bool:
-    """Whether :func:`hello` does a server no harm, by what it tells at :data:`VERSION`: one of unknown version is left alone."""
+    """Whether :func:`hello` does a server no harm, by its reply at :data:`VERSION_PATH`: one of unknown version is left alone."""
     version = reply.get("version") if isinstance(reply, Mapping) else None
     match = re.match(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?\b", version) if isinstance(version, str) else None
     return match is not None and tuple(int(part or 0) for part in match.groups()) >= SAFE

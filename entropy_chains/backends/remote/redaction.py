@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from entropy_chains.errors import EntropyChainsError
 
-LEAST = 6
+SHORTEST_SECRET = 6
 """Characters of the shortest secret that is looked for: a shorter one would be found in common words."""
 
 _SECRET = re.compile(r"(?i)(key|token|secret|password|credentials?|authorization|cookie|headers?|query)$")
@@ -39,7 +39,7 @@ def secrets_of(*holders: Any) -> list[str]:
     for holder in holders:
         for secret in _in_holder(holder, seen):
             bare = _SCHEME.sub("", secret)
-            secrets |= {text for text in (secret, bare, unquote(bare)) if len(text) >= LEAST}
+            secrets |= {text for text in (secret, bare, unquote(bare)) if len(text) >= SHORTEST_SECRET}
     return sorted(secrets, key=len, reverse=True)
 
 

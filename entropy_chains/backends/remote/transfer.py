@@ -26,10 +26,10 @@ BEGUN = re.compile(rb"(?<![^\n])(?:d|da|dat|data|data:[ \t]*\r?)\Z")
 
 MARK = b"\xef\xbb\xbf"
 
-LONGEST = 16
+LARGEST_PART = 16
 """Bytes that may belong to one that has not come whole."""
 
-FIRST = 4096
+MOST_FIRST_BYTES = 4096
 """Most bytes that are kept of a reply's beginning: an error that came in the place of a stream."""
 
 
@@ -54,12 +54,12 @@ class Transfer:
 
     def take(self, data: bytes) -> bytes:
         """More bytes have come: those of them that the SDK is given now."""
-        if len(self.first) < FIRST:
-            self.first += data[: FIRST - len(self.first)]
+        if len(self.first) < MOST_FIRST_BYTES:
+            self.first += data[: MOST_FIRST_BYTES - len(self.first)]
         near = self._last + data
         self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
         self.failed = self.failed or (b"event:" in near and FAILED.search(near) is not None)
-        self._last = near[-LONGEST:]
+        self._last = near[-LARGEST_PART:]
         data, self._begun = self._begun + data, b""
         if not self._opened:
             if len(data) < len(MARK) and MARK.startswith(data):

@@ -23,7 +23,7 @@ RESERVED = (
 )
 """What ``apply_chat_template`` takes that is no setting of the template: the backend gives it, or goes without."""
 
-REASONING = "reasoning_content"
+REASONING_FIELD = "reasoning_content"
 """Where a message's thinking stands."""
 
 
@@ -64,7 +64,7 @@ class Vocabulary:
         self._hidden: dict[int, bool] = {}
         family = detect_family(tokenizer.chat_template)
         self.tags = tags or (family.tags if family else None)
-        self._field = family.field if family else REASONING
+        self._field = family.field if family else REASONING_FIELD
         ids = tokenizer.eos_token_id if eos is None else eos
         self.eos = frozenset(ids if isinstance(ids, Sequence) else [ids])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
@@ -135,8 +135,8 @@ class Vocabulary:
 
     def _with_thinking(self, message: Message) -> Message:
         """A message with its thinking where the family's template reads it."""
-        thinking = message.get(REASONING)
-        if not thinking or self._field == REASONING:
+        thinking = message.get(REASONING_FIELD)
+        if not thinking or self._field == REASONING_FIELD:
             return message
         # In channels a turn that calls has room for one text before the call: the thinking is what the model goes on from.
         spent = {"content": ""} if self.tags and self.tags.in_channels and message.get("tool_calls") else {}
