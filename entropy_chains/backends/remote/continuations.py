@@ -110,8 +110,8 @@ class Turn:
     exact: bool = False
 
     def request(self, purpose: str, messages: Sequence[Message], thinking: str, tags: ThinkTags, max_tokens: int) -> Request:
-        said = thinking.removeprefix(tags.open).strip()
-        turns = [{"role": "assistant", "content": said}, {"role": "user", "content": self.ask}]
+        text = thinking.removeprefix(tags.open).strip()
+        turns = [{"role": "assistant", "content": text}, {"role": "user", "content": self.ask}]
         return Request(purpose, [*messages, *turns], max_tokens, dict(self.settings), logprobs=False)
 
 
@@ -120,5 +120,5 @@ WAYS: dict[str, Way] = {w.name: w for w in (Prefill(), RawCompletion(), Turn())}
 
 def way(name: str, unthinking: Mapping[str, Any]) -> Way:
     """The way of this name. ``unthinking``: the server's settings under which a model does not think; a turn needs them."""
-    found = WAYS[name]
-    return replace(found, settings=unthinking) if isinstance(found, Turn) else found
+    entry = WAYS[name]
+    return replace(entry, settings=unthinking) if isinstance(entry, Turn) else entry

@@ -70,7 +70,7 @@ class Criterion:
         self.refusal, self._unproved = f"the server refuses logprobs ({error.said or error})", True
         return True
 
-    def _too_few(self, most: int, said: str = "") -> str | None:
+    def _too_few(self, most: int, refusal: str = "") -> str | None:
         """Why logprobs are of no use where the server allows so many alternatives; None where they are.
 
         Raises:
@@ -84,19 +84,19 @@ class Criterion:
             warnings.warn(str(mismatch), stacklevel=2)
             return None
         if self.needs_logprobs:
-            raise NoLogprobsError(f"the server allows {most} alternatives a token: {mismatch}", said)
+            raise NoLogprobsError(f"the server allows {most} alternatives a token: {mismatch}", refusal)
         return f"the server allows {most} alternatives a token, and the policy is for k={policy.k}"
 
     def proved(self) -> str | None:
         """A request was answered. Why logprobs are gone, if it was the first one without: it proves that they were at fault."""
         if not self._unproved:
             return None
-        known, plan, self._unproved = self._plan.known, self._plan, False
-        known.refused = self.refusal
+        memory, plan, self._unproved = self._plan.known, self._plan, False
+        memory.refused = self.refusal
         if self.refusal is None:
-            known.most = self.k
-            told = f"{plan.model}: the server allows {self.k} alternatives a token: asked for from now on in the place of {plan.k}"
-            known.warn(told, about="k")
+            memory.most = self.k
+            text = f"{plan.model}: the server allows {self.k} alternatives a token: asked for from now on in the place of {plan.k}"
+            memory.warn(text, about="k")
         return self.refusal
 
     def do_without(self, what: str, monitor: Monitor) -> None:
@@ -173,16 +173,16 @@ class Criterion:
             raise mismatch
         warnings.warn(str(mismatch), stacklevel=2)
 
-    def missing_of(self, probe: Reply, found: Probe) -> str | None:
+    def missing_of(self, reply: Reply, probe: Probe) -> str | None:
         """What the policy reads of a probe's answer and the server does not tell: such probes cost tokens and stop nothing."""
         policy = self.policy
-        if policy is None or not policy.reads_probes or found.answer is None:
+        if policy is None or not policy.reads_probes or probe.answer is None:
             return None
-        if any(s.whole_vocabulary for s in policy.stop_rule.signals) or not any(p.token.alternatives for p in probe.said):
+        if any(s.whole_vocabulary for s in policy.stop_rule.signals) or not any(p.token.alternatives for p in reply.said):
             return f"the server does not tell {policy.signal} of an answer"
         return None
 
 
-def _mismatch(expected: int, found: int) -> PolicyMismatch:
-    remedy = f"raise the server's limit, or calibrate with k={found}; on_mismatch='warn' goes on regardless"
-    return PolicyMismatch("k", expected, found, remedy)
+def _mismatch(expected: int, k: int) -> PolicyMismatch:
+    remedy = f"raise the server's limit, or calibrate with k={k}; on_mismatch='warn' goes on regardless"
+    return PolicyMismatch("k", expected, k, remedy)

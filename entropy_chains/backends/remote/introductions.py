@@ -12,10 +12,10 @@ from inspect import isawaitable
 from typing import Any
 
 from entropy_chains.backends.remote.errors import not_connected
-from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
+from entropy_chains.backends.remote.plugin import VERSION_PATH, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.servers import Server, identify
 
-PATIENCE = 3.0
+LONGEST_WAIT = 3.0
 """Most seconds to wait for a server that is silent; less where the client's own timeout is shorter."""
 
 
@@ -42,35 +42,35 @@ def who(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -
 async def awho(client: Any, model: str, *, plugin: bool = False, needed: bool = True) -> Server | None:
     """The same for an ``openai.AsyncOpenAI``."""
     options = {"timeout": _patience(client), "max_retries": 0}  # the SDK would wait that long again and again
-    asking, told = identify(str(client.base_url), model), None
+    asking, reply = identify(str(client.base_url), model), None
     while True:
         try:
-            address = asking.send(told)
+            address = asking.send(reply)
         except StopIteration as done:
             server: Server = done.value
             break
-        told = await _told(client.get, address, options=options)
-        if isinstance(told, Exception) and not_connected(told):
+        reply = await _reply(client.get, address, options=options)
+        if isinstance(reply, Exception) and not_connected(reply):
             if not needed:
                 return None
-            told = await _told(client.get, address)  # nobody there yet? as often as the user's client tries it
-            if isinstance(told, Exception) and not_connected(told):
-                raise told
-    if plugin and server.can.plugin and may_be_greeted(await _told(client.get, f"{server.root}{VERSION}", options=options)):
-        refusal = await _told(client.post, "/completions", body=hello(model), options=options)
+            reply = await _reply(client.get, address)  # nobody there yet? as often as the user's client tries it
+            if isinstance(reply, Exception) and not_connected(reply):
+                raise reply
+    if plugin and server.can.plugin and may_be_greeted(await _reply(client.get, f"{server.root}{VERSION_PATH}", options=options)):
+        refusal = await _reply(client.post, "/completions", body=hello(model), options=options)
         server = replace(server, plugin=version_in(str(getattr(refusal, "message", ""))))
     return server
 
 
-async def _told(send: Callable[..., Any], address: str, **given: Any) -> Any:
+async def _reply(send: Callable[..., Any], address: str, **arguments: Any) -> Any:
     """Returns the JSON that comes, or the error that comes instead. Raises nothing."""
     try:
-        made = send(address, cast_to=object, **given)
-        return await made if isawaitable(made) else made
+        response = send(address, cast_to=object, **arguments)
+        return await response if isawaitable(response) else response
     except Exception as error:  # noqa: BLE001 (whatever a server answers to us must not stop the user's own request)
         return error
 
 
 def _patience(client: Any) -> float:
-    own = getattr(client.timeout, "read", client.timeout)  # seconds, one for each phase, or None
-    return min(own, PATIENCE) if isinstance(own, int | float) else PATIENCE
+    timeout = getattr(client.timeout, "read", client.timeout)  # seconds, one for each phase, or None
+    return min(timeout, LONGEST_WAIT) if isinstance(timeout, int | float) else LONGEST_WAIT

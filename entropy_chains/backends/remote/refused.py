@@ -66,13 +66,13 @@ def refusal(error: BaseException) -> str | None:
     if status is not None and status not in STATUSES + IF_UNSUPPORTED:
         return None
     texts = list(_texts(body)) or [str(error)]
-    said = " ".join(texts)
-    if not _NAMED.search(_ECHOED.sub("", said)) or _ELSE.search(said):
+    message = " ".join(texts)
+    if not _NAMED.search(_ECHOED.sub("", message)) or _ELSE.search(message):
         return None
-    if status in IF_UNSUPPORTED and not _UNSUPPORTED.search(said):
+    if status in IF_UNSUPPORTED and not _UNSUPPORTED.search(message):
         return None
     sentences = [text for text in texts if " " in text]  # the rest is names and codes
-    return quoted("; ".join(sentences) or said, 300)
+    return quoted("; ".join(sentences) or message, 300)
 
 
 @contextmanager
@@ -82,10 +82,10 @@ def refusals(logprobs: bool) -> Iterator[None]:
         yield
     except Exception as error:
         ours = isinstance(error, EntropyChainsError) and type(error) is not BackendError
-        said = refusal(error) if logprobs and not ours else None
-        if said is None:
+        message = refusal(error) if logprobs and not ours else None
+        if message is None:
             raise
-        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}", said) from error
+        raise NoLogprobsError(f"the server refuses logprobs ({message}), so there is no entropy: {REMEDY}", message) from error
 
 
 _BOUNDS = (
@@ -96,11 +96,11 @@ _LIMIT = re.compile(rf"(?:{'|'.join(_BOUNDS)})[^\d#]{{0,24}}?(?<![A-Za-z])(?<![A
 """The largest number that is allowed, in the words of servers and validators: "max allowed: 5", "between 0 and 5", "<= 5"."""
 
 
-def allowed(said: str | None, asked: int) -> int | None:
-    """How many alternatives a server allows that refused ``asked`` of them; None where it does not say so."""
-    found = _LIMIT.finditer(re.sub(rf"\b{asked}\b", "#", said or ""))
-    limits = [int(match["number"]) - bool(match["beyond"]) for match in found]
-    return next((limit for limit in limits if 0 < limit < asked), None)
+def allowed(text: str | None, k: int) -> int | None:
+    """How many alternatives a server allows that refused ``k`` of them; None where it does not say so."""
+    matches = _LIMIT.finditer(re.sub(rf"\b{k}\b", "#", text or ""))
+    limits = [int(match["number"]) - bool(match["beyond"]) for match in matches]
+    return next((limit for limit in limits if 0 < limit < k), None)
 
 
 def _status(error: BaseException, body: Any) -> int | None:

@@ -109,8 +109,8 @@ class Server:
 
     def always_thinks(self, model: str) -> str | None:
         """Why a stop would be in vain with a model: it would think anew before its answer; None where it need not."""
-        found = any(model.rpartition("/")[2].startswith(begun) for begun in self.can.always_thinking)
-        return f"{model} cannot be kept from thinking again after a stop" if found else None
+        thinks_anew = any(model.rpartition("/")[2].startswith(begun) for begun in self.can.always_thinking)
+        return f"{model} cannot be kept from thinking again after a stop" if thinks_anew else None
 
 
 OLLAMA = Server("ollama-native")
@@ -125,9 +125,9 @@ def end_thinking(stream: str | None) -> dict[str, Any]:
     return {"id": stream, "action": "reasoning_end"}
 
 
-def is_done(told: Any) -> bool:
+def is_done(reply: Any) -> bool:
     """Whether the server's reply to it says that it did so."""
-    return isinstance(told, Mapping) and told.get("success") is True
+    return isinstance(reply, Mapping) and reply.get("success") is True
 
 
 def _get(address: str) -> Generator[str, Any, Any]:
@@ -155,8 +155,8 @@ def identify(base_url: str, model: str, get: Callable[[str], Generator[Any, Any,
 
 def _owner(listed: Any, model: str) -> str:
     """Who the server says owns the model, or any of its models."""
-    found = listed.get("data") if isinstance(listed, Mapping) else None
-    entries = [e for e in found if isinstance(e, Mapping)] if isinstance(found, list) else []
+    data = listed.get("data") if isinstance(listed, Mapping) else None
+    entries = [e for e in data if isinstance(e, Mapping)] if isinstance(data, list) else []
     mine = [e for e in entries if e.get("id") == model] or entries
     owner = mine[0].get("owned_by") if mine else None
     return owner if isinstance(owner, str) else ""

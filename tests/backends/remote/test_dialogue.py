@@ -6,7 +6,7 @@ import pytest
 from dialogues import ANSWER, ASKED, FOUR, SURE, THINK, UNSURE, piece, policy, updates
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.remote.attempt import PATIENCE
+from entropy_chains.backends.remote.attempt import MOST_BARE_TOKENS
 from entropy_chains.backends.remote.continuations import Prefill, RawCompletion, Turn
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.drive import drive
@@ -260,7 +260,7 @@ def test_nothing_is_cut_once_a_tool_call_or_a_refusal_has_begun():
     assert made.outcome.reason == "the model refuses"
 
 
-BLIND = [piece("a", entropy=None)] * PATIENCE + [piece("\n", entropy=None)]
+BLIND = [piece("a", entropy=None)] * MOST_BARE_TOKENS + [piece("\n", entropy=None)]
 
 
 def test_missing_logprobs_are_an_error_by_default():
