@@ -53,17 +53,17 @@ def _copied(function: FunctionType, renew: Callable[[Any], Any]) -> FunctionType
     closure = [_cell(cell, renew) for cell in cells]
     if all(a is b for a, b in zip(closure, cells, strict=True)):
         return function
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(closure))
-    made.__kwdefaults__, made.__annotations__ = function.__kwdefaults__, function.__annotations__
-    made.__dict__.update(function.__dict__)
-    made.__doc__, made.__qualname__, made.__module__ = function.__doc__, function.__qualname__, function.__module__
-    return made
+    copy = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(closure))
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, function.__annotations__
+    copy.__dict__.update(function.__dict__)
+    copy.__doc__, copy.__qualname__, copy.__module__ = function.__doc__, function.__qualname__, function.__module__
+    return copy
 
 
 def _cell(cell: CellType, renew: Callable[[Any], Any]) -> CellType:
-    held = cell.cell_contents if _is_set(cell) else None
-    made = renew(held) if isinstance(held, Runnable) else held
-    return cell if made is held else CellType(made)
+    content = cell.cell_contents if _is_set(cell) else None
+    new = renew(content) if isinstance(content, Runnable) else content
+    return cell if new is content else CellType(new)
 
 
 # --- what is out of reach
@@ -84,12 +84,12 @@ def makes_models(function: Any) -> bool:
 def _seen(value: Any) -> Iterator[Any]:
     """Chat models, and what makes them."""
     waiting: deque[tuple[Any, int, frozenset[str]]] = deque([(value, OBJECTS, frozenset())])
-    known = set[int]()
-    while waiting and len(known) < MOST:
+    seen = set[int]()
+    while waiting and len(seen) < MOST:
         value, objects, names = waiting.popleft()
-        if isinstance(value, PLAIN) or id(value) in known:
+        if isinstance(value, PLAIN) or id(value) in seen:
             continue
-        known.add(id(value))
+        seen.add(id(value))
         if isinstance(value, BaseChatModel) or _makes(value):
             yield value
         elif isinstance(value, FunctionType):
@@ -127,8 +127,8 @@ def _parts(value: Any) -> Iterator[Any] | None:
     if isinstance(value, partial):
         return iter((value.func, *value.args, *value.keywords.values()))
     if isinstance(value, MethodType):
-        own = _is_langchains(value.__func__) and value.__func__.__name__ not in RUNS  # a part of how LangChain works
-        return iter(() if own else (value.__func__, value.__self__))
+        is_internal = _is_langchains(value.__func__) and value.__func__.__name__ not in RUNS  # a part of how LangChain works
+        return iter(() if is_internal else (value.__func__, value.__self__))
     if isinstance(value, Mapping):
         return iter(list(value.values()))
     if isinstance(value, list | tuple | set):

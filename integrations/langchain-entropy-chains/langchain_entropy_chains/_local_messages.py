@@ -25,15 +25,15 @@ def conversation(messages: Sequence[BaseMessage]) -> list[Message]:
     Raises:
         SettingsError: a message holds an image or the like.
     """
-    made = []
+    turns = []
     for message in messages:
-        for sent in convert_to_openai_messages([message]):
-            sent["content"] = _text(sent.get("content"))
-            for call in sent.get("tool_calls", ()):
+        for turn in convert_to_openai_messages([message]):
+            turn["content"] = _text(turn.get("content"))
+            for call in turn.get("tool_calls", ()):
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
             reasoning = message.additional_kwargs.get("reasoning_content") if isinstance(message, AIMessage) else None
-            made.append({**sent, "reasoning_content": reasoning} if reasoning else sent)
-    return made
+            turns.append({**turn, "reasoning_content": reasoning} if reasoning else turn)
+    return turns
 
 
 def _text(content: Any) -> str:

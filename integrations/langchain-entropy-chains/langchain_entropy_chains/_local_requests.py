@@ -34,10 +34,10 @@ def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, A
         return []
     if name in (None, True, "auto", "any", "required"):
         return tools
-    found = [t for t in tools if t["function"]["name"] == name]
-    if not found:
+    matches = [t for t in tools if t["function"]["name"] == name]
+    if not matches:
         raise SettingsError(f"tool_choice is {choice!r}; it must be auto, any, none or one of the tools' names")
-    return found
+    return matches
 
 
 def _chosen(choice: Any) -> Any:
@@ -72,14 +72,14 @@ class LocalRequest:
     def stream(self) -> Any:
         return self.backend.stream(self.messages, holdout=self.held, **self.settings)
 
-    def shown(self) -> Shown:
+    def reply_text(self) -> Shown:
         endings = (*self.endings, TOOL_CALL) if self.has_tools else self.endings
         return Shown(self.tags, endings)
 
-    def chunks(self, chunk: Chunk, shown: Shown) -> Iterator[ChatGenerationChunk]:
+    def chunks(self, chunk: Chunk, reply_text: Shown) -> Iterator[ChatGenerationChunk]:
         """What a reader sees of a chunk; the last one carries usage, metadata and tool calls."""
         run = chunk.final
-        reasoning, answer = shown.take(chunk) if run is None else shown.finish(run)
+        reasoning, answer = reply_text.take(chunk) if run is None else reply_text.finish(run)
         if reasoning:
             yield ChatGenerationChunk(message=AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning}))
         if answer:
@@ -89,15 +89,15 @@ class LocalRequest:
             yield ChatGenerationChunk(message=last)
 
     def result(self, run: Generation) -> ChatResult:
-        shown = self.shown()
-        reasoning = shown.reasoning(run)
-        kept = {"additional_kwargs": {"reasoning_content": reasoning}} if reasoning else {}
+        reply_text = self.reply_text()
+        reasoning = reply_text.reasoning(run)
+        reasoning_field = {"additional_kwargs": {"reasoning_content": reasoning}} if reasoning else {}
         parsed = AIMessageChunk(content="", tool_call_chunks=self._calls(run), chunk_position="last")  # read as in a stream
         message = AIMessage(
-            shown.answer(run),
+            reply_text.answer(run),
             tool_calls=parsed.tool_calls,
             invalid_tool_calls=parsed.invalid_tool_calls,
-            **kept,
+            **reasoning_field,
             **self._figures(run),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -146,9 +146,9 @@ class BatchRuns:
                 except BaseException as error:
                     self._error = error
                     raise
-            asked = (request.messages, request.held)
-            if asked not in self._waiting:  # LangChain changed the messages on the way
+            prompt = (request.messages, request.held)
+            if prompt not in self._waiting:  # LangChain changed the messages on the way
                 return request.generate([request.messages], [request.held], cancelled)[0]
-            n = self._waiting.index(asked)
+            n = self._waiting.index(prompt)
             self._waiting[n] = None
             return self._runs[n]

@@ -96,15 +96,17 @@ class Summary:
         return {**totals, "rows": [r.to_dict() for r in self.rows]}
 
     def __str__(self) -> str:
-        told = f"{self.runs} runs, {self.measured} measured, {self.tokens} tokens: {self.stopped} stopped"
-        return f"{told}, {self.would_stop} would have been, saving about {self.would_save} tokens"
+        return (
+            f"{self.runs} runs, {self.measured} measured, {self.tokens} tokens: {self.stopped} stopped, "
+            f"{self.would_stop} would have been, saving about {self.would_save} tokens"
+        )
 
     def __rich__(self) -> Table:
         table = Table("run", "model", "tokens", "stop after step", "would save", "why", caption=str(self))
         for row in self.rows:
             step, saved = row.metadata.get("early_stop_step"), row.would_save
-            shown = "" if step is None else f"{step}", "" if saved is None else f"{saved}"
-            table.add_row(row.run_id[-8:], row.model or "", str(row.tokens), *shown, row.reason)
+            cells = "" if step is None else f"{step}", "" if saved is None else f"{saved}"
+            table.add_row(row.run_id[-8:], row.model or "", str(row.tokens), *cells, row.reason)
         return table
 
 
@@ -122,19 +124,19 @@ class Measurement:
         self.dialogue, self.run_id, self.root, self.model, self.why = dialogue, run_id, root, model, why
         self.fault: str | None = None  # nothing more is measured
         self._reader = ChunkReader(held=held_back(stop))
-        self._heard = self._sighted = self._cached = self._closed = False
-        self._known: dict[str, Any] | None = None  # figures that a wrapper below measured itself
+        self._streamed = self._sighted = self._cached = self._closed = False
+        self._wrapper_table: dict[str, Any] | None = None  # of a wrapper below that measured the run itself
         dialogue.start()
 
     # --- what comes
 
     def chunk(self, text: Any, chunk: Reply | None) -> None:
         """A piece of a stream. A legacy model gives no chat chunk, or none at all."""
-        self._heard = True
+        self._streamed = True
         if isinstance(chunk, ChatGenerationChunk):
-            self._hear(chunk)
+            self._feed(chunk)
         else:
-            self._hear(_chunk(text if isinstance(text, str) else "", chunk.generation_info if chunk else None))
+            self._feed(_chunk(text if isinstance(text, str) else "", chunk.generation_info if chunk else None))
 
     def end(self, response: LLMResult) -> None:
         """The run has ended."""
@@ -143,12 +145,12 @@ class Measurement:
             self.fault = f"{len(replies)} choices in one run; only one can be followed: set n to 1"
             return
         message = getattr(replies[0], "message", None)
-        found = dict(getattr(message, "response_metadata", None) or {})
-        self._cached = not self._heard and was_cached(getattr(message, "usage_metadata", None) or {})
-        if "early_stop_reason" in found and not self._cached:
-            self._known = {name: value for name, value in found.items() if name.startswith(FLAT)}
+        metadata = dict(getattr(message, "response_metadata", None) or {})
+        self._cached = not self._streamed and was_cached(getattr(message, "usage_metadata", None) or {})
+        if "early_stop_reason" in metadata and not self._cached:
+            self._wrapper_table = {name: value for name, value in metadata.items() if name.startswith(FLAT)}
         elif not self._cached:
-            if not self._heard:
+            if not self._streamed:
                 self._whole(replies[0], message)
             self._take(self._reader.finish())
             self.dialogue.check_measured()
@@ -163,15 +165,15 @@ class Measurement:
         if isinstance(entries, list) and not reasoning:
             dropped = _before(entries, content)
             for entry in entries[:dropped]:
-                self._hear(_chunk("", {"logprobs": [entry]}))
+                self._feed(_chunk("", {"logprobs": [entry]}))
             logprobs = entries[dropped:]
-        called, own = isinstance(message, AIMessage) and bool(message.tool_calls), whole.message
-        shown: dict[str, Any] = {"response_metadata": {}, "tool_calls": [], "tool_call_chunks": []}
-        self._hear(ChatGenerationChunk(message=own.model_copy(update=shown), generation_info={**info, "logprobs": logprobs}))
-        if called:  # after what was thought before it
+        blanks: dict[str, Any] = {"response_metadata": {}, "tool_calls": [], "tool_call_chunks": []}
+        content_only = whole.message.model_copy(update=blanks)
+        self._feed(ChatGenerationChunk(message=content_only, generation_info={**info, "logprobs": logprobs}))
+        if isinstance(message, AIMessage) and message.tool_calls:  # after what was thought before it
             self._take(Update(tool_call=True))
 
-    def _hear(self, chunk: ChatGenerationChunk) -> None:
+    def _feed(self, chunk: ChatGenerationChunk) -> None:
         self._take(self._reader.feed(chunk))
 
     def _take(self, update: Update) -> None:
@@ -216,8 +218,8 @@ class Measurement:
             would_save = metadata[WOULD_SAVE] = max(0, run.reasoning_tokens - run.steps[outcome.step - 1].end)
         if measured and record is not None:
             metadata[RECORD] = _recorded(run, record)
-        if self._known is not None:
-            metadata, measured = self._known, True
+        if self._wrapper_table is not None:
+            metadata, measured = self._wrapper_table, True
             would_save = metadata.get(WOULD_SAVE)
         entropies = tuple(s.record.entropy for s in run.steps) if measured else ()
         return MeasuredRun(self.run_id, self.root, self.model, measured, metadata, entropies, would_save), run

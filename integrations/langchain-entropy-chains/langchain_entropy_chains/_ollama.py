@@ -28,8 +28,8 @@ def settings_of(extra: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**KEPT, **extra} if extra.keys() <= OLLAMA.can.unthinking.keys() else None
 
 
-def seeded(chat: BaseChatModel, given: Mapping[str, Any], seed: int) -> tuple[BaseChatModel, dict[str, Any]]:
+def seeded(chat: BaseChatModel, kwargs: Mapping[str, Any], seed: int) -> tuple[BaseChatModel, dict[str, Any]]:
     """The model and the settings of a call with this seed, which a call takes among its options only."""
-    if given.get(OPTIONS) is not None:
-        return chat, {**given, OPTIONS: {**given[OPTIONS], "seed": seed}}
-    return chat.model_copy(update={"seed": seed}), {**given}
+    if kwargs.get(OPTIONS) is not None:
+        return chat, {**kwargs, OPTIONS: {**kwargs[OPTIONS], "seed": seed}}
+    return chat.model_copy(update={"seed": seed}), {**kwargs}

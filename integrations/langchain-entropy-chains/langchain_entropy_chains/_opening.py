@@ -33,11 +33,11 @@ def opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, di
     if is_configurable(inner):
         choices = inner
         try:
-            inner, more, told = unbound(inner._model(config))
+            inner, inner_settings, inner_config = unbound(inner._model(config))
         except Exception as error:  # without a model of its own it cannot be made
             remedy = "give it one (model=…), or use with_early_stop(model, policy), which waits for the call"
             raise SettingsError(f"inner is made by the call's config alone ({type(error).__name__}): {remedy}") from error
-        bound, config = {**more, **bound}, merge_configs(told, config)
+        bound, config = {**inner_settings, **bound}, merge_configs(inner_config, config)
     if not isinstance(inner, BaseChatModel):
         remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
         raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")

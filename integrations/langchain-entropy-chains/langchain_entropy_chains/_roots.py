@@ -30,9 +30,9 @@ class RootRuns(BaseCallbackHandler):
 
     def root(self, run: UUID) -> UUID:
         """The root of a run; the run itself where it was begun before anybody watched."""
-        known = self._roots.get(run)
-        if known is not None:
-            return known
+        root = self._roots.get(run)
+        if root is not None:
+            return root
         tree = _current()  # LangSmith's own runs, as around an agent's middleware, are told to no callback
         if tree is None or str(run) not in tree.dotted_order:
             return run
