@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from llama_index.llms.entropy_chains._native import instead_of
-from llama_index.llms.entropy_chains._runs import SCOPES, requested
+from llama_index.llms.entropy_chains._runs import SCOPES, current_request
 from llama_index.llms.entropy_chains._streams import (
     End,
     is_soft,
@@ -76,7 +76,7 @@ class _Ended(Added):
         return _ended_as, (own_class(self), self.__getstate__())
 
 
-def _given_out(client: Any) -> Any:
+def _with_ends(client: Any) -> Any:
     """A client whose streams have an end: those of an ``EarlyStopLLM`` have its own."""
     return client if is_soft(client) else softened(client, lambda options: Ending(_body(options)))
 
@@ -85,10 +85,10 @@ class _EndedByMethod(_Ended):
     """For LLMs that ask a method for their client."""
 
     def _get_client(self) -> Any:
-        return _given_out(super()._get_client())  # type: ignore[misc]  # the LLM's
+        return _with_ends(super()._get_client())  # type: ignore[misc]  # the LLM's
 
     def _get_aclient(self) -> Any:
-        return _given_out(super()._get_aclient())  # type: ignore[misc]
+        return _with_ends(super()._get_aclient())  # type: ignore[misc]
 
 
 class _EndedByField(_Ended):
@@ -96,11 +96,11 @@ class _EndedByField(_Ended):
 
     @property
     def _client(self) -> Any:
-        return _given_out(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
+        return _with_ends(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
 
     @property
     def _aclient(self) -> Any:
-        return _given_out(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
+        return _with_ends(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
 
 
 @cache
@@ -151,16 +151,16 @@ class HandlerTerms:
         plan = Plan(self.tags, (), self.k, self.opened, on_mismatch=self.on_mismatch)
         # A call that the policy is not for is cut into the policy's steps all the same.
         segmentation = self.segmentation if self.policy is None else self.policy.segmentation
-        made = Dialogue((), plan, policy=policy, segmentation=segmentation, stop=stop)
-        made.start()
-        return made
+        dialogue = Dialogue((), plan, policy=policy, segmentation=segmentation, stop=stop)
+        dialogue.start()
+        return dialogue
 
 
 class CallMeasurement:
     """One LLM call, from its start event to its end.
 
     Attributes:
-        asked: the request of a wrapper's run that it is, if it is one.
+        run_request: the request of a wrapper's run that it is, if it is one.
         scope: where it runs.
     """
 
@@ -169,7 +169,7 @@ class CallMeasurement:
         self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
         self._span = current_span()
         self._held = held_back(forms.merged(model_dict.get("additional_kwargs")).get("stop"))
-        self.asked = requested.get()
+        self.run_request = current_request.get()
         self._policy, self._why = self._judging()
         self._reader: Any = None
         self._dialogue: Dialogue | None = None
@@ -198,7 +198,7 @@ class CallMeasurement:
             return
         self._feed(lambda: self._reader.feed(raw))
         if self._closed and end is not None:
-            end.asked = True
+            end.due = True
 
     def _begin(self, cannot: str | None) -> None:
         policy, stop = self._policy, self._terms.stop and self._policy is not None
@@ -224,7 +224,7 @@ class CallMeasurement:
 
     def _mark(self, outcome: Outcome) -> None:
         """Write it on the call's span; a wrapper's run sees to its spans itself."""
-        if self.asked is None:
+        if self.run_request is None:
             mark_request(outcome.metadata(), outcome.tokens, self._span)
 
     def _outcome(self) -> Outcome:
@@ -245,12 +245,12 @@ class CallMeasurement:
         assert self._dialogue is not None  # noqa: S101 (just begun, if not before)
         self._dialogue.check_measured()
         self._why = self._why or why
-        run, own, told = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
-        whole = self.asked is None and "early_stop_active" in told  # a local model has judged its call itself
-        outcome = outcome_of(told) if whole else own
+        run, measured_outcome, table = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
+        judged_itself = self.run_request is None and "early_stop_active" in table  # a local model has judged its call itself
+        outcome = outcome_of(table) if judged_itself else measured_outcome
         self._mark(outcome)
-        steps = run.steps if self.asked is None or self.asked.purpose in ("reason", "full") else ()
-        step = None if outcome.stopped or outcome.policy != own.policy else outcome.step
+        steps = run.steps if self.run_request is None or self.run_request.purpose in ("reason", "full") else ()
+        step = None if outcome.stopped or outcome.policy != measured_outcome.policy else outcome.step
         would_save = max(0, run.reasoning_tokens - steps[step - 1].end) if step and step <= len(steps) else None
         return MeasuredCall(self._model, streamed, tuple(s.record.entropy for s in steps), outcome, would_save)
 
@@ -266,17 +266,17 @@ def reader_of(raw: Any) -> type[ChatReader | CompletionReader | ResponsesReader]
     return ResponsesReader if isinstance(event, str) and event.startswith("response.") else None
 
 
-def outcome_of(told: Mapping[str, Any]) -> Outcome:
+def outcome_of(table: Mapping[str, Any]) -> Outcome:
     """An outcome from its table."""
     return Outcome(
-        active=bool(told.get("early_stop_active")),
-        stopped=bool(told.get("early_stop_stopped")),
-        reason=str(told.get("early_stop_reason") or ""),
-        step=told.get("early_stop_step"),
-        entropy=told.get("early_stop_entropy"),
-        threshold=told.get("early_stop_threshold"),
-        tokens=int(told.get("early_stop_tokens") or 0),
-        tokens_saved=told.get("early_stop_tokens_saved_estimate"),
-        holdout=bool(told.get("early_stop_holdout")),
-        policy=told.get("early_stop_policy"),
+        active=bool(table.get("early_stop_active")),
+        stopped=bool(table.get("early_stop_stopped")),
+        reason=str(table.get("early_stop_reason") or ""),
+        step=table.get("early_stop_step"),
+        entropy=table.get("early_stop_entropy"),
+        threshold=table.get("early_stop_threshold"),
+        tokens=int(table.get("early_stop_tokens") or 0),
+        tokens_saved=table.get("early_stop_tokens_saved_estimate"),
+        holdout=bool(table.get("early_stop_holdout")),
+        policy=table.get("early_stop_policy"),
     )

@@ -49,7 +49,7 @@ class Asking:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def chat(self, **given: Any) -> Any:
+    def chat(self, **kwargs: Any) -> Any:
         """As the client's own."""
-        made = self._client.chat(**{**given, **self._settings})
-        return soft(made, self._end) if given.get("stream") else made
+        response = self._client.chat(**{**kwargs, **self._settings})
+        return soft(response, self._end) if kwargs.get("stream") else response

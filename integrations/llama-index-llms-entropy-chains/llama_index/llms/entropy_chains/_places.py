@@ -131,13 +131,13 @@ class _Excluded:
     """What stays as it is: types of objects, names of attributes."""
 
     def __init__(self, exclude: Exclude):
-        given = (exclude,) if isinstance(exclude, str | type) else tuple(exclude)
-        for each in given:
+        items = (exclude,) if isinstance(exclude, str | type) else tuple(exclude)
+        for each in items:
             if not isinstance(each, str | type):
                 raise SettingsError(f"exclude holds {each!r:.80}; it takes types of objects and names of attributes")
-        self._names = {each for each in given if isinstance(each, str)}
-        self._kinds = [each for each in given if isinstance(each, type)]
-        self.unused: set[type | str] = {*given}
+        self._names = {each for each in items if isinstance(each, str)}
+        self._kinds = [each for each in items if isinstance(each, type)]
+        self.unused: set[type | str] = {*items}
 
     def covers(self, name: Any, kind: type) -> bool:
         """Whether an attribute of this name, that holds an object of this class, is excluded."""
@@ -215,7 +215,7 @@ def _items(part: _Part) -> Iterator[_Part]:
 
 def _of_object(thing: Any, path: str) -> Iterator[_Part]:
     held = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
-    known = {key for fields in held for key in fields}
+    keys = {key for fields in held for key in fields}
     for fields in held:
         for key, value in list(fields.items()):
             of_class = isinstance(inspect.getattr_static(type(thing), key, None), LLM)
@@ -230,7 +230,7 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
             elif inspect.ismemberdescriptor(value):  # a slot
                 if hasattr(thing, key):
                     yield _Part(_Slot(thing), key, getattr(thing, key), f"{path}.{key}")
-            elif key not in known and not key.startswith("__"):  # of the class: replaced on this object alone
+            elif key not in keys and not key.startswith("__"):  # of the class: replaced on this object alone
                 yield _Part(_OfClass(thing) if hasattr(thing, "__dict__") else None, key, value, f"{path}.{key}", GIVE)
 
 

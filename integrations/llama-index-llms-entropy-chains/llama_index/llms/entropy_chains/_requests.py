@@ -30,7 +30,7 @@ def counted(reader: Any, response: Any, opened: Opened) -> Update:
     update: Update = reader.feed(response if foreign else response.raw)
     unread = not foreign and bool(response.delta) and not reader.begun  # its text stands where no OpenAI-compatible API has it
     opened.reply.take(update)
-    opened.asked.took(response, opened.reply.tokens, opened.reply.prompt)
+    opened.run_request.count(response, opened.reply.tokens, opened.reply.prompt)
     return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread)
 
 
@@ -41,7 +41,7 @@ class Opened:
     chunks: Any
     end: End
     request: Request
-    asked: Asked
+    run_request: Asked
     reply: Reply
 
 
@@ -73,5 +73,5 @@ def errors(request: Request) -> Iterator[None]:
     except Exception as error:
         if request.purpose == "reason":
             raise
-        told = quoted(str(error))
-        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {told})") from error
+        reason = quoted(str(error))
+        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {reason})") from error

@@ -36,12 +36,12 @@ class End:
     """Ends one stream when asked to.
 
     Attributes:
-        asked: the stream gives no further chunk, and is closed.
+        due: the stream gives no further chunk, and is closed.
         soft: a stream that obeys was opened; False for the LLMs of other providers.
         transfer: its bytes.
     """
 
-    asked: bool = False
+    due: bool = False
     soft: bool = False
     transfer: Transfer = field(default_factory=Transfer)
 
@@ -60,7 +60,7 @@ class SoftStream:
                     continue
                 running.set(self._end)
                 yield chunk
-                if self._end.asked:
+                if self._end.due:
                     break
         finally:
             self._stream.close()
@@ -83,7 +83,7 @@ class AsyncSoftStream:
                     first = _kept(chunk)
                 running.set(self._end)
                 yield chunk
-                if self._end.asked:
+                if self._end.due:
                     break
         finally:
             await (self._stream.aclose() if isinstance(self._stream, AsyncGenerator) else self._stream.close())
@@ -133,15 +133,15 @@ def softened(client: Any, end_of: Callable[[Any], End]) -> Any:
         client: it stays as it is.
         end_of: makes the end of a request's stream, given the SDK's options of the request.
     """
-    own = client.with_options()
-    send = own.request
+    copy = client.with_options()
+    send = copy.request
 
     def request(cast_to: Any, options: Any, **kwargs: Any) -> Any:
-        made = send(cast_to, options, **kwargs)
-        return soft(made, end_of(options)) if kwargs.get("stream") else made
+        response = send(cast_to, options, **kwargs)
+        return soft(response, end_of(options)) if kwargs.get("stream") else response
 
-    own.request = request
-    return own
+    copy.request = request
+    return copy
 
 
 def soft(stream: Any, end: End) -> Any:
@@ -170,15 +170,15 @@ def async_endable(llm: Any, end: End, client: Any) -> Any:
 
 def copied(llm: Any, **private: Any) -> Any:
     """A copy with these private attributes. With ``reuse_client`` off an LLM would make a further client, and not use ours."""
-    made = llm.model_copy(update={"reuse_client": True} if "reuse_client" in type(llm).model_fields else None)
+    copy = llm.model_copy(update={"reuse_client": True} if "reuse_client" in type(llm).model_fields else None)
     for name, value in private.items():
-        setattr(made, name, value)
-    return made
+        setattr(copy, name, value)
+    return copy
 
 
 def finish(chunks: Generator[Any, None, None], end: End) -> None:
     """End a running sync stream. It is read to its end, so that the inner LLM reports one."""
-    end.asked = True
+    end.due = True
     if end.soft:
         for _ in chunks:
             pass
@@ -188,7 +188,7 @@ def finish(chunks: Generator[Any, None, None], end: End) -> None:
 
 async def afinish(chunks: AsyncGenerator[Any, None], end: End) -> None:
     """The same for ``asyncio``."""
-    end.asked = True
+    end.due = True
     if end.soft:
         async for _ in chunks:
             pass
