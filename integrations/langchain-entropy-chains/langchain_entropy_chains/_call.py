@@ -71,12 +71,12 @@ class Call:
         return metadata if usage else {name: value for name, value in metadata.items() if name != "early_stop_tokens"}
 
 
-def whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+def result_as_stream(result: ChatResult) -> Iterator[ChatGenerationChunk]:
     """A result as a stream."""
     yield as_chunk(result.generations[0].message)
 
 
-def as_whole(result: ChatResult) -> ChatResult:
+def with_token_usage(result: ChatResult) -> ChatResult:
     """A result put together from a stream, with what LangChain's models tell of whole replies only."""
     message = result.generations[0].message
     usage = getattr(message, "usage_metadata", None)

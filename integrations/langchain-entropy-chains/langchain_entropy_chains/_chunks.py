@@ -74,7 +74,7 @@ class ChunkReader:
         message = chunk.message
         info = {**(chunk.generation_info or {}), **message.response_metadata}
         logprobs, finish = info.get("logprobs"), info.get("finish_reason") or info.get("done_reason")
-        reasoning, content = texts(message)
+        reasoning, content = reasoning_and_content(message)
         called = calls_tool(message)
         self._has_text = self._has_text or bool(reasoning or content)
         self._sighted = self._sighted or bool(logprobs)
@@ -88,10 +88,10 @@ class ChunkReader:
         }
         event: dict[str, Any] = {"choices": [{"delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
         if usage := getattr(message, "usage_metadata", None):
-            self.usage = _largest(self.usage, usage)
+            self.usage = _larger_counts(self.usage, usage)
             event["usage"] = self.usage
         update = replace(self._reader.feed(event), raw=chunk)
-        if self._begun and not (self._has_text or finish or called or usage or _holds(message)):
+        if self._begun and not (self._has_text or finish or called or usage or _has_content(message)):
             token = bool(message.response_metadata)  # what the SDK adds to a stream that it parses has none
             self._unmeasured += token - len(_entries(info.get("logprobs")))
             if not self._sighted:
@@ -116,7 +116,7 @@ class ChunkReader:
         """What is left when the stream is over. Raises BackendError where it broke off."""
         waited, self._waiting = self._waiting, []
         if waited:
-            delta = {"reasoning_content": _text(waited, self._characters)}
+            delta = {"reasoning_content": _text_of_entries(waited, self._characters)}
             first = self._reader.feed({"choices": [{"delta": delta, "logprobs": waited}]}).pieces
         rest = ended(self._reader, self.transfer) if self._strict else self._reader.finish()
         return replace(rest, pieces=(*first, *rest.pieces)) if waited else rest
@@ -125,7 +125,7 @@ class ChunkReader:
         """The reasoning that the inner dropped, and the entries that are read now. ``over``: nothing more is held back."""
         entries = _entries(logprobs)
         listed, before = [*self._waiting, *entries], len(self._waiting)
-        text = _text(listed, Characters())
+        text = _text_of_entries(listed, Characters())
         late = text.startswith(reasoning + content) or (reasoning + content).startswith(text)
         if self._has_text and before and late:  # it was held back
             self._waiting = []
@@ -135,25 +135,25 @@ class ChunkReader:
             return "", None
         self._waiting, self._held = [], 0
         dropped = listed if not (self._has_text or over) else listed[:before]
-        return _text(dropped, self._characters) + reasoning, listed
+        return _text_of_entries(dropped, self._characters) + reasoning, listed
 
 
 def _entries(logprobs: Any) -> list[Any]:
     return [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
 
 
-def _text(listed: Sequence[Any], characters: Characters) -> str:
+def _text_of_entries(listed: Sequence[Any], characters: Characters) -> str:
     bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
     text = "".join([characters.read(token).text for token in entries_of(bare)])
     return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
 
 
-def _holds(message: BaseMessage) -> bool:
+def _has_content(message: BaseMessage) -> bool:
     """Whether a chunk holds anything."""
     return bool(message.content or message.additional_kwargs)
 
 
-def texts(message: BaseMessage) -> tuple[str, str]:
+def reasoning_and_content(message: BaseMessage) -> tuple[str, str]:
     """A message's reasoning and its content."""
     reasoning = reasoning_in(message.additional_kwargs)
     if isinstance(message.content, str):
@@ -169,11 +169,11 @@ def calls_tool(message: BaseMessage) -> bool:
     return bool(getattr(message, "tool_call_chunks", None)) or any(message.additional_kwargs.get(name) for name in names)
 
 
-def _largest(earlier: Any, later: Any) -> Any:
+def _larger_counts(earlier: Any, later: Any) -> Any:
     """The larger of every count of two chunks: servers tell the whole so far with every chunk, or each count once."""
     if not isinstance(later, dict):
         return max(earlier or 0, later or 0)
-    return {**(earlier or {}), **{name: _largest((earlier or {}).get(name), count) for name, count in later.items()}}
+    return {**(earlier or {}), **{name: _larger_counts((earlier or {}).get(name), count) for name, count in later.items()}}
 
 
 def usage_of(readers: Sequence[ChunkReader], tokens: int, reasoning: int) -> UsageMetadata | None:

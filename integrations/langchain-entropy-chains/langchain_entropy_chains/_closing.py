@@ -17,7 +17,7 @@ DEPTH = 8
 
 
 @contextmanager
-def closed(stream: Any) -> Generator[Iterator[Any], None, None]:
+def closing_response(stream: Any) -> Generator[Iterator[Any], None, None]:
     """A stream; at the end it is closed, and the response that it reads, too."""
     try:
         yield stream
@@ -29,7 +29,7 @@ def closed(stream: Any) -> Generator[Iterator[Any], None, None]:
 
 
 @asynccontextmanager
-async def aclosed(stream: Any) -> AsyncGenerator[AsyncIterator[Any], None]:
+async def aclosing_response(stream: Any) -> AsyncGenerator[AsyncIterator[Any], None]:
     """The same for ``asyncio``."""
     try:
         yield stream

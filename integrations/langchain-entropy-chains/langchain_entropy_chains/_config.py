@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 
 from entropy_chains import is_holdout
 from entropy_chains.errors import SettingsError
-from langchain_entropy_chains._roots import rooted
+from langchain_entropy_chains._roots import with_root
 from langchain_entropy_chains._traced import Carried, Computed, traced_result
 from langchain_entropy_chains._version import __version__
 
@@ -39,7 +39,7 @@ class Switched(BaseChatModel):
             kwargs[STRUCTURED] = True
         share, salt = self._entropy_chains_holdout()
         if share and HELD not in kwargs:
-            config, root = rooted(config)
+            config, root = with_root(config)
             kwargs[HELD] = is_holdout(root, share=share, salt=salt)
         return config, kwargs
 

@@ -28,13 +28,13 @@ class StoppingConfigurable(_ConfigurableModel):
         value = super().__getattr__(name)
         if name not in _DECLARATIVE_METHODS:
             return value
-        return lambda *args, **kwargs: stopping(value(*args, **kwargs), self._entropy_chains_change)
+        return lambda *args, **kwargs: with_change(value(*args, **kwargs), self._entropy_chains_change)
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> StoppingConfigurable:
-        return stopping(super().with_config(config, **kwargs), self._entropy_chains_change)
+        return with_change(super().with_config(config, **kwargs), self._entropy_chains_change)
 
 
-def stopping(model: _ConfigurableModel, change: Callable[[Any], Any]) -> StoppingConfigurable:
+def with_change(model: _ConfigurableModel, change: Callable[[Any], Any]) -> StoppingConfigurable:
     """The same model, of which ``change`` gets what it makes; the one given stays as it is."""
     copy = StoppingConfigurable.__new__(StoppingConfigurable)
     copy.__dict__.update(model.__dict__)
@@ -42,13 +42,13 @@ def stopping(model: _ConfigurableModel, change: Callable[[Any], Any]) -> Stoppin
     return copy
 
 
-def instrumented(model: _ConfigurableModel, change: Callable[[Any], Any]) -> None:
+def change_in_place(model: _ConfigurableModel, change: Callable[[Any], Any]) -> None:
     """The same, in place."""
     model.__dict__["_entropy_chains_change"] = change
     object.__setattr__(model, "__class__", StoppingConfigurable)
 
 
-def uninstrumented(model: StoppingConfigurable) -> None:
+def undo_change(model: StoppingConfigurable) -> None:
     """Take it back."""
     del model.__dict__["_entropy_chains_change"]
     object.__setattr__(model, "__class__", _ConfigurableModel)

@@ -36,10 +36,10 @@ from entropy_chains.adapters import (
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
-from langchain_entropy_chains._closing import aclosed, closed
-from langchain_entropy_chains._model_info import drops_reasoning, identified, limit, model_name, number
+from langchain_entropy_chains._closing import aclosing_response, closing_response
+from langchain_entropy_chains._model_info import drops_reasoning, limit, model_name, numeric_field, with_reply_ids
 from langchain_entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from langchain_entropy_chains._ollama import seeded, settings_of, speaks_ollama
+from langchain_entropy_chains._ollama import settings_of, speaks_ollama, with_seed
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -91,7 +91,7 @@ class InnerModel(ServedModel):
         if speaks_ollama(chat):
             self._server, self._chunks_of = OLLAMA, (type(chat).__name__, NEWER_OLLAMA)
         self._limit = limit(chat, kwargs)
-        self._named = identified(chat)
+        self._named = with_reply_ids(chat)
         wants_logprobs = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
         self.readers: list[ChunkReader] = []
         self.writer = ChunkWriter(logprobs=wants_logprobs)
@@ -99,7 +99,7 @@ class InnerModel(ServedModel):
     @property
     def sampling(self) -> Sampling:
         """The model's own temperature, seed and token limit, as far as it has them."""
-        settings = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
+        settings = {name: self._kwargs.get(name, numeric_field(self._chat, name)) for name in ("temperature", "seed")}
         return Sampling(**settings, max_tokens=self._limit.value if self._limit else NO_LIMIT)
 
     @property
@@ -141,13 +141,13 @@ class InnerModel(ServedModel):
     def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
         """One request; closing this closes the connection, so that the server stops."""
         reader = self._reader()
-        with hiding(self._chat, self._kwargs), _failures(request):
+        with hiding(self._chat, self._kwargs), _request_errors(request):
             if request.prefix is None:
                 chat, kwargs = self._stream_call(request, seed)
                 stream = self._listening(chat, reader)._stream(**kwargs)
             else:
                 stream = self._completion(request, reader)
-            with closed(stream) as chunks:
+            with closing_response(stream) as chunks:
                 for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
@@ -155,13 +155,13 @@ class InnerModel(ServedModel):
     async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader()
-        with hiding(self._chat, self._kwargs), _failures(request):
+        with hiding(self._chat, self._kwargs), _request_errors(request):
             if request.prefix is None:
                 chat, kwargs = self._stream_call(request, seed)
                 stream = self._listening(chat, reader)._astream(**kwargs)
             else:
                 stream = self._acompletion(request, reader)
-            async with aclosed(stream) as chunks:
+            async with aclosing_response(stream) as chunks:
                 async for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
@@ -182,7 +182,7 @@ class InnerModel(ServedModel):
         """The model, and the settings of its ``_stream``."""
         kwargs = dict(self._kwargs)
         if request.logprobs:
-            wanted = kwargs.get("top_logprobs") or number(self._chat, "top_logprobs") or 0
+            wanted = kwargs.get("top_logprobs") or numeric_field(self._chat, "top_logprobs") or 0
             kwargs |= {"logprobs": True, "top_logprobs": self._known(self._k).within(max(request.k, wanted))}
         if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
             kwargs.setdefault("stream_usage", True)
@@ -190,7 +190,7 @@ class InnerModel(ServedModel):
             kwargs |= self._extra_settings(request.extra, kwargs)
         chat = self._named
         if seed is not None and self._server is OLLAMA:
-            chat, kwargs = seeded(chat, kwargs, seed)
+            chat, kwargs = with_seed(chat, kwargs, seed)
         elif seed is not None:
             kwargs["seed"] = seed
         kwargs = {"messages": convert_to_messages(request.messages), "stop": self._stop, **kwargs}
@@ -304,7 +304,7 @@ class InnerModel(ServedModel):
 
 
 @contextmanager
-def _failures(request: Request) -> Iterator[None]:
+def _request_errors(request: Request) -> Iterator[None]:
     """Errors of a request that follows a stop as BackendError, which the dialogue judges; a run's own stay the inner model's."""
     try:
         with refusals(request.logprobs):

@@ -29,7 +29,7 @@ def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, A
     Raises:
         SettingsError: no tool has this name.
     """
-    name = _chosen(choice)
+    name = _choice_name(choice)
     if not tools or name in ("none", False):
         return []
     if name in (None, True, "auto", "any", "required"):
@@ -40,7 +40,7 @@ def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, A
     return matches
 
 
-def _chosen(choice: Any) -> Any:
+def _choice_name(choice: Any) -> Any:
     """The word or name in a choice, as ``{"type": "any"}``, ``{"function": {"name": …}}`` or ``{"auto": {}}``."""
     if not isinstance(choice, Mapping):
         return choice

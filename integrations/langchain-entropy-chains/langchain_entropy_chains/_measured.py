@@ -18,7 +18,7 @@ from rich.table import Table
 from entropy_chains.adapters import FLAT, Close, Dialogue, Update, held_back, tokens_of
 from entropy_chains.backends import Generation
 from entropy_chains.errors import NoLogprobsError
-from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
+from langchain_entropy_chains._chunks import ChunkReader, as_chunk, reasoning_and_content
 from langchain_entropy_chains._traced import CACHED
 
 NO_LOGPROBS = "no logprobs arrived: switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
@@ -136,7 +136,7 @@ class Measurement:
         if isinstance(chunk, ChatGenerationChunk):
             self._feed(chunk)
         else:
-            self._feed(_chunk(text if isinstance(text, str) else "", chunk.generation_info if chunk else None))
+            self._feed(_text_chunk(text if isinstance(text, str) else "", chunk.generation_info if chunk else None))
 
     def end(self, response: LLMResult) -> None:
         """The run has ended."""
@@ -157,15 +157,15 @@ class Measurement:
 
     def _whole(self, reply: Reply, message: BaseMessage | None) -> None:
         """A finished message, as the stream that it would have been."""
-        whole = as_chunk(message) if message is not None else _chunk(reply.text, None)
+        whole = as_chunk(message) if message is not None else _text_chunk(reply.text, None)
         info = {**whole.message.response_metadata, **(reply.generation_info or {})}
-        reasoning, content = texts(whole.message)
+        reasoning, content = reasoning_and_content(whole.message)
         logprobs = info.pop("logprobs", None)
         entries = logprobs if isinstance(logprobs, list) else (logprobs or {}).get("content")
         if isinstance(entries, list) and not reasoning:
-            dropped = _before(entries, content)
+            dropped = _entries_before(entries, content)
             for entry in entries[:dropped]:
-                self._feed(_chunk("", {"logprobs": [entry]}))
+                self._feed(_text_chunk("", {"logprobs": [entry]}))
             logprobs = entries[dropped:]
         blanks: dict[str, Any] = {"response_metadata": {}, "tool_calls": [], "tool_call_chunks": []}
         content_only = whole.message.model_copy(update=blanks)
@@ -242,11 +242,11 @@ def _recorded(run: Generation, details: Mapping[str, Any]) -> str:
     return json.dumps({**details, **lists, "rest": run.rest_tokens}, separators=(",", ":"))
 
 
-def _chunk(text: str, info: dict[str, Any] | None) -> ChatGenerationChunk:
+def _text_chunk(text: str, info: dict[str, Any] | None) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(content=text), generation_info=info)
 
 
-def _before(entries: Sequence[Any], content: str) -> int:
+def _entries_before(entries: Sequence[Any], content: str) -> int:
     """How many entries come before the content's first: tokens whose text the client dropped."""
     texts = [t.text for t in tokens_of(list(entries))]
     if len(texts) != len(entries):

@@ -95,26 +95,26 @@ def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinki
 
 def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> Limit | None:
     """The limit on the reply's tokens: the call's, else the model's; None where there is none."""
-    fields = {name: number(chat, name) for name in forms.LIMITS}
+    fields = {name: numeric_field(chat, name) for name in forms.LIMITS}
     options = kwargs.get(OPTIONS)
     places = {"call": kwargs, OPTIONS: options if isinstance(options, Mapping) else {}, "model": fields}
     limits = (Limit(name, int(place[name]), where) for where, place in places.items() for name in forms.LIMITS if place.get(name))
     return next((each for each in limits if each.value > 0), None)  # Ollama's -1 is none
 
 
-def checked_ways(continuation: Continuation | Sequence[Continuation]) -> None:
+def check_ways(continuation: Continuation | Sequence[Continuation]) -> None:
     """Raises SettingsError for a way to the answer that cannot be had through LangChain."""
     if "control" in ([continuation] if isinstance(continuation, str) else continuation):
         raise SettingsError("continuation is 'control', which LangChain cannot pass on: use auto, prefill, completion or turn")
 
 
-def number(chat: BaseChatModel, name: str) -> Any:
+def numeric_field(chat: BaseChatModel, name: str) -> Any:
     """A setting of the model that is a number; None where it has none."""
     value = getattr(chat, name, None)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def identified(chat: BaseChatModel) -> BaseChatModel:
+def with_reply_ids(chat: BaseChatModel) -> BaseChatModel:
     """The same model, whose chunks keep the reply's id where its class drops that in streams and tells it of whole replies."""
     convert = getattr(chat, "_convert_chunk_to_generation_chunk", None)  # langchain-openai's, and of all that build on it
     if convert is None:

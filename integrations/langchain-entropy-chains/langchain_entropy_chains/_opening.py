@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 
-def opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
+def open_inner(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
     """What chooses the chat model by the config (None: nothing does), the chat model, and the settings and config bound to it."""
     if isinstance(inner, str):
         try:

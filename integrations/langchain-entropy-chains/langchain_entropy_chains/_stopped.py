@@ -60,7 +60,7 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
             continuation: ``turn`` (any chat model) or ``prefill`` (a ChatOpenAI on vLLM or SGLang; the exact continuation).
         """
         request = self._request(continuation, model)
-        answer = model.invoke(list(request.messages), _in_full(config), **_settings(model, request))
+        answer = model.invoke(list(request.messages), _in_full(config), **_request_kwargs(model, request))
         if self._usable(answer):
             return self._with_table(answer)
         return self._with_table(model.invoke(self.messages, _in_full(config)), MALFORMED)
@@ -70,7 +70,7 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
     ) -> AIMessage:
         """The same for ``asyncio``."""
         request = self._request(continuation, model)
-        answer = await model.ainvoke(list(request.messages), _in_full(config), **_settings(model, request))
+        answer = await model.ainvoke(list(request.messages), _in_full(config), **_request_kwargs(model, request))
         if self._usable(answer):
             return self._with_table(answer)
         return self._with_table(await model.ainvoke(self.messages, _in_full(config)), MALFORMED)
@@ -108,7 +108,7 @@ def _chat_of(model: Any) -> Any:
     return getattr(chat, "inner", chat)
 
 
-def _settings(model: Any, request: Request) -> dict[str, Any]:
+def _request_kwargs(model: Any, request: Request) -> dict[str, Any]:
     if not request.extra:
         return {}
     if speaks_ollama(_chat_of(model)):

@@ -50,14 +50,14 @@ class Computed:
 def traced_result(result: ChatResult, run_manager: Any, *, cached: bool) -> ChatResult:
     """A result, with what is said of a cached one set right; its tracers are told."""
     if cached:
-        changed = [g.model_copy(update={"message": _of_the_cache(g.message)}) for g in result.generations]
+        changed = [g.model_copy(update={"message": _cached_message(g.message)}) for g in result.generations]
         result = result.model_copy(update={"generations": changed})
     if run_manager is not None and result.generations:
         write_to_tracers(run_manager.handlers, run_manager.run_id, result.generations[0].message.response_metadata)
     return result
 
 
-def _of_the_cache(message: Any) -> Any:
+def _cached_message(message: Any) -> Any:
     """Neither computed nor saved: what the run said that made it is no longer true of this one."""
     metadata = message.response_metadata
     if not isinstance(message, AIMessage) or f"{FLAT}reason" not in metadata:

@@ -59,9 +59,9 @@ class Replacing:
             same = all(fields[name] is getattr(value, name) for name in fields)
             return value if same else _Chosen(default=value, swap=self._swap)
         if is_configurable(value):
-            from langchain_entropy_chains._configurable import stopping
+            from langchain_entropy_chains._configurable import with_change
 
-            return stopping(value, lambda model: replaced(model, self._swap))
+            return with_change(value, lambda model: replaced(model, self._swap))
         for kind, names in FUNCTIONS.items():
             if isinstance(value, kind):
                 return self._with_functions(value, names)

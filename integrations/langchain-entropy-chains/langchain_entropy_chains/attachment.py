@@ -52,7 +52,7 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
         chats.append(chat)
         if isinstance(chat, EarlyStopChatModel | _Instrumented):
             return chat
-        return stopping(chat, policy, settings)
+        return stopping_model(chat, policy, settings)
 
     tree = Replacing(swap)
     copy: R = tree(runnable)
@@ -73,7 +73,7 @@ def check_wrapper(policy: Policy | None, settings: Mapping[str, Any]) -> None:
     EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)
 
 
-def stopping(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, Any]) -> BaseChatModel:
+def stopping_model(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, Any]) -> BaseChatModel:
     """A chat model that stops by this policy: of one that stops by itself a copy, around any other one a wrapper.
 
     Raises:
@@ -241,22 +241,22 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
 
 def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings: Mapping[str, Any]) -> None:
     """The same for a model that is made for each call."""
-    from langchain_entropy_chains._configurable import StoppingConfigurable, instrumented
+    from langchain_entropy_chains._configurable import StoppingConfigurable, change_in_place
 
     if isinstance(model, StoppingConfigurable):
         raise SettingsError(ALREADY)
     policy = Policy.of(policy)
     check_wrapper(policy, settings)
-    instrumented(model, lambda inner: replaced(inner, lambda chat: EarlyStopChatModel(chat, policy, **settings)))
+    change_in_place(model, lambda inner: replaced(inner, lambda chat: EarlyStopChatModel(chat, policy, **settings)))
 
 
 def uninstrument(model: M) -> M:
     """Take back what :func:`instrument` did. Raises SettingsError where it did nothing."""
     if is_configurable(model):
-        from langchain_entropy_chains._configurable import StoppingConfigurable, uninstrumented
+        from langchain_entropy_chains._configurable import StoppingConfigurable, undo_change
 
         if isinstance(model, StoppingConfigurable):
-            uninstrumented(model)
+            undo_change(model)
             return model
     if not isinstance(model, _Instrumented):
         raise SettingsError(f"this {type(model).__name__} was not changed by instrument()")

@@ -84,7 +84,7 @@ class EntropyCallbackHandler(RootRuns):
         check_options({"temperature_mode": temperature_mode, "on_mismatch": on_mismatch})
         self._policy = Policy.of(policy)
         if self._policy is not None:
-            _check(self._policy, stop)
+            _check_policy(self._policy, stop)
         elif stop:
             raise SettingsError("stop=True needs a policy: make one with `entropy-chains calibrate`")
         is_holdout("", share=holdout)  # a wrong share is said here
@@ -131,7 +131,7 @@ class EntropyCallbackHandler(RootRuns):
         conversation, root = messages[0], self.root(parent_run_id) if parent_run_id else run_id
         metadata = metadata or {}
         off = metadata.get(OFF) is False
-        earlier_stop = self._stops.get(root, {}).get(_key(conversation))
+        earlier_stop = self._stops.get(root, {}).get(_conversation_key(conversation))
         if earlier_stop is not None and not off:
             raise earlier_stop
         with self._safely():
@@ -215,7 +215,7 @@ class EntropyCallbackHandler(RootRuns):
         stop = EarlyStopped(measurement.result()[1], conversation, str(run_id), self._plan.tags, self._plan.opened)
         root = UUID(measurement.root)
         if root in self._roots:  # what is above ends, and takes this with it
-            self._stops.setdefault(root, {})[_key(conversation)] = stop
+            self._stops.setdefault(root, {})[_conversation_key(conversation)] = stop
         return stop
 
     def _keep(self, measurement: Measurement, why: str | None = None) -> MeasuredRun:
@@ -254,7 +254,7 @@ class EntropyCallbackHandler(RootRuns):
             logger.warning("early stopping: %s", warning)
 
 
-def _check(policy: Policy, stop: bool) -> None:
+def _check_policy(policy: Policy, stop: bool) -> None:
     """Raises SettingsError for a policy that a callback can never follow."""
     if policy.mode != "thinking":
         raise SettingsError(f"policy has mode {policy.mode!r}; a callback sees single runs: use EarlyStopChatModel(mode='refine')")
@@ -291,6 +291,6 @@ def _untouched(run_id: UUID, output: Any) -> Any:
     return output
 
 
-def _key(messages: Sequence[BaseMessage]) -> str:
+def _conversation_key(messages: Sequence[BaseMessage]) -> str:
     """What was asked, ids left out: a retry asks the same."""
     return repr([(m.type, m.content, getattr(m, "tool_calls", None)) for m in messages])

@@ -32,12 +32,12 @@ from entropy_chains.adapters import (
     without_secrets,
 )
 from entropy_chains.errors import SettingsError
-from langchain_entropy_chains._call import Call, as_whole, whole
+from langchain_entropy_chains._call import Call, result_as_stream, with_token_usage
 from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._inner_fields import InnerFields
-from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal, without_any_logprobs
-from langchain_entropy_chains._opening import opened, unbound
+from langchain_entropy_chains._model_info import can_stream, check_ways, model_name, refusal, without_any_logprobs
+from langchain_entropy_chains._opening import open_inner, unbound
 from langchain_entropy_chains._traced import computing
 from langchain_entropy_chains._tree import replaced
 
@@ -128,7 +128,7 @@ class EarlyStopChatModel(InnerFields):
 
     def __init__(self, inner: BaseChatModel | Runnable[Any, Any] | str, policy: Policy | str | Path | None = None, **settings: Any):
         fields = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
-        choices, chat, bound, config = opened(inner, settings)
+        choices, chat, bound, config = open_inner(inner, settings)
         copied = {name: getattr(chat, name, None) for name in COPIED if name in type(self).model_fields}
         copied |= merge_configs({name: copied[name] for name in INHERITED if copied[name]}, config)  # type: ignore[arg-type]
         copied = {name: value for name, value in copied.items() if name in COPIED}
@@ -144,7 +144,7 @@ class EarlyStopChatModel(InnerFields):
             raise SettingsError(f"k is {self.k}; it must be at least 1")
         if self.max_steps < 1:
             raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
-        checked_ways(self.continuation)
+        check_ways(self.continuation)
         self._inner_model(None, {}).check_ways()
         is_holdout("", share=self.holdout)
         if self.policy is not None:
@@ -301,7 +301,7 @@ class EarlyStopChatModel(InnerFields):
         if call.refused:
             return call.passed(self.inner._generate(messages, **call.kwargs))
         with closing(self._chunks(call, messages)) as chunks:
-            return as_whole(generate_from_stream(chunks))
+            return with_token_usage(generate_from_stream(chunks))
 
     async def _agenerate(
         self,
@@ -314,7 +314,7 @@ class EarlyStopChatModel(InnerFields):
         if call.refused:
             return call.passed(await self.inner._agenerate(messages, **call.kwargs))
         async with aclosing(self._achunks(call, messages)) as chunks:
-            return as_whole(generate_from_stream(iter([chunk async for chunk in chunks])))
+            return with_token_usage(generate_from_stream(iter([chunk async for chunk in chunks])))
 
     def _stream(
         self,
@@ -350,7 +350,7 @@ class EarlyStopChatModel(InnerFields):
             if can_stream(self.inner, asynchronous=False):
                 yield from self.inner._stream(messages, **call.kwargs)
             else:
-                yield from whole(self.inner._generate(messages, **call.kwargs))
+                yield from result_as_stream(self.inner._generate(messages, **call.kwargs))
             yield call.end(call.passed_metadata(None))
             return
         if self.mode == "refine":
@@ -371,7 +371,7 @@ class EarlyStopChatModel(InnerFields):
                 async for chunk in self.inner._astream(messages, **call.kwargs):
                     yield chunk
             else:
-                for chunk in whole(await self.inner._agenerate(messages, **call.kwargs)):
+                for chunk in result_as_stream(await self.inner._agenerate(messages, **call.kwargs)):
                     yield chunk
             yield call.end(call.passed_metadata(None))
             return

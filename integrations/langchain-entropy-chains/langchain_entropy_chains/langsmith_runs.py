@@ -37,7 +37,7 @@ def read_runs(project: str, *, since: datetime | None = None, client: langsmith.
     """
     client = client or langsmith.Client()
     try:
-        return asyncio.run(_read(client, str(client.read_project(project_name=project).id), since or BEGINNING))
+        return asyncio.run(_query(client, str(client.read_project(project_name=project).id), since or BEGINNING))
     except LangSmithNotFoundError as error:
         raise InputError(f"LangSmith has no project {project!r}; check the name, and LANGSMITH_API_KEY's workspace") from error
     except (LangSmithError, langsmith.LangsmithError) as error:  # one of requests, one of the newer part of the SDK
@@ -47,7 +47,7 @@ def read_runs(project: str, *, since: datetime | None = None, client: langsmith.
         ) from error
 
 
-async def _read(client: langsmith.Client, project_id: str, since: datetime) -> list[LangSmithRun]:
+async def _query(client: langsmith.Client, project_id: str, since: datetime) -> list[LangSmithRun]:
     runs = client.runs.query(
         project_ids=[project_id], run_type="LLM", filter=WITH_TABLE, min_start_time=since, selects=FIELDS, page_size=1000
     )
@@ -87,10 +87,12 @@ def _trace(run: LangSmithRun, metadata: Mapping[str, Any]) -> Trace:
         Step(None, entropy, tokens, mass=mass, signals={} if total is None else {"sum_entropy": total})
         for entropy, tokens, mass, total in lists
     ]
-    question, generation = _last_user(run.inputs), _generation(run.outputs)
-    word = _text((generation.get("generation_info") or {}).get("finish_reason"))
+    question, generation = _last_question(run.inputs), _generation(run.outputs)
+    word = _text_or_none((generation.get("generation_info") or {}).get("finish_reason"))
     finish = finish_of(word) if word else None
-    answer = _text(generation.get("text")) if finish in ("stop", None) else None  # of a run that was cut off it is half of one
+    answer = (
+        _text_or_none(generation.get("text")) if finish in ("stop", None) else None
+    )  # of a run that was cut off it is half of one
     return Trace(
         str(run.id),
         [*steps, Step(answer, None, record["rest"])],
@@ -108,7 +110,7 @@ def _trace(run: LangSmithRun, metadata: Mapping[str, Any]) -> Trace:
     )
 
 
-def _last_user(inputs: Any) -> str | None:
+def _last_question(inputs: Any) -> str | None:
     messages = (inputs or {}).get("messages") or [[]]
     fields = [m.get("kwargs") or {} for m in messages[0] if isinstance(m, dict)]
     texts = [m.get("content") for m in fields if m.get("type") == "human"]
@@ -124,7 +126,7 @@ def _generation(outputs: Any) -> Mapping[str, Any]:
     return generation if isinstance(generation, Mapping) else {}
 
 
-def _text(value: Any) -> str | None:
+def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 

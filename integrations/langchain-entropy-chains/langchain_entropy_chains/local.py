@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.runnables import Runnable, RunnableConfig
 
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-PER_CALL = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+CALL_SETTINGS = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
 """What a call may set besides ``stop``."""
 
 
@@ -184,10 +184,10 @@ class ChatTransformers(Switched):
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> LocalRequest:
         computing()
-        unknown = sorted(kwargs.keys() - PER_CALL)
+        unknown = sorted(kwargs.keys() - CALL_SETTINGS)
         if unknown:
             raise SettingsError(
-                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(CALL_SETTINGS))}"
             )
         tools = offered(kwargs.get("tools"), kwargs.get("tool_choice"))
         template = {**(kwargs.get("chat_template_kwargs") or {}), **({"tools": tools} if tools else {})}

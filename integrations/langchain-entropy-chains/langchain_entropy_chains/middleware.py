@@ -22,7 +22,7 @@ from entropy_chains import Policy
 from entropy_chains.adapters import FLAT, check_settings, forms
 from langchain_entropy_chains._config import STRUCTURED, Switched
 from langchain_entropy_chains._tree import replaced
-from langchain_entropy_chains.attachment import check_wrapper, stopping
+from langchain_entropy_chains.attachment import check_wrapper, stopping_model
 from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel, for_model
 from langchain_entropy_chains.local import ChatTransformers
 
@@ -109,7 +109,9 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
             chats.append(chat)
             if isinstance(chat, Switched) and not isinstance(chat, EarlyStopChatModel | ChatTransformers):
                 return chat  # instrumented
-            stopping_chat = stopping(chat, self._policy, self._local if isinstance(chat, ChatTransformers) else self._settings)
+            stopping_chat = stopping_model(
+                chat, self._policy, self._local if isinstance(chat, ChatTransformers) else self._settings
+            )
             if isinstance(stopping_chat, EarlyStopChatModel):
                 for_model(self._policy.model if self._policy else None, stopping_chat)
                 if structured:  # not every model's settings will show it

@@ -51,7 +51,7 @@ class EarlyStopSpans(RootRuns):
         if not table:
             return
         usage = message.usage_metadata or {}
-        _mark(run_id, run_attributes(table) | usage_attributes(usage.get("output_tokens"), usage.get("input_tokens")))
+        _mark_span(run_id, run_attributes(table) | usage_attributes(usage.get("output_tokens"), usage.get("input_tokens")))
         if table[f"{FLAT}reason"] == CACHED:
             return
         with self._lock:
@@ -74,10 +74,10 @@ class EarlyStopSpans(RootRuns):
     def _mark_root(self, run_id: UUID) -> None:
         totals_of_root = self._totals.pop(run_id, None)
         if totals_of_root:
-            _mark(run_id, root_attributes(totals_of_root))
+            _mark_span(run_id, root_attributes(totals_of_root))
 
 
-def _mark(run_id: UUID, attributes: dict[str, Any]) -> None:
+def _mark_span(run_id: UUID, attributes: dict[str, Any]) -> None:
     span = LangChainInstrumentor().get_span(run_id)
     if span is not None:
         span.set_attributes(attributes)

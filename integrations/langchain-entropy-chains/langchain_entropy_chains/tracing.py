@@ -89,7 +89,7 @@ class EarlyStopTracer(LangChainTracer):
         if run is top and (own_totals := self._totals.pop(run.id, None)):
             root = self._outside(run) or run
             metadata = {} if root is run else root.extra.get("metadata") or {}
-            table = _sum(metadata, own_totals)
+            table = _added(metadata, own_totals)
             add_metadata(root, table)
             if self._poster:
                 project: Any = getattr(root, "session_name", None) or self.project_name
@@ -115,7 +115,7 @@ class EarlyStopTracer(LangChainTracer):
 
     def _llm_ended(self, run: Run, top: Run) -> None:
         table = {n: v for n, v in (run.extra.get("metadata") or {}).items() if n.startswith(FLAT)}
-        message = _message(run.outputs)
+        message = _message_fields(run.outputs)
         metadata, usage = message.get("response_metadata") or {}, message.get("usage_metadata") or {}
         if metadata.get("early_stop_reason") == CACHED or not was_cached(usage):
             table |= {n: v for n, v in metadata.items() if n.startswith(FLAT)}
@@ -170,7 +170,7 @@ def without_logprobs(value: Any) -> Any:
     return copy if copy != value else value
 
 
-def _message(outputs: Any) -> dict[str, Any]:
+def _message_fields(outputs: Any) -> dict[str, Any]:
     """The fields of a model run's message, as LangChain serialised it; none where there is none."""
     generations = (outputs or {}).get("generations") or []
     if len(generations) != 1 or len(generations[0]) != 1 or not isinstance(generations[0][0], dict):
@@ -181,10 +181,10 @@ def _message(outputs: Any) -> dict[str, Any]:
 
 def totals(earlier: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """Totals of a root with one more model run, whose table of early stopping is ``table``."""
-    return _sum(earlier, {**table, RUNS: 1, "early_stop_stopped_runs": int(bool(table.get("early_stop_stopped")))})
+    return _added(earlier, {**table, RUNS: 1, "early_stop_stopped_runs": int(bool(table.get("early_stop_stopped")))})
 
 
-def _sum(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+def _added(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     total: dict[str, Any] = {n: earlier.get(n, 0) + later.get(n, 0) for n in SUMS if n in earlier or n in later}
     total |= {n: bool(earlier.get(n) or later.get(n)) for n in ANY}
     if policies := {each for place in (earlier, later) for each in str(place.get(POLICY) or "").split(", ") if each}:

@@ -15,17 +15,25 @@ from llama_index.core.instrumentation.span import active_span_id
 from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
 from llama_index.llms.entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
 from llama_index.llms.entropy_chains._ollama import Asking, model_of, settings_of, speaks_ollama
-from llama_index.llms.entropy_chains._requests import Opened, RawResponse, afailing, counted, deferred, errors, failing
+from llama_index.llms.entropy_chains._requests import (
+    Opened,
+    RawResponse,
+    afailing,
+    deferred_refusal,
+    failing,
+    request_errors,
+    update_of,
+)
 from llama_index.llms.entropy_chains._runs import Asked, Run, current_request
 from llama_index.llms.entropy_chains._streams import (
     End,
-    afinish,
+    afinish_stream,
     async_endable,
     client_of,
     copied,
     endable,
-    finish,
-    is_a,
+    finish_stream,
+    is_openai_class,
     uses_sdk,
 )
 
@@ -98,7 +106,7 @@ class Call(ServedModel):
         limiter: Any = None,
         **settings: Any,
     ):
-        self.responses = is_a(llm, "OpenAIResponses")
+        self.responses = is_openai_class(llm, "OpenAIResponses")
         if self.responses and settings.get("without_logprobs") == "error":
             settings["without_logprobs"] = "full"  # its reasoning never has any, and the wrapper has said so
         self._ollama = speaks_ollama(llm)
@@ -121,7 +129,7 @@ class Call(ServedModel):
     @property
     def _limit(self) -> tuple[Mapping[str, Any], str]:
         """Where the token limit stands, in the order in which the LLM inside reads them, and its name."""
-        for place in (additional(self.llm), dict(self.llm), self.kwargs):
+        for place in (additional_kwargs_of(self.llm), dict(self.llm), self.kwargs):
             for name in forms.LIMITS:
                 if place.get(name) is not None:
                     return place, name
@@ -214,7 +222,7 @@ class Call(ServedModel):
     def _stream_call(self, request: Request, llm: Any, rendered: Any = None) -> tuple[Any, Any, dict[str, Any]]:
         """The LLM to call, what it is asked, and the settings of the call."""
         kwargs, fields = dict(self.kwargs), dict[str, Any]()
-        body, extra = additional(llm), {**extra_body(llm, kwargs), **request.extra}
+        body, extra = additional_kwargs_of(llm), {**extra_body(llm, kwargs), **request.extra}
         body.pop("extra_body", None)
         kwargs.pop("extra_body", None)
         if request.logprobs:
@@ -233,7 +241,7 @@ class Call(ServedModel):
             kwargs["extra_body"] = extra
         if self._limiter is not getattr(llm, "rate_limiter", None):
             fields["rate_limiter"] = self._limiter
-        if body != additional(llm):
+        if body != additional_kwargs_of(llm):
             fields["additional_kwargs"] = body
         turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]
         content: Any = [*self.messages, *turns]
@@ -279,7 +287,7 @@ class Call(ServedModel):
                     llm.stream_chat(content, **kwargs) if self._as_chat(request) else llm.stream_complete(content, True, **kwargs)
                 )
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
-                chunks = failing(deferred(error, request))
+                chunks = failing(deferred_refusal(error, request))
         return Opened(chunks, end, request, run_request, Reply(request.purpose))
 
     async def aopen(self, request: Request) -> Opened:
@@ -296,7 +304,7 @@ class Call(ServedModel):
                 )
                 chunks = await call
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
-                chunks = afailing(deferred(error, request))
+                chunks = afailing(deferred_refusal(error, request))
         return Opened(chunks, end, request, run_request, Reply(request.purpose))
 
     def _endable(self, request: Request, end: End) -> Any:
@@ -326,27 +334,27 @@ class Call(ServedModel):
     def updates(self, request: Request, first: Opened | None = None) -> Generator[Update, None, None]:
         """One request's stream; closing this ends it, so that the server stops."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), errors(request):
+        with hiding(self.llm, self.kwargs), request_errors(request):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
-                    yield counted(reader, response, opened)
+                    yield update_of(reader, response, opened)
                 yield replace(self._rest(reader, opened.end), raw=RawResponse(request.purpose, None))
             finally:
-                finish(opened.chunks, opened.end)
+                finish_stream(opened.chunks, opened.end)
                 opened.run_request.over()
 
     async def aupdates(self, request: Request, first: Opened | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), errors(request):
+        with hiding(self.llm, self.kwargs), request_errors(request):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
-                    yield counted(reader, response, opened)
+                    yield update_of(reader, response, opened)
                 yield replace(self._rest(reader, opened.end), raw=RawResponse(request.purpose, None))
             finally:
-                await afinish(opened.chunks, opened.end)
+                await afinish_stream(opened.chunks, opened.end)
                 opened.run_request.over()
 
     def _rest(self, reader: Any, end: End) -> Update:
@@ -366,14 +374,14 @@ def _run_in_full(why: str | None) -> str | None:
     return f"{why}: run in full; use vLLM" if why else None
 
 
-def additional(llm: Any) -> dict[str, Any]:
+def additional_kwargs_of(llm: Any) -> dict[str, Any]:
     """What an LLM puts into every request, over the call's own settings."""
     return dict(getattr(llm, "additional_kwargs", None) or {})
 
 
 def extra_body(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in the body of a call besides its settings: the LLM's, and over it the call's."""
-    return {**(additional(llm).get("extra_body") or {}), **(kwargs.get("extra_body") or {})}
+    return {**(additional_kwargs_of(llm).get("extra_body") or {}), **(kwargs.get("extra_body") or {})}
 
 
 def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
@@ -383,4 +391,4 @@ def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
 
 def call_settings(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a call as its request has them."""
-    return forms.merged(forms.of_model(llm), kwargs, additional(llm), {"extra_body": extra_body(llm, kwargs)})
+    return forms.merged(forms.of_model(llm), kwargs, additional_kwargs_of(llm), {"extra_body": extra_body(llm, kwargs)})

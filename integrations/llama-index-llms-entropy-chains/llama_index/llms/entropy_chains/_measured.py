@@ -11,9 +11,9 @@ from llama_index.llms.entropy_chains._native import instead_of
 from llama_index.llms.entropy_chains._runs import SCOPES, current_request
 from llama_index.llms.entropy_chains._streams import (
     End,
-    is_soft,
-    running,
-    softened,
+    current_end,
+    is_soft_client,
+    soft_client,
     uses_sdk,
 )
 from llama_index.llms.entropy_chains._summary import MeasuredCall
@@ -73,22 +73,22 @@ class _Ended(Added):
         give_class(self, own_class(self))  # another LLM than the one that was given to the handler, and no copy of it
 
     def __reduce__(self) -> Any:
-        return _ended_as, (own_class(self), self.__getstate__())
+        return _unpickled, (own_class(self), self.__getstate__())
 
 
-def _with_ends(client: Any) -> Any:
+def _client_with_ends(client: Any) -> Any:
     """A client whose streams have an end: those of an ``EarlyStopLLM`` have its own."""
-    return client if is_soft(client) else softened(client, lambda options: Ending(_body(options)))
+    return client if is_soft_client(client) else soft_client(client, lambda options: Ending(_body(options)))
 
 
 class _EndedByMethod(_Ended):
     """For LLMs that ask a method for their client."""
 
     def _get_client(self) -> Any:
-        return _with_ends(super()._get_client())  # type: ignore[misc]  # the LLM's
+        return _client_with_ends(super()._get_client())  # type: ignore[misc]  # the LLM's
 
     def _get_aclient(self) -> Any:
-        return _with_ends(super()._get_aclient())  # type: ignore[misc]
+        return _client_with_ends(super()._get_aclient())  # type: ignore[misc]
 
 
 class _EndedByField(_Ended):
@@ -96,22 +96,22 @@ class _EndedByField(_Ended):
 
     @property
     def _client(self) -> Any:
-        return _with_ends(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
+        return _client_with_ends(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
 
     @property
     def _aclient(self) -> Any:
-        return _with_ends(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
+        return _client_with_ends(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
 
 
 @cache
-def _ended(kind: Any) -> Any:
+def _class_with_ends(kind: Any) -> Any:
     """The class of the LLMs of a class whose streams have an end."""
     return subclass(kind, _EndedByMethod if hasattr(kind, "_get_client") else _EndedByField, "use EarlyStopLLM")
 
 
-def _ended_as(kind: type, state: Any) -> Any:
+def _unpickled(kind: type, state: Any) -> Any:
     """Such an LLM as it was pickled."""
-    return unpickled(kind, state, _ended(kind))
+    return unpickled(kind, state, _class_with_ends(kind))
 
 
 def end_streams(llm: Any) -> None:
@@ -126,7 +126,7 @@ def end_streams(llm: Any) -> None:
         remedy = instead_of(llm) or "an OpenAI or OpenAILike, or EarlyStopLLM"
         raise SettingsError(f"the streams of {type(llm).__name__} cannot be ended from outside; use {remedy}")
     kind: Any = type(llm)
-    give_class(llm, _ended(kind))
+    give_class(llm, _class_with_ends(kind))
 
 
 def _body(options: Any) -> dict[str, Any]:
@@ -189,8 +189,8 @@ class CallMeasurement:
 
     def chunk(self, response: Any) -> None:
         """A chunk of a stream."""
-        raw, end = response.raw, running.get()
-        running.set(None)  # the next stream read here may be one that has no end
+        raw, end = response.raw, current_end.get()
+        current_end.set(None)  # the next stream read here may be one that has no end
         if self._reader is None and (reader := reader_of(raw)) is not None:
             self._reader = reader(self._held)
             self._begin(end.uncut if isinstance(end, Ending) else NOT_PREPARED)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llama_index.llms.entropy_chains._streams import soft
+from llama_index.llms.entropy_chains._streams import soft_stream
 
 from entropy_chains.adapters import Request
 
@@ -52,4 +52,4 @@ class Asking:
     def chat(self, **kwargs: Any) -> Any:
         """As the client's own."""
         response = self._client.chat(**{**kwargs, **self._settings})
-        return soft(response, self._end) if kwargs.get("stream") else response
+        return soft_stream(response, self._end) if kwargs.get("stream") else response

@@ -38,7 +38,7 @@ LEAVES = (BaseLLM, BaseEmbedding, BaseNode, IndexStruct, *STORES)
 """Not looked into: an index may hold a million nodes, and no LLM among them."""
 
 CONTAINERS = (dict, list, tuple, set, frozenset, MutableSequence, MappingProxyType)
-PLAIN = (SimpleNamespace, UserDict, ChainMap)
+HOLDERS = (SimpleNamespace, UserDict, ChainMap)
 """Python's own classes whose objects hold things as the user's do: in their attributes."""
 
 INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
@@ -146,7 +146,7 @@ class _Excluded:
         return bool(matches)
 
 
-def look(target: Any, exclude: Exclude) -> Found:
+def find_llms(target: Any, exclude: Exclude) -> Found:
     """Returns every LLM below ``target`` that is not for structured output, and the parts that cannot be reached.
 
     Raises:
@@ -191,12 +191,12 @@ def _parts(part: _Part) -> Iterator[_Part]:
         for name, value in [*((None, value) for value in thing.args), *thing.keywords.items()]:
             yield _Part(None, name, value, f"{path}({name or '…'})", f"fixed in a partial: {GIVE}")
     elif isinstance(thing, CONTAINERS):
-        yield from _items(part)
+        yield from _of_container(part)
     else:
         yield from _of_object(thing, path)
 
 
-def _items(part: _Part) -> Iterator[_Part]:
+def _of_container(part: _Part) -> Iterator[_Part]:
     """What a container holds; an item of a set cannot be replaced, nor one of a tuple that no object or container holds."""
     thing, path = part.value, part.path
     if isinstance(thing, Set):
@@ -221,7 +221,7 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
             of_class = isinstance(inspect.getattr_static(type(thing), key, None), LLM)
             yield _Part(_OfClass(thing) if of_class else fields, key, value, f"{path}.{key}")
     for kind in type(thing).__mro__:
-        if not _is_users(kind.__module__):
+        if not _is_users_module(kind.__module__):
             continue
         for key, value in list(vars(kind).items()):
             function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)  # a static method's
@@ -239,7 +239,7 @@ def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
     wrapped = getattr(function, "__wrapped__", None)
     if isinstance(wrapped, FunctionType):  # a decorator's own variables, and then those of what it is around
         yield _Part(None, "__wrapped__", wrapped, path)
-    if not _is_users(function.__module__):
+    if not _is_users_module(function.__module__):
         return
     fixed = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
     for value in (each for values in fixed for each in values):
@@ -291,21 +291,21 @@ def _in_others(part: _Part, excluded: _Excluded) -> Iterator[str]:
 
 
 def _is_looked_into(thing: Any) -> bool:
-    if isinstance(thing, (*CONTAINERS, *PLAIN, functools.partial, MethodType)):
+    if isinstance(thing, (*CONTAINERS, *HOLDERS, functools.partial, MethodType)):
         return True
     if isinstance(thing, FunctionType):
-        return _is_users(thing.__module__) or _is_users(inspect.unwrap(thing).__module__)
+        return _is_users_module(thing.__module__) or _is_users_module(inspect.unwrap(thing).__module__)
     if isinstance(thing, (type, *LEAVES)):
         return False
     return _is_known(type(thing))
 
 
 def _is_known(kind: type) -> bool:
-    return any(cls.__module__.partition(".")[0] in LIBRARIES or _is_users(cls.__module__) for cls in kind.__mro__)
+    return any(cls.__module__.partition(".")[0] in LIBRARIES or _is_users_module(cls.__module__) for cls in kind.__mro__)
 
 
 @functools.cache
-def _is_users(module: str | None) -> bool:
+def _is_users_module(module: str | None) -> bool:
     """Whether a module is the app's own: neither Python's, nor of a package that was installed, nor of this project."""
     if module == "__main__":
         return True

@@ -24,7 +24,7 @@ class RawResponse(NamedTuple):
     response: Any
 
 
-def counted(reader: Any, response: Any, opened: Opened) -> Update:
+def update_of(reader: Any, response: Any, opened: Opened) -> Update:
     """The update that a response of the LLM inside is; the request's tokens so far are written on the response."""
     foreign = isinstance(reader, ForeignReader)
     update: Update = reader.feed(response if foreign else response.raw)
@@ -45,7 +45,7 @@ class Opened:
     reply: Reply
 
 
-def deferred(error: Exception, request: Request) -> Exception:
+def deferred_refusal(error: Exception, request: Request) -> Exception:
     """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
     if not request.logprobs or refusal(error) is None:
         raise error
@@ -63,7 +63,7 @@ async def afailing(error: Exception) -> AsyncGenerator[Any, None]:
 
 
 @contextmanager
-def errors(request: Request) -> Iterator[None]:
+def request_errors(request: Request) -> Iterator[None]:
     """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
     try:
         with refusals(request.logprobs):

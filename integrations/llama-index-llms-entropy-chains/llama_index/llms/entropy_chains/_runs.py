@@ -164,7 +164,7 @@ class Scopes(BaseSpanHandler[Any]):
             scope.leave(result)
         if isinstance(result, StreamingResponse | AsyncStreamingResponse) and not _keeps_context():
             stream = result.response_gen
-            result.response_gen = _within(id_, stream) if isinstance(stream, Generator) else _awithin(id_, stream)
+            result.response_gen = _in_span(id_, stream) if isinstance(stream, Generator) else _ain_span(id_, stream)
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
         """A call has failed."""
@@ -177,11 +177,11 @@ class Scopes(BaseSpanHandler[Any]):
 
 
 def _keeps_context() -> bool:
-    """Whether a tracer does what :func:`_within` does; it would not know a stream that was put around its own."""
+    """Whether a tracer does what :func:`_in_span` does; it would not know a stream that was put around its own."""
     return any(type(handler).__module__.startswith("openinference.") for handler in get_dispatcher().span_handlers)
 
 
-def _within(span_id: str, stream: Any) -> Generator[Any, None, None]:
+def _in_span(span_id: str, stream: Any) -> Generator[Any, None, None]:
     """A stream of a response: a model that is called first when it is read is called inside of the span, all the same."""
     with closing(stream):
         while True:
@@ -195,7 +195,7 @@ def _within(span_id: str, stream: Any) -> Generator[Any, None, None]:
             yield part
 
 
-async def _awithin(span_id: str, stream: Any) -> AsyncGenerator[Any, None]:
+async def _ain_span(span_id: str, stream: Any) -> AsyncGenerator[Any, None]:
     """The same for ``asyncio``."""
     async with aclosing(stream):
         while True:
@@ -321,7 +321,7 @@ def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The contract's table for several runs: the last that was decided, with sums over all."""
     outcome = next((o for o in reversed(outcomes) if o.stopped), None)
     outcome = outcome or next((o for o in reversed(outcomes) if o.step is not None), outcomes[-1])
-    saved = _sum(o.tokens_saved for o in outcomes)
+    saved = _sum_or_none(o.tokens_saved for o in outcomes)
     whole = replace(
         outcome,
         active=any(o.active for o in outcomes),
@@ -338,6 +338,6 @@ def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return whole.metadata() | counts
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
+def _sum_or_none(values: Iterable[int | None]) -> int | None:
     numbers = [value for value in values if value is not None]
     return sum(numbers) if numbers else None

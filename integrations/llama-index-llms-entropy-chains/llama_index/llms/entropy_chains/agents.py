@@ -154,7 +154,7 @@ class EarlyStop(BaseWorkflowAgent):
             output = await super().take_step(measured, llm_input, tools, memory)  # type: ignore[safe-super]
             loop.add(measured.record(loop.step, output), output, forced=False)
         self._check_k(measured)
-        await ctx.store.set(_key(self.name), loop.state)
+        await ctx.store.set(_steps_key(self.name), loop.state)
         outcome = loop.outcome(why)
         table = output.early_stop = outcome.metadata()
         mark_span({name: value for name, value in table.items() if name != "early_stop_tokens"})  # its calls have them
@@ -274,11 +274,11 @@ class _AgentLoop:
 
 async def _state_of(ctx: AgentContext, agent: str) -> dict[str, Any]:
     """An agent's steps of this run; a context may be used for several runs, and counts its steps anew in each."""
-    state = await ctx.store.get(_key(agent), default=None) if await ctx.store.get("num_iterations", default=0) else None
+    state = await ctx.store.get(_steps_key(agent), default=None) if await ctx.store.get("num_iterations", default=0) else None
     return state or {"steps": [], "failed": False}
 
 
-def _key(agent: str) -> str:
+def _steps_key(agent: str) -> str:
     return f"early_stop_steps_{agent}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_index.llms.entropy_chains._places import Exclude, look
+from llama_index.llms.entropy_chains._places import Exclude, find_llms
 from llama_index.llms.entropy_chains._replacement import original_of, put_in_place
 from llama_index.llms.entropy_chains.base import EarlyStopLLM
 from llama_index.llms.entropy_chains.local import TransformersLLM
@@ -45,13 +45,13 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
             Nothing is swapped then.
     """
     policy = Policy.of(policy)
-    places, missed, unused = look(target, exclude)
+    places, missed, unused = find_llms(target, exclude)
     if not places:
         remedy = "give the LLM itself: EarlyStopLLM(llm=…, policy=…), as llm= of the engine or as Settings.llm"
         out_of_reach = f"; out of reach: {'; '.join(missed)}" if missed else ""
         raise SettingsError(f"no LLM was found in {type(target).__name__}: {remedy}{out_of_reach}")
     inner = {id(place.llm): place.llm for place in places}
-    around = {name: _stopping(llm, policy, settings) for name, llm in inner.items()}  # all are made before one is swapped
+    around = {name: _replacement_for(llm, policy, settings) for name, llm in inner.items()}  # all are made before one is swapped
     swaps = [(place, around[id(place.llm)]) for place in places]
     for place, llm in swaps:
         place.holder[place.key] = llm
@@ -66,14 +66,14 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
 
 def detach(target: T) -> T:
     """Undo :func:`attach`: every LLM stands where it stood. Returns the same object."""
-    for place in look(target, ()).places:
+    for place in find_llms(target, ()).places:
         original = original_of(place.llm)
         if original is not None:
             place.holder[place.key] = original
     return target
 
 
-def _stopping(llm: Any, policy: Policy | None, settings: Mapping[str, Any]) -> LLM:
+def _replacement_for(llm: Any, policy: Policy | None, settings: Mapping[str, Any]) -> LLM:
     """What takes an LLM's place."""
     original = original_of(llm) or llm
     replacement: EarlyStopLLM | TransformersLLM

@@ -281,7 +281,7 @@ class EarlyStopLLM(Delegate, Replacement):
             arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(terms.first(call)))
         )
         owns_client = self._once and getattr(self.llm, "_async_http_client", None) is None
-        return _closing(call.client, responses) if owns_client else responses
+        return _then_closed(call.client, responses) if owns_client else responses
 
     def _refines(self, call: Call) -> bool:
         return self.mode == "refine" and not call.uncut and not call.tools
@@ -357,7 +357,7 @@ def _last(responses: ChatResponseGen) -> ChatResponse:
     return last
 
 
-async def _closing(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
+async def _then_closed(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
     """The responses; then the client, which was made for this call, is closed."""
     async with client, aclosing(responses):
         async for response in responses:

@@ -24,6 +24,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.llms.entropy_chains._replacement import Replacement
+from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._runs import Run, follow_spans
 from llama_index.llms.entropy_chains.tracing import current_span, mark_request
 
@@ -32,8 +33,8 @@ from entropy_chains.adapters import OnMismatch, Shown, astream, check_options, i
 from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
 from entropy_chains.errors import SettingsError
 
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-PER_CALL = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+CALL_SETTINGS = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}
 """What a call may set. LlamaIndex's own ``formatted`` is none of it."""
 
 
@@ -191,10 +192,10 @@ class _Request:
     """One call: what is asked of the backend, and how its run is told."""
 
     def __init__(self, llm: TransformersLLM, messages: Sequence[ChatMessage], kwargs: dict[str, Any]):
-        unknown = sorted(kwargs.keys() - PER_CALL)
+        unknown = sorted(kwargs.keys() - CALL_SETTINGS)
         if unknown:
             raise SettingsError(
-                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(CALL_SETTINGS))}"
             )
         template = kwargs.get("chat_template_kwargs")
         self._backend: Backend = llm.backend.with_template(**template) if template else llm.backend
@@ -287,13 +288,3 @@ def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
                 raise SettingsError(f"a message holds a {type(block).__name__}; a local text model takes text only")
         turns.append(turn)
     return turns
-
-
-def as_completion(response: ChatResponse) -> CompletionResponse:
-    """A chat response as a completion: the answer is its text."""
-    return CompletionResponse(
-        text=response.message.content or "",
-        delta=response.delta,
-        raw=response.raw,
-        additional_kwargs=dict(response.additional_kwargs),
-    )

@@ -14,13 +14,13 @@ from entropy_chains.adapters import FLAT, TOTAL, root_attributes, run_attributes
 from entropy_chains.adapters import langfuse_savings as langfuse_savings
 from entropy_chains.adapters import phoenix_savings as phoenix_savings
 
-TAGS = "tag.tags"
+OPENINFERENCE_TAGS = "tag.tags"
 """OpenInference's attribute for tags."""
 
 LANGSMITH, LANGSMITH_TAGS = "langsmith.metadata.", "langsmith.span.tags"
 """Where LangSmith's own SDK puts a run's metadata and its tags (one text, with commas) on a span, and its OTLP endpoint looks."""
 
-STOPPED = "early-stopped"
+TAG = "early-stopped"
 
 TOTALS = (
     "early_stop_runs",
@@ -87,8 +87,8 @@ def mark_root(table: Mapping[str, Any], span: Any) -> bool:
 
 
 def _tag(span: Any) -> None:
-    tags = (getattr(span, "attributes", None) or {}).get(TAGS) or ()
-    span.set_attribute(TAGS, [*(t for t in tags if t != STOPPED), STOPPED])
+    tags = (getattr(span, "attributes", None) or {}).get(OPENINFERENCE_TAGS) or ()
+    span.set_attribute(OPENINFERENCE_TAGS, [*(t for t in tags if t != TAG), TAG])
 
 
 def lasting(span: Any, busy: Callable[[], bool], before: Callable[[], Any] = bool) -> Callable[[], None]:
@@ -155,8 +155,8 @@ def _for_langsmith(span: Any) -> Any:
     totals = {FLAT + name.removeprefix(TOTAL): value for name, value in attributes.items() if name.startswith(TOTAL)}
     table = {name: value for name, value in attributes.items() if name.startswith(FLAT)} | totals
     added = {LANGSMITH + name: value for name, value in table.items()}
-    if TAGS in attributes:
-        added[LANGSMITH_TAGS] = ", ".join(attributes[TAGS])
+    if OPENINFERENCE_TAGS in attributes:
+        added[LANGSMITH_TAGS] = ", ".join(attributes[OPENINFERENCE_TAGS])
     if not added:
         return span
     same = (
