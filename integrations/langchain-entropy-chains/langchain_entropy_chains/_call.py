@@ -26,7 +26,7 @@ class Call:
         inner: the inner model with the call's settings.
         kwargs: these settings, for a call that is passed through.
         terms: whether to stop, and what a mismatch is.
-        held: it is left to the holdout.
+        holdout: it is left to the holdout.
         refused: why nothing may be stopped, or None.
         policy: when to stop; None only measures.
     """
@@ -34,7 +34,7 @@ class Call:
     inner: InnerModel
     kwargs: dict[str, Any]
     terms: dict[str, Any]
-    held: bool
+    holdout: bool
     refused: str | None
     policy: Policy | None
 
@@ -85,5 +85,5 @@ def with_token_usage(result: ChatResult) -> ChatResult:
     token_usage = {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"]}
     token_usage["total_tokens"] = usage["total_tokens"]
     message.response_metadata.setdefault("token_usage", token_usage)
-    named = {"model_name": name} if (name := message.response_metadata.get("model_name")) else {}
-    return ChatResult(generations=result.generations, llm_output={"token_usage": token_usage, **named})
+    model_name = {"model_name": name} if (name := message.response_metadata.get("model_name")) else {}
+    return ChatResult(generations=result.generations, llm_output={"token_usage": token_usage, **model_name})

@@ -114,36 +114,36 @@ class ChunkReader:
 
     def finish(self) -> Update:
         """What is left when the stream is over. Raises BackendError where it broke off."""
-        waited, self._waiting = self._waiting, []
-        if waited:
-            delta = {"reasoning_content": _text_of_entries(waited, self._characters)}
-            first = self._reader.feed({"choices": [{"delta": delta, "logprobs": waited}]}).pieces
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            delta = {"reasoning_content": _text_of_entries(waiting, self._characters)}
+            first = self._reader.feed({"choices": [{"delta": delta, "logprobs": waiting}]}).pieces
         rest = ended(self._reader, self.transfer) if self._strict else self._reader.finish()
-        return replace(rest, pieces=(*first, *rest.pieces)) if waited else rest
+        return replace(rest, pieces=(*first, *rest.pieces)) if waiting else rest
 
     def _dropped_reasoning(self, reasoning: str, content: str, logprobs: Any, *, over: bool) -> tuple[str, Any]:
         """The reasoning that the inner dropped, and the entries that are read now. ``over``: nothing more is held back."""
-        entries = _entries(logprobs)
-        listed, before = [*self._waiting, *entries], len(self._waiting)
-        text = _text_of_entries(listed, Characters())
+        new_entries = _entries(logprobs)
+        entries, before = [*self._waiting, *new_entries], len(self._waiting)
+        text = _text_of_entries(entries, Characters())
         late = text.startswith(reasoning + content) or (reasoning + content).startswith(text)
         if self._has_text and before and late:  # it was held back
             self._waiting = []
-            return reasoning, listed
+            return reasoning, entries
         if not self._has_text and not over and self._held and len(text) <= self._held:
-            self._waiting = listed
+            self._waiting = entries
             return "", None
         self._waiting, self._held = [], 0
-        dropped = listed if not (self._has_text or over) else listed[:before]
-        return _text_of_entries(dropped, self._characters) + reasoning, listed
+        dropped_entries = entries if not (self._has_text or over) else entries[:before]
+        return _text_of_entries(dropped_entries, self._characters) + reasoning, entries
 
 
 def _entries(logprobs: Any) -> list[Any]:
     return [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
 
 
-def _text_of_entries(listed: Sequence[Any], characters: Characters) -> str:
-    bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
+def _text_of_entries(entries: Sequence[Any], characters: Characters) -> str:
+    bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in entries]  # alternatives cost time
     text = "".join([characters.read(token).text for token in entries_of(bare)])
     return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
 
@@ -159,8 +159,8 @@ def reasoning_and_content(message: BaseMessage) -> tuple[str, str]:
     if isinstance(message.content, str):
         return reasoning, message.content
     blocks = [block for block in message.content if isinstance(block, dict)]
-    thought = "".join([str(b.get("reasoning") or b.get("thinking") or "") for b in blocks])
-    return reasoning or thought, "".join([str(b.get("text") or "") for b in blocks])
+    thinking = "".join([str(b.get("reasoning") or b.get("thinking") or "") for b in blocks])
+    return reasoning or thinking, "".join([str(b.get("text") or "") for b in blocks])
 
 
 def calls_tool(message: BaseMessage) -> bool:
@@ -232,7 +232,7 @@ class ChunkWriter:
         if reasoning and not content:
             every.pop("model_provider", None)  # the provider's own reading of a chunk may know no reasoning in this field
         self.once |= info
-        changed: dict[str, Any] = {
+        changes: dict[str, Any] = {
             "content": content if plain else message.content,
             "additional_kwargs": {**{n: v for n, v in message.additional_kwargs.items() if n not in REASONING}, **reasoning_field},
             "response_metadata": every,
@@ -240,7 +240,7 @@ class ChunkWriter:
             "chunk_position": None,
         }
         generation_info = {"logprobs": logprobs} if logprobs and self._logprobs else None
-        return ChatGenerationChunk(message=message.model_copy(update=changed), generation_info=generation_info)
+        return ChatGenerationChunk(message=message.model_copy(update=changes), generation_info=generation_info)
 
     def last(self, metadata: dict[str, Any], usage: UsageMetadata | None, content: str = "") -> ChatGenerationChunk:
         """The last chunk: what is said once."""

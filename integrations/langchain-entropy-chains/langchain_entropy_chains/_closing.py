@@ -50,15 +50,15 @@ def _close(response: Any) -> None:
 
 def _responses(stream: Any) -> list[Any]:
     """The responses that a generator, and those that it goes through, hold open: each belongs to this one request."""
-    responses, seen, now = list[Any](), set[int](), [stream]
+    responses, seen, generators = list[Any](), set[int](), [stream]
     for _ in range(DEPTH):
-        held = [each for generator in now for each in gc.get_referents(generator) if id(each) not in seen]
-        seen.update(map(id, held))
-        for each in held:
+        objects = [each for generator in generators for each in gc.get_referents(generator) if id(each) not in seen]
+        seen.update(map(id, objects))
+        for each in objects:
             response = each if _is_response(each) else getattr(each, "__dict__", {}).get("response")
             if _is_response(response) and not any(response is other for other in responses):
                 responses.append(response)
-        now = [each for each in held if isinstance(each, GeneratorType | AsyncGeneratorType)]
+        generators = [each for each in objects if isinstance(each, GeneratorType | AsyncGeneratorType)]
     return responses
 
 

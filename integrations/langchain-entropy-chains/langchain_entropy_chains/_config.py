@@ -16,10 +16,10 @@ from langchain_entropy_chains._roots import with_root
 from langchain_entropy_chains._traced import Carried, Computed, traced_result
 from langchain_entropy_chains._version import __version__
 
-OFF, HELD, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
+OFF, HOLDOUT, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
 """Settings of a call: False runs it in full; True leaves it to the holdout; True says that structured output was asked for."""
 
-ASKED = ("ls_structured_output_format", "structured_output_format")
+STRUCTURED_KEYS = ("ls_structured_output_format", "structured_output_format")
 """By these LangChain says so, which the model's own methods are not told. Not every model's settings show it."""
 
 
@@ -35,12 +35,12 @@ class Switched(BaseChatModel):
     ) -> tuple[RunnableConfig, dict[str, Any]]:
         config = _versioned(ensure_config(config))
         kwargs = {**switch_of(config), **kwargs}
-        if any(map(kwargs.get, ASKED)):
+        if any(map(kwargs.get, STRUCTURED_KEYS)):
             kwargs[STRUCTURED] = True
         share, salt = self._entropy_chains_holdout()
-        if share and HELD not in kwargs:
+        if share and HOLDOUT not in kwargs:
             config, root = with_root(config)
-            kwargs[HELD] = is_holdout(root, share=share, salt=salt)
+            kwargs[HOLDOUT] = is_holdout(root, share=share, salt=salt)
         return config, kwargs
 
     def _entropy_chains_chosen(self, config: RunnableConfig | None) -> Switched:

@@ -116,10 +116,10 @@ def _parts_of_function(function: FunctionType) -> Iterator[Any]:
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     for name in _names(function.__code__):
-        used = function.__globals__.get(name)
-        near = not isinstance(used, FunctionType) or used.__globals__ is function.__globals__ or _makes_model(used)
-        if near and not (isinstance(used, type) and _is_langchains(function)):
-            yield used
+        value = function.__globals__.get(name)
+        near = not isinstance(value, FunctionType) or value.__globals__ is function.__globals__ or _makes_model(value)
+        if near and not (isinstance(value, type) and _is_langchains(function)):
+            yield value
 
 
 def _parts(value: Any) -> Iterator[Any] | None:

@@ -61,16 +61,18 @@ class LocalRequest:
     settings: dict[str, Any]
     endings: tuple[str, ...]
     tags: ThinkTags | None
-    held: bool
+    holdout: bool
     has_tools: bool
     uncut: str | None
 
-    def generate(self, rows: Sequence[list[Message]], held: Sequence[bool], cancelled: threading.Event | None) -> list[Generation]:
+    def generate(
+        self, rows: Sequence[list[Message]], holdout: Sequence[bool], cancelled: threading.Event | None
+    ) -> list[Generation]:
         backend = self.backend.worker(cancelled) if cancelled else self.backend
-        return backend.generate(rows, holdout=held, **self.settings)
+        return backend.generate(rows, holdout=holdout, **self.settings)
 
     def stream(self) -> Any:
-        return self.backend.stream(self.messages, holdout=self.held, **self.settings)
+        return self.backend.stream(self.messages, holdout=self.holdout, **self.settings)
 
     def reply_text(self) -> Shown:
         endings = (*self.endings, TOOL_CALL) if self.has_tools else self.endings
@@ -126,10 +128,10 @@ class LocalRequest:
 
 
 class BatchRuns:
-    """The prompts of one batch: the first that asks for its run has all of them run. ``held``: which are in the holdout."""
+    """The prompts of one batch: the first that asks for its run has all of them run. ``holdout``: which are left to it."""
 
-    def __init__(self, conversations: list[list[Message]], held: list[bool]):
-        self._waiting: list[Any] = list(zip(conversations, held, strict=True))
+    def __init__(self, conversations: list[list[Message]], holdout: list[bool]):
+        self._waiting: list[Any] = list(zip(conversations, holdout, strict=True))
         self._runs: list[Generation] | None = None
         self._error: BaseException | None = None
         self._lock = threading.Lock()
@@ -141,14 +143,14 @@ class BatchRuns:
                 raise self._error
             if self._runs is None:
                 try:
-                    conversations, held = zip(*self._waiting, strict=True)
-                    self._runs = request.generate(conversations, held, cancelled)
+                    conversations, holdout = zip(*self._waiting, strict=True)
+                    self._runs = request.generate(conversations, holdout, cancelled)
                 except BaseException as error:
                     self._error = error
                     raise
-            prompt = (request.messages, request.held)
+            prompt = (request.messages, request.holdout)
             if prompt not in self._waiting:  # LangChain changed the messages on the way
-                return request.generate([request.messages], [request.held], cancelled)[0]
+                return request.generate([request.messages], [request.holdout], cancelled)[0]
             n = self._waiting.index(prompt)
             self._waiting[n] = None
             return self._runs[n]

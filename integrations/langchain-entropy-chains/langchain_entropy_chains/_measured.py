@@ -67,8 +67,8 @@ class MeasuredRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        named = {"run_id": self.run_id, "root": self.root, "model": self.model, "measured": self.measured}
-        return {**named, "entropies": list(self.entropies), "would_save": self.would_save, **self.metadata}
+        identity = {"run_id": self.run_id, "root": self.root, "model": self.model, "measured": self.measured}
+        return {**identity, "entropies": list(self.entropies), "would_save": self.would_save, **self.metadata}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,10 @@ class Measurement:
         logprobs = info.pop("logprobs", None)
         entries = logprobs if isinstance(logprobs, list) else (logprobs or {}).get("content")
         if isinstance(entries, list) and not reasoning:
-            dropped = _entries_before(entries, content)
-            for entry in entries[:dropped]:
+            dropped_count = _entries_before(entries, content)
+            for entry in entries[:dropped_count]:
                 self._feed(_text_chunk("", {"logprobs": [entry]}))
-            logprobs = entries[dropped:]
+            logprobs = entries[dropped_count:]
         blanks: dict[str, Any] = {"response_metadata": {}, "tool_calls": [], "tool_call_chunks": []}
         content_only = whole.message.model_copy(update=blanks)
         self._feed(ChatGenerationChunk(message=content_only, generation_info={**info, "logprobs": logprobs}))

@@ -126,6 +126,6 @@ def with_reply_ids(chat: BaseChatModel) -> BaseChatModel:
             generation.generation_info = {**(generation.generation_info or {}), "id": chunk["id"]}
         return generation
 
-    named = chat.model_copy()
-    named.__dict__["_convert_chunk_to_generation_chunk"] = keeping
-    return named
+    copy = chat.model_copy()
+    copy.__dict__["_convert_chunk_to_generation_chunk"] = keeping
+    return copy

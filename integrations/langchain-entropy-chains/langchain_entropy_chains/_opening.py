@@ -26,8 +26,8 @@ def open_inner(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel
             raise SettingsError(f"inner is {inner!r}, and langchain is not installed: {remedy}") from error
         inner, settings = init_chat_model(inner, **settings), {}
     if settings:
-        named = ", ".join(sorted(settings))
-        raise SettingsError(f"EarlyStopChatModel knows no {named}; a setting of the model is set on the model itself")
+        names = ", ".join(sorted(settings))
+        raise SettingsError(f"EarlyStopChatModel knows no {names}; a setting of the model is set on the model itself")
     inner, bound, config = unbound(inner)
     choices = None
     if is_configurable(inner):

@@ -50,8 +50,8 @@ class Computed:
 def traced_result(result: ChatResult, run_manager: Any, *, cached: bool) -> ChatResult:
     """A result, with what is said of a cached one set right; its tracers are told."""
     if cached:
-        changed = [g.model_copy(update={"message": _cached_message(g.message)}) for g in result.generations]
-        result = result.model_copy(update={"generations": changed})
+        generations = [g.model_copy(update={"message": _cached_message(g.message)}) for g in result.generations]
+        result = result.model_copy(update={"generations": generations})
     if run_manager is not None and result.generations:
         write_to_tracers(run_manager.handlers, run_manager.run_id, result.generations[0].message.response_metadata)
     return result
@@ -63,8 +63,8 @@ def _cached_message(message: Any) -> Any:
     if not isinstance(message, AIMessage) or f"{FLAT}reason" not in metadata:
         return message
     rest = {name: value for name, value in metadata.items() if name.removeprefix(FLAT) not in FIGURES}
-    changed = {f"{FLAT}stopped": False, f"{FLAT}reason": CACHED, f"{FLAT}tokens": 0}
-    return message.model_copy(update={"response_metadata": rest | changed})
+    changes = {f"{FLAT}stopped": False, f"{FLAT}reason": CACHED, f"{FLAT}tokens": 0}
+    return message.model_copy(update={"response_metadata": rest | changes})
 
 
 def write_to_tracers(handlers: Iterable[BaseCallbackHandler], run_id: Any, metadata: Mapping[str, Any]) -> None:

@@ -69,13 +69,13 @@ class Replacing:
             self.missed.append(f"the graph {value.name!r}")
             return value
         if isinstance(value, Runnable) and isinstance(value, BaseModel):
-            for name, held in {**dict(value), **(value.__pydantic_private__ or {})}.items():
-                if callable(held) and not isinstance(held, Runnable | type):
-                    self._report(held, f"the function {name_of(held)!r}")
-                elif name not in type(value).model_fields and isinstance(held, Runnable):
-                    self._report(held, f"the private {name!r} of a {type(value).__name__}")
-            changed = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
-            return value.model_copy(update=changed) if changed else value
+            for name, part in {**dict(value), **(value.__pydantic_private__ or {})}.items():
+                if callable(part) and not isinstance(part, Runnable | type):
+                    self._report(part, f"the function {name_of(part)!r}")
+                elif name not in type(value).model_fields and isinstance(part, Runnable):
+                    self._report(part, f"the private {name!r} of a {type(value).__name__}")
+            changes = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
+            return value.model_copy(update=changes) if changes else value
         if isinstance(value, Runnable):
             self._report(value, f"a {type(value).__name__}")
             return value
@@ -84,16 +84,16 @@ class Replacing:
     def _with_items(self, value: Any) -> Any:
         """A container of the same kind, with other items."""
         if isinstance(value, Mapping):
-            changed = {name: new for name, each in value.items() if (new := self(each)) is not each}
-            if not changed:
+            changes = {name: new for name, each in value.items() if (new := self(each)) is not each}
+            if not changes:
                 return value
             container = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
-            container.update(changed)
+            container.update(changes)
             return container
-        swapped = [self(each) for each in value]
-        if all(a is b for a, b in zip(swapped, value, strict=True)):
+        items = [self(each) for each in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
             return value
-        return value._make(swapped) if hasattr(value, "_make") else type(value)(swapped)
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
 
     def _report(self, value: Any, what: str) -> None:
         """Tell of what cannot be swapped, if it uses a chat model that does not stop."""
@@ -140,5 +140,5 @@ class _Chosen(DynamicRunnable[Any, Any]):
         return specs
 
     def _prepare(self, config: RunnableConfig | None = None) -> tuple[Runnable[Any, Any], RunnableConfig]:
-        chosen, config = self.default.prepare(config)
-        return replaced(chosen, self.swap), config
+        runnable, config = self.default.prepare(config)
+        return replaced(runnable, self.swap), config

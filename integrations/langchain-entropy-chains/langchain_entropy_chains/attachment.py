@@ -59,9 +59,9 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     if copy is runnable and not chats:
         raise SettingsError(f"no chat model is in reach in this {type(runnable).__name__}: {_remedy(runnable)}")
     if tree.missed:
-        passed = ", ".join(dict.fromkeys(tree.missed))
+        holders = ", ".join(dict.fromkeys(tree.missed))
         remedy = "to reach them, change the models themselves: instrument(model, policy)"
-        warnings.warn(f"early stopping passes over chat models in {passed}: {remedy}", stacklevel=2)
+        warnings.warn(f"early stopping passes over chat models in {holders}: {remedy}", stacklevel=2)
     if tree.makers:
         makers, remedy = ", ".join(dict.fromkeys(tree.makers)), "wrap them where they are made: EarlyStopChatModel(model, policy)"
         warnings.warn(f"early stopping passes over chat models that may be made in {makers}: {remedy}", stacklevel=2)
@@ -81,10 +81,10 @@ def stopping_model(chat: BaseChatModel, policy: Policy | None, settings: Mapping
     """
     if not isinstance(chat, EarlyStopChatModel | ChatTransformers):
         return EarlyStopChatModel(chat, policy, **settings)
-    kind, changed = type(chat), {"policy": policy, **settings}
+    kind, changes = type(chat), {"policy": policy, **settings}
     check_settings(kind.__name__, settings, kind.model_fields)
-    kind(**{**dict(chat), **changed})  # checks the values, which a copy does not
-    return chat.model_copy(update=changed)
+    kind(**{**dict(chat), **changes})  # checks the values, which a copy does not
+    return chat.model_copy(update=changes)
 
 
 def _remedy(runnable: Any) -> str:

@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
 from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, check_options, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
-from langchain_entropy_chains._config import ASKED, OFF
+from langchain_entropy_chains._config import OFF, STRUCTURED_KEYS
 from langchain_entropy_chains._inner_fields import InnerFields
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
 from langchain_entropy_chains._model_info import call_settings
@@ -204,9 +204,9 @@ class EntropyCallbackHandler(RootRuns):
             stop, why = False, uncut
         if policy is not None and policy.stop_rule.reads_answers:
             why = f"the rule {policy.rule} on {policy.signal} reads answers, which a callback has not: see replay"
-        held = is_holdout(str(root), share=self._holdout, salt=self._salt)
+        holdout = is_holdout(str(root), share=self._holdout, salt=self._salt)
         segmentation = (self._policy.segmentation if self._policy else None) or self._segmentation
-        dialogue = Dialogue(conversation, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=held)  # type: ignore[arg-type]
+        dialogue = Dialogue(conversation, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=holdout)  # type: ignore[arg-type]
         return Measurement(dialogue, run_id=str(run_id), root=str(root), model=model, why=why, stop=metadata.get("ls_stop"))
 
     def _stopped(self, run_id: UUID, measurement: Measurement, conversation: Sequence[BaseMessage]) -> EarlyStopped:
@@ -225,7 +225,7 @@ class EntropyCallbackHandler(RootRuns):
         with self._lock:
             self._rows.append(row)
             counts = {"runs": True, "measured": row.measured, "stopped": row.stopped, "would_stop": row.would_save is not None}
-            self._totals.update({name: int(counted) for name, counted in counts.items()})
+            self._totals.update({name: int(count) for name, count in counts.items()})
             self._totals.update({"tokens": row.tokens, "would_save": row.would_save or 0})
         return row
 
@@ -269,7 +269,7 @@ def _uncut(model: BaseLanguageModel[Any] | None, kwargs: Mapping[str, Any]) -> s
     """Why nothing may be cut in a call of a model, of which LangChain tells handlers ``kwargs``; None where something may."""
     params = kwargs.get("invocation_params") or {}
     settings = forms.merged(params) if model is None else call_settings(model, params)
-    return forms.never_cut(settings) or (forms.STRUCTURED if any(map((kwargs.get("options") or {}).get, ASKED)) else None)
+    return forms.never_cut(settings) or (forms.STRUCTURED if any(map((kwargs.get("options") or {}).get, STRUCTURED_KEYS)) else None)
 
 
 def _calling_model() -> BaseLanguageModel[Any] | None:

@@ -33,7 +33,7 @@ from entropy_chains.adapters import (
 )
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._call import Call, result_as_stream, with_token_usage
-from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, switch_of
+from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._inner_fields import InnerFields
 from langchain_entropy_chains._model_info import can_stream, check_ways, model_name, refusal, without_any_logprobs
@@ -209,8 +209,8 @@ class EarlyStopChatModel(InnerFields):
 
     def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """As the inner model does it."""
-        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
-        return self._around(self.inner.bind_tools(tools, **chosen, **kwargs))
+        choice = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self._around(self.inner.bind_tools(tools, **choice, **kwargs))
 
     def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
         """As the inner model does it; such calls are never stopped."""
@@ -253,7 +253,7 @@ class EarlyStopChatModel(InnerFields):
         computing()
         kwargs = self._with_bound(stop, {**switch_of(ensure_config()), **kwargs})
         stop = kwargs.pop("stop")
-        wanted, held = kwargs.pop(OFF, True), kwargs.pop(HELD, False)
+        wanted, holdout = kwargs.pop(OFF, True), kwargs.pop(HOLDOUT, False)
         structured = kwargs.pop(STRUCTURED, False)
         kwargs.pop("stream", None)
         active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
@@ -263,7 +263,7 @@ class EarlyStopChatModel(InnerFields):
             warnings.warn(NOT_STOPPED + refused, stacklevel=2)
         inner = self._inner_model(stop, kwargs, wanted=wanted)
         terms = {"stop": wanted, "on_mismatch": self.on_mismatch}
-        return Call(inner, {"stop": stop, **kwargs}, terms, bool(held), refused, self.policy)
+        return Call(inner, {"stop": stop, **kwargs}, terms, bool(holdout), refused, self.policy)
 
     def _other_model(self, kwargs: dict[str, Any]) -> str | None:
         """Why a copy or binding of an instrumented model runs in full: it is of a model that nobody named a policy for."""
@@ -282,11 +282,11 @@ class EarlyStopChatModel(InnerFields):
         return replace(call, refused=why)
 
     def _dialogue(self, call: Call, messages: list[BaseMessage]) -> Any:
-        return call.inner.dialogue(messages, self.policy, segmentation=self.segmentation, holdout=call.held, **call.terms)
+        return call.inner.dialogue(messages, self.policy, segmentation=self.segmentation, holdout=call.holdout, **call.terms)
 
     def _refining(self, call: Call) -> dict[str, Any]:
         settings = {"policy": self.policy, "steps": self.max_steps, "sampling": call.inner.sampling}
-        return {**settings, "holdout": [call.held], **call.terms}
+        return {**settings, "holdout": [call.holdout], **call.terms}
 
     # --- the two shells
 

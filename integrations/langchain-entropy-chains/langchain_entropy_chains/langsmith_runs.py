@@ -62,11 +62,11 @@ def savings_runs(runs: Iterable[LangSmithRun]) -> list[Run]:
         tokens = metadata.get("early_stop_tokens")
         if not isinstance(tokens, int):
             continue
-        held = bool(metadata.get("early_stop_holdout"))
-        spared = metadata.get(WOULD_SAVE)
+        holdout = bool(metadata.get("early_stop_holdout"))
+        would_save = metadata.get(WOULD_SAVE)
         seconds = (run.end_time - run.start_time).total_seconds() if run.start_time and run.end_time else None
-        shadow = tokens - (spared if isinstance(spared, int) else 0) if held else None
-        rows.append(Run(str(run.trace_id), tokens, held, seconds, run.prompt_tokens or 0, shadow))
+        shadow = tokens - (would_save if isinstance(would_save, int) else 0) if holdout else None
+        rows.append(Run(str(run.trace_id), tokens, holdout, seconds, run.prompt_tokens or 0, shadow))
     return rows
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, InstanceOf, PrivateAttr
 from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
 from entropy_chains.adapters import OnMismatch, astream, check_options, check_settings, forms, in_thread, tags_of
 from entropy_chains.backends import Generation, Sampling
-from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
+from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest, offered
 from langchain_entropy_chains._traced import computing
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable, RunnableConfig
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)
-CALL_SETTINGS = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
+CALL_SETTINGS = {*SAMPLING, OFF, HOLDOUT, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
 """What a call may set besides ``stop``."""
 
 
@@ -209,7 +209,7 @@ class ChatTransformers(Switched):
             },
             tuple(stop or self.stop or ()),
             tags,
-            held=bool(switches.get(HELD)),
+            holdout=bool(switches.get(HOLDOUT)),
             has_tools=bool(tools),
             uncut=uncut,
         )
@@ -237,7 +237,7 @@ class ChatTransformers(Switched):
     def _run(self, request: LocalRequest, cancelled: threading.Event | None = None) -> Generation:
         if self._rows is not None:
             return self._rows.take(request, cancelled)
-        return request.generate([request.messages], [request.held], cancelled)[0]
+        return request.generate([request.messages], [request.holdout], cancelled)[0]
 
     def _stream(
         self,
@@ -299,6 +299,6 @@ class ChatTransformers(Switched):
             part = slice(start, start + size)
             model = self.model_copy()
             conversations = [conversation(self._convert_input(i).to_messages()) for i in inputs[part]]
-            model._rows = BatchRuns(conversations, [bool(settings.get(HELD)) for _, settings in calls[part]])
+            model._rows = BatchRuns(conversations, [bool(settings.get(HOLDOUT)) for _, settings in calls[part]])
             # All prompts wait for the one call, so each needs a place.
             yield model, inputs[part], [{**c, "max_concurrency": size} for c in configs[part]]

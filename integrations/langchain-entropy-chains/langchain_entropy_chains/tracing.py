@@ -163,8 +163,8 @@ def without_logprobs(value: Any) -> Any:
         copy = type(value)(map(without_logprobs, value))
     elif is_dataclass(value) and not isinstance(value, type):  # LangGraph's commands, an agent's responses
         values = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-        changed = {n: item for n, v in values.items() if (item := without_logprobs(v)) is not v}
-        return replace(value, **changed) if changed else value
+        changes = {n: item for n, v in values.items() if (item := without_logprobs(v)) is not v}
+        return replace(value, **changes) if changes else value
     else:
         return value
     return copy if copy != value else value

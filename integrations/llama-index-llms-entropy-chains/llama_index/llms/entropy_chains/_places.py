@@ -214,9 +214,9 @@ def _of_container(part: _Part) -> Iterator[_Part]:
 
 
 def _of_object(thing: Any, path: str) -> Iterator[_Part]:
-    held = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
-    keys = {key for fields in held for key in fields}
-    for fields in held:
+    dicts = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
+    keys = {key for fields in dicts for key in fields}
+    for fields in dicts:
         for key, value in list(fields.items()):
             of_class = isinstance(inspect.getattr_static(type(thing), key, None), LLM)
             yield _Part(_OfClass(thing) if of_class else fields, key, value, f"{path}.{key}")
@@ -236,13 +236,13 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
 
 def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
     """What a function of the user's takes from outside of it, by name. No variable is set: others may use it as well."""
-    wrapped = getattr(function, "__wrapped__", None)
-    if isinstance(wrapped, FunctionType):  # a decorator's own variables, and then those of what it is around
-        yield _Part(None, "__wrapped__", wrapped, path)
+    inner = getattr(function, "__wrapped__", None)
+    if isinstance(inner, FunctionType):  # a decorator's own variables, and then those of what it is around
+        yield _Part(None, "__wrapped__", inner, path)
     if not _is_users_module(function.__module__):
         return
-    fixed = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
-    for value in (each for values in fixed for each in values):
+    defaults = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
+    for value in (each for values in defaults for each in values):
         yield _Part(None, None, value, f"{path}(…)", f"a default of the function {function.__code__.co_qualname}: {GIVE} there")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -272,8 +272,8 @@ def _resources(part: _Part, excluded: _Excluded) -> Iterator[str]:
         return
     for step, function in part.value._get_steps().items():
         for resource in getattr(getattr(function, "_step_config", None), "resources", ()):
-            annotated = getattr(resource, "type_annotation", None)
-            about = annotated if isinstance(annotated, type) and annotated is not Any else object
+            annotation = getattr(resource, "type_annotation", None)
+            about = annotation if isinstance(annotation, type) and annotation is not Any else object
             other = issubclass(about, BaseEmbedding | BaseNode) or not (about is object or _is_known(about))
             if other or excluded.covers(resource.name, about):
                 continue

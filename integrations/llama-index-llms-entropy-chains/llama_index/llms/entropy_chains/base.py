@@ -301,14 +301,14 @@ class EarlyStopLLM(Delegate, Replacement):
         return RunTerms(
             policy=None if self.mode == "refine" and why else self.policy,
             stop=stop,
-            holdout=stop and self._held(),
+            holdout=stop and self._in_holdout(),
             on_mismatch=self.on_mismatch,
             steps=self.max_steps,
             why=why,
             logprobs=self.return_logprobs,
         )
 
-    def _held(self) -> bool:
+    def _in_holdout(self) -> bool:
         """Whether this run is in the holdout."""
         if self.holdout in (0, 1):
             return bool(self.holdout)

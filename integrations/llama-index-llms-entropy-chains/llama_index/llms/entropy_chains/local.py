@@ -227,12 +227,12 @@ class _Request:
         thinking = text = ""
         with closing(self._backend.stream(self._messages, **self._settings)) as chunks:
             for chunk in chunks:
-                reasoned, answered = self._take(chunk)
-                thinking, text = thinking + reasoned, text + answered
+                reasoning, answer = self._take(chunk)
+                thinking, text = thinking + reasoning, text + answer
                 if chunk.final is not None:
-                    yield self._final(chunk.final, answered)
-                elif reasoned or answered:
-                    yield self._part(thinking, text, reasoned, answered)
+                    yield self._final(chunk.final, answer)
+                elif reasoning or answer:
+                    yield self._part(thinking, text, reasoning, answer)
 
     async def _aresponses(self) -> AsyncGenerator[ChatResponse, None]:
         async with aclosing(astream(self._responses())) as responses:
@@ -242,9 +242,9 @@ class _Request:
     def _take(self, chunk: Chunk) -> tuple[str, str]:
         return self._reply_text.take(chunk) if chunk.final is None else self._reply_text.finish(chunk.final)
 
-    def _part(self, thinking: str, text: str, reasoned: str, answered: str) -> ChatResponse:
-        additional_kwargs = {"thinking_delta": reasoned} if reasoned else {}  # where agents look for it
-        return ChatResponse(message=_message(thinking, text), delta=answered, additional_kwargs=additional_kwargs)
+    def _part(self, thinking: str, text: str, reasoning: str, answer: str) -> ChatResponse:
+        additional_kwargs = {"thinking_delta": reasoning} if reasoning else {}  # where agents look for it
+        return ChatResponse(message=_message(thinking, text), delta=answer, additional_kwargs=additional_kwargs)
 
     def _final(self, run: Generation, delta: str | None) -> ChatResponse:
         usage = {
@@ -266,8 +266,8 @@ class _Request:
 
 
 def _message(thinking: str, text: str, tokens: int | None = None) -> ChatMessage:
-    thought = [ThinkingBlock(content=thinking, num_tokens=tokens)] if thinking else []
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thought, TextBlock(text=text)])
+    thinking_blocks = [ThinkingBlock(content=thinking, num_tokens=tokens)] if thinking else []
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thinking_blocks, TextBlock(text=text)])
 
 
 def conversation(messages: Sequence[ChatMessage]) -> list[Message]:

@@ -154,10 +154,10 @@ def _for_langsmith(span: Any) -> Any:
     attributes = dict(span.attributes or {})
     totals = {FLAT + name.removeprefix(TOTAL): value for name, value in attributes.items() if name.startswith(TOTAL)}
     table = {name: value for name, value in attributes.items() if name.startswith(FLAT)} | totals
-    added = {LANGSMITH + name: value for name, value in table.items()}
+    more = {LANGSMITH + name: value for name, value in table.items()}
     if OPENINFERENCE_TAGS in attributes:
-        added[LANGSMITH_TAGS] = ", ".join(attributes[OPENINFERENCE_TAGS])
-    if not added:
+        more[LANGSMITH_TAGS] = ", ".join(attributes[OPENINFERENCE_TAGS])
+    if not more:
         return span
     same = (
         "name",
@@ -172,4 +172,4 @@ def _for_langsmith(span: Any) -> Any:
         "end_time",
         "instrumentation_scope",
     )
-    return ReadableSpan(attributes=attributes | added, **{name: getattr(span, name) for name in same})
+    return ReadableSpan(attributes=attributes | more, **{name: getattr(span, name) for name in same})
