@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun, way
     from entropy_chains.backends.remote.dialogue import Dialogue
     from entropy_chains.backends.remote.drive import adrive, drive
+    from entropy_chains.backends.remote.echo import BegunTurn, without_echo
     from entropy_chains.backends.remote.events import Close, Show
     from entropy_chains.backends.remote.introductions import awho, who
     from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items, tokens_of
@@ -71,6 +72,7 @@ _HOME = {
     "astream": "backends.local.threads",
     "awho": "backends.remote.introductions",
     "begun": "backends.remote.continuations",
+    "BegunTurn": "backends.remote.echo",
     "Characters": "backends.remote.logprob_entries",
     "ChatReader": "backends.remote.readers",
     "calls_in": "core.tool_calls",
@@ -143,6 +145,7 @@ _HOME = {
     "way": "backends.remote.continuations",
     "WAYS": "backends.remote.continuations",
     "who": "backends.remote.introductions",
+    "without_echo": "backends.remote.echo",
     "without_logprobs": "backends.remote.refused",
     "without_secrets": "backends.remote.redaction",
     "WithoutLogprobs": "options",
@@ -155,6 +158,7 @@ __all__ = [
     "astream",
     "awho",
     "begun",
+    "BegunTurn",
     "calls_in",
     "Characters",
     "ChatReader",
@@ -229,6 +233,7 @@ __all__ = [
     "way",
     "WAYS",
     "who",
+    "without_echo",
     "without_logprobs",
     "without_secrets",
     "WithoutLogprobs",

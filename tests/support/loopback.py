@@ -49,6 +49,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     broken: str = ""  # the message of an error that comes in the stream, after the tokens, in the place of an end
     finish: str | None = None  # the finish reason; None: tool_calls after tool calls, else stop
+    echo: Sequence[Tok] = ()  # sent back of the request before the tokens; none of it was computed
 
 
 @dataclass
@@ -196,7 +197,8 @@ class Loopback(Serving):
 
             def _whole(self, call: Call, reply: Reply) -> None:
                 call.made = call.planned
-                message: dict[str, Any] = {"role": "assistant", "content": "".join(t.text for t in server.content(reply))}
+                text = "".join(t.text for t in (*reply.echo, *server.content(reply)) if not t.reasoning or not server.field_name)
+                message: dict[str, Any] = {"role": "assistant", "content": text}
                 if server.field_name:
                     message[server.field_name] = "".join(t.text for t in reply.tokens if t.reasoning) or None
                 if reply.tools:
@@ -215,7 +217,7 @@ class Loopback(Serving):
                 try:
                     if not call.path.endswith("/responses"):
                         self._event(call, {"role": "assistant", "content": ""})
-                    for token in server.content(reply, inline_only=False):
+                    for n, token in enumerate([*reply.echo, *server.content(reply, inline_only=False)]):
                         if self._is_gone():
                             raise BrokenPipeError
                         inline = not (token.reasoning and server.field_name)
@@ -224,7 +226,7 @@ class Loopback(Serving):
                             self._respond(call, token)
                         else:
                             self._event(call, delta, entry(token, top(call.body)) if call.body.get("logprobs") else None)
-                        call.made += 1
+                        call.made += n >= len(reply.echo)
                         if reply.pace:
                             time.sleep(reply.pace)
                     if reply.broken:

@@ -274,7 +274,7 @@ class ServedModel:
             return CompletionReader(held_back(body.get("stop"))), "/completions", given
         if self._responses:
             return ResponsesReader(), "/responses", given
-        return ChatReader(held_back(body.get("stop"))), "/chat/completions", given
+        return ChatReader(held_back(body.get("stop")), request.begun), "/chat/completions", given
 
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""

@@ -136,7 +136,7 @@ class InnerModel(ServedModel):
 
     def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
         """One request; closing this closes the connection, so that the server stops."""
-        reader = self._reader()
+        reader = self._reader(request)
         with hiding(self._chat, self._kwargs), _failures(request):
             if request.prefix is None:
                 chat, given = self._asked(request, seed)
@@ -150,7 +150,7 @@ class InnerModel(ServedModel):
 
     async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
-        reader = self._reader()
+        reader = self._reader(request)
         with hiding(self._chat, self._kwargs), _failures(request):
             if request.prefix is None:
                 chat, given = self._asked(request, seed)
@@ -162,9 +162,9 @@ class InnerModel(ServedModel):
                     yield reader.feed(chunk)
             yield reader.finish()
 
-    def _reader(self) -> ChunkReader:
+    def _reader(self, request: Request) -> ChunkReader:
         stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
-        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai))
+        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai, turn=request.begun))
         return self.readers[-1]
 
     def _heard(self, chat: BaseChatModel, reader: ChunkReader) -> BaseChatModel:

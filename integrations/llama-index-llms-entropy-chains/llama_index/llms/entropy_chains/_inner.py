@@ -357,7 +357,7 @@ class Call(ServedModel):
         if self.responses:
             return ResponsesReader()
         held = held_back(call_settings(self.llm, self.kwargs).get("stop"))
-        reader = ChatReader(held) if self._as_chat(request) else CompletionReader(held)
+        reader = ChatReader(held, request.begun) if self._as_chat(request) else CompletionReader(held)
         foreign = self._ollama or (not uses_sdk(self.llm) and self._ask is not None)
         return ForeignReader(reader) if foreign else reader
 
