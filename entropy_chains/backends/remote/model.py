@@ -192,11 +192,13 @@ class ServedModel:
         on_mismatch: OnMismatch,
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
-        may_stop = stop and self._uncut is None
+        ways, known = self._ways(), self._known(k)
+        uncut = self._uncut or known.in_vain(ways)
+        may_stop = stop and uncut is None
         loop, theirs = self._loop
         plan = Plan(
             tags=self.tags,
-            ways=self._ways(),
+            ways=ways,
             k=k,
             opened=self._opened,
             control=self._control_wanted,
@@ -204,8 +206,8 @@ class ServedModel:
             without_logprobs=without_logprobs(self.without_logprobs, policy, stop=may_stop) if policy else self.without_logprobs,
             on_mismatch=theirs if loop else on_mismatch,
             model=self._served,
-            known=self._known(k),
-            uncut=self._uncut,
+            known=known,
+            uncut=uncut,
             dropped=self._drops_reasoning,
             client=self._chunks_of,
             loop=loop,
