@@ -97,7 +97,7 @@ class Dialogue(Exchange[Request]):
         return self._run("full")
 
     def _rethought(self) -> bool:
-        """The model thought again where an answer was asked for: whether it does so always, as in a new turn, which is remembered."""
+        """The model thought again: whether it does so always, as where a new turn asks for the answer. That is remembered."""
         always = not self._ways[0].exact
         if always:
             self._plan.known.thinks_again(self._plan.ways, self._plan.model)

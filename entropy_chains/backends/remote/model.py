@@ -50,6 +50,7 @@ class ServedModel:
 
     _drops_reasoning = False
     _chunks_of = "the server", REMEDY
+    _since: tuple[str, ...] = ()  # releases of the client that logprobs need
 
     def __init__(
         self,
@@ -210,6 +211,7 @@ class ServedModel:
             uncut=uncut,
             dropped=self._drops_reasoning,
             client=self._chunks_of,
+            since=(self._server.can.since, *self._since) if self._server and self._server.can.since else (),
             loop=loop,
         )
         return Dialogue(

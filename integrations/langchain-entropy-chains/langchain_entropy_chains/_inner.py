@@ -38,8 +38,7 @@ from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
 from langchain_entropy_chains._closing import aclosed, closed
 from langchain_entropy_chains._model_info import drops_reasoning, identified, limit, model_name, number
-from langchain_entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from langchain_entropy_chains._ollama import seeded, settings_of, speaks_ollama
+from langchain_entropy_chains._ollama import SINCE, seeded, settings_of, speaks_ollama
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -89,7 +88,7 @@ class InnerModel(ServedModel):
         if not self._drops_reasoning:
             self._chunks_of = type(chat).__name__, INSTEAD
         if speaks_ollama(chat):
-            self._server, self._chunks_of = OLLAMA, (type(chat).__name__, NEWER_OLLAMA)
+            self._server, self._since = OLLAMA, (SINCE,)
         self._limit = limit(chat, kwargs)
         self._named = identified(chat)
         asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
-from llama_index.llms.entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from llama_index.llms.entropy_chains._ollama import Asking, model_of, settings_of, speaks_ollama
+from llama_index.llms.entropy_chains._ollama import SINCE, Asking, model_of, settings_of, speaks_ollama
 from llama_index.llms.entropy_chains._requests import Opened, RawResponse, afailing, counted, deferred, errors, failing
 from llama_index.llms.entropy_chains._runs import Asked, Run, requested
 from llama_index.llms.entropy_chains._streams import (
@@ -104,7 +103,7 @@ class Call(ServedModel):
         self._ollama = speaks_ollama(llm)
         super().__init__(llm, model_of(llm), **settings)
         self.llm: Any = llm
-        self._chunks_of = type(llm).__name__, NEWER_OLLAMA if self._ollama else INSTEAD
+        self._chunks_of, self._since = (type(llm).__name__, INSTEAD), (SINCE,) if self._ollama else ()
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
         self._ask, self._server, self.client, self._limiter = ask, server or (OLLAMA if self._ollama else None), client, limiter
         self.run = Run()
