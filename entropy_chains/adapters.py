@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.drive import adrive, drive
     from entropy_chains.backends.remote.echo import BegunTurn, without_echo
     from entropy_chains.backends.remote.events import Close, Show
-    from entropy_chains.backends.remote.introductions import awho, who
+    from entropy_chains.backends.remote.introductions import Introduction, awho, who
     from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items, tokens_of
     from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
     from entropy_chains.backends.remote.plan import Plan
@@ -94,6 +94,7 @@ _HOME = {
     "hiding": "backends.remote.redaction",
     "IN_AN_APP": "backends.remote.refused",
     "in_thread": "backends.local.threads",
+    "Introduction": "backends.remote.introductions",
     "items": "backends.remote.logprob_entries",
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
@@ -181,6 +182,7 @@ __all__ = [
     "hiding",
     "IN_AN_APP",
     "in_thread",
+    "Introduction",
     "items",
     "Known",
     "known",

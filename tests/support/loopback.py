@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import select
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -137,7 +138,8 @@ class Loopback(Serving):
         self.rendered = rendered  # what /apply-template makes of any conversation, as llama.cpp's does
         self.plugin = plugin  # what says hello as vLLM's plug-in does; it closes no thinking by itself
         self.version = version  # what /version tells, as vLLM's does
-        self.greeted = 0  # how often it was asked for the plug-in
+        self.greeted = self.listed = 0  # how often it was asked for the plug-in, and for its models
+        self.lock, self.slow = threading.Lock(), 0.0  # seconds before its models are told
         self.ascii = True  # other characters are escaped in what is sent
         self.pages = pages or {}  # further GET addresses, with what makes their JSON or text
         self.calls: list[Call] = []
@@ -155,6 +157,9 @@ class Loopback(Serving):
 
             def do_GET(self) -> None:
                 if self.path.endswith("/models"):
+                    with server.lock:
+                        server.listed += 1
+                    time.sleep(server.slow)
                     models = {"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": server.owned_by}]}
                     self._json(200, models)
                 elif self.path == "/version" and server.version:

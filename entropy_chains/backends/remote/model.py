@@ -11,6 +11,7 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.continuations import WAYS, Request, Way, begun, way
 from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.introductions import Introduction
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of, held_back
@@ -91,6 +92,7 @@ class ServedModel:
         self._uncut = forms.never_cut(forms.merged(self._request))
         self._responses = api == "responses"
         self._server: Server | None = None
+        self._introduction = Introduction()
         self._probes_measured = True
         self._loop: tuple[Policy | None, OnMismatch] = None, "error"  # whose calls these are, and what a mismatch is there
 

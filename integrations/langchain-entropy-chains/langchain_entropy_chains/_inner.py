@@ -18,12 +18,12 @@ from entropy_chains import Segmentation
 from entropy_chains.adapters import (
     OLLAMA,
     Dialogue,
+    Introduction,
     Known,
     Listening,
     OnMismatch,
     Request,
     ServedModel,
-    Server,
     Update,
     adrive,
     drive,
@@ -53,7 +53,7 @@ CLIENTS = ("client", "async_client")
 RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
 """Settings that a raw completion shares with a chat."""
 
-_SERVERS: WeakKeyDictionary[Any, dict[str, Server]] = WeakKeyDictionary()
+_SERVERS: WeakKeyDictionary[Any, dict[str, Introduction]] = WeakKeyDictionary()
 """What servers said of themselves, for as long as the user's client lives: it does not change from call to call."""
 
 
@@ -236,27 +236,22 @@ class InnerModel(ServedModel):
     def connect(self) -> None:
         """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
         client = getattr(self._chat, "root_client", None)
-        if client is not None and not self._is_known(client):
+        if client is not None:
             from entropy_chains.adapters import who
 
-            self._learn(client, who(client, self._served, needed=False))
+            self._server = self._met_by(client).who(lambda: who(client, self._served, needed=False))
 
     async def aconnect(self) -> None:
         """The same for ``asyncio``."""
         client = getattr(self._chat, "root_async_client", None)
-        if client is not None and not self._is_known(client):
+        if client is not None:
             from entropy_chains.adapters import awho
 
-            self._learn(client, await awho(client, self._served, needed=False))
+            self._server = await self._met_by(client).awho(lambda: awho(client, self._served, needed=False))
 
-    def _is_known(self, client: Any) -> bool:
-        self._server = _SERVERS.get(client, {}).get(self._served)
-        return self._server is not None
-
-    def _learn(self, client: Any, server: Server | None) -> None:
-        self._server = server
-        if server is not None:
-            _SERVERS.setdefault(client, {})[self._served] = server
+    def _met_by(self, client: Any) -> Introduction:
+        """What this client's server said of itself; the sync and the async client of a model ask the same one."""
+        return _SERVERS.setdefault(getattr(self._chat, "root_client", None) or client, {}).setdefault(self._served, Introduction())
 
     # --- a backend for the refine loop
 

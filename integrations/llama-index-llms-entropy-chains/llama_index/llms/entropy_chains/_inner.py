@@ -35,6 +35,7 @@ from entropy_chains.adapters import (
     ChatReader,
     CompletionReader,
     Dialogue,
+    Introduction,
     Known,
     OnMismatch,
     Reply,
@@ -191,22 +192,20 @@ class Call(ServedModel):
 
     # --- the server
 
-    def connect(self) -> Server | None:
-        """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
-        sdk = uses_sdk(self.llm)
-        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else self._unasked
-        return self._server
+    def connect(self, introduction: Introduction) -> None:
+        """Ask the server who it is. One that cannot be reached is met by the call itself."""
+        introduction.server = introduction.server or self._unasked
+        self._server = introduction.who(lambda: who(client_of(self.llm), self._served, needed=False))
 
-    async def aconnect(self) -> Server | None:
+    async def aconnect(self, introduction: Introduction) -> None:
         """The same for ``asyncio``."""
-        sdk = uses_sdk(self.llm)
-        self._server = await awho(self.client, self._served, needed=False) if sdk else self._unasked
-        return self._server
+        introduction.server = introduction.server or self._unasked
+        self._server = await introduction.awho(lambda: awho(self.client, self._served, needed=False))
 
     @property
-    def _unasked(self) -> Server:
-        """A server that is known by the class of the LLM alone."""
-        return OLLAMA if self._ollama else Server()
+    def _unasked(self) -> Server | None:
+        """A server that is known by the class of the LLM alone; None where it has to be asked."""
+        return None if uses_sdk(self.llm) else OLLAMA if self._ollama else Server()
 
     # --- requests
 
