@@ -165,7 +165,7 @@ class OpenAIBackend(ServedModel):
         if self._server is not None:
             return
         with failures(self._client):
-            self._server = who(self._client, self._served, plugin=bool(self._plugin))
+            self._server = self._introduction.who(lambda: who(self._client, self._served, plugin=bool(self._plugin)))
 
     def _events(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Show, None, None]:
         return drive(dialogue, partial(self._updates, sampling=sampling), self._control)
@@ -277,7 +277,7 @@ class AsyncOpenAIBackend(ServedModel):
         if self._server is not None:
             return
         with failures(self._client):
-            self._server = await awho(self._client, self._served, plugin=bool(self._plugin))
+            self._server = await self._introduction.awho(lambda: awho(self._client, self._served, plugin=bool(self._plugin)))
 
     async def _chunks(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
         send = partial(self._updates, sampling=sampling)

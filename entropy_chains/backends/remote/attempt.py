@@ -23,7 +23,6 @@ from entropy_chains.core.steps import Segmentation
 MOST_BARE_TOKENS = 16
 """Reasoning tokens without any logprobs after which they are given up."""
 
-NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
 INTERLEAVED = "thinking goes on after the answer has begun: run in full"
 NOT_CLOSED = "the server's plug-in did not close the thinking, so the stream was closed"
 
@@ -157,7 +156,7 @@ class Attempt:
             return
         self._blind += 1
         if self._blind == MOST_BARE_TOKENS:
-            self.do_without(NO_LOGPROBS if piece.text else self._criterion.dropped)
+            self.do_without(self._criterion.unlisted if piece.text else self._criterion.dropped)
 
     def do_without(self, what: str) -> None:
         """There are no logprobs; see :meth:`.criterion.Criterion.do_without`."""

@@ -14,6 +14,8 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import COVERAGE
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 
+NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
+
 
 class Criterion:
     """What a run is stopped by, and whether its requests ask for logprobs.
@@ -44,10 +46,21 @@ class Criterion:
         return (not self._unread or self._plan.dropped) and self.refusal is None
 
     @property
+    def unlisted(self) -> str:
+        """What is missing where reasoning tokens come without logprobs."""
+        return NO_LOGPROBS + (f" ({self._plan.update})" if self._plan.update else "")
+
+    @property
     def dropped(self) -> str:
         """What is missing where the client passes on neither the text of reasoning tokens nor their logprobs."""
-        who, instead = self._plan.client
+        who, instead = self._client
         return f"{who} gives no logprobs and no text of reasoning tokens ({instead})"
+
+    @property
+    def _client(self) -> tuple[str, str]:
+        """Who passes no logprobs on, and what to do."""
+        who, instead = self._plan.client
+        return who, self._plan.update or instead
 
     def gives_in(self, error: BackendError, stream: Reply) -> bool:
         """Whether a request that failed is sent again: with fewer alternatives, once, or without logprobs where none are needed.
@@ -129,7 +142,7 @@ class Criterion:
         plan = self._plan
         if not self._may_stop(monitor):
             return
-        who, instead = plan.client
+        who, instead = self._client
         plan.known.warn(
             f"{plan.model}: {who} gives no logprobs with its text, so nothing was measured, and nothing is stopped: {instead}"
         )
@@ -139,7 +152,7 @@ class Criterion:
         """The reply is over, and none of its steps had logprobs for enough of its tokens: the policy was never asked. Say so."""
         if not self._may_stop(monitor):
             return
-        who, instead = self._plan.client
+        who, instead = self._client
         few = f"{who} gives logprobs for fewer than {COVERAGE:.0%} of the tokens"
         self._plan.known.warn(
             f"{self._plan.model}: {few}, so no step has an entropy, nothing was measured, and nothing is stopped: {instead}",

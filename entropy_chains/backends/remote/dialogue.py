@@ -16,6 +16,7 @@ from entropy_chains.backends.remote.criterion import Criterion
 from entropy_chains.backends.remote.events import Close, Control, Event, Exchange, Finish, Send, Show, Try
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update
+from entropy_chains.backends.remote.refused import RETHINKS
 from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
@@ -94,6 +95,13 @@ class Dialogue(Exchange[Request]):
         self._closing = False
         self._now.why, self._stopped, self._now = why, self._now, self._attempt(stop=False)
         return self._run("full")
+
+    def _rethought(self) -> bool:
+        """The model thought again: whether it does so always, as where a new turn asks for the answer. That is remembered."""
+        always = not self._ways[0].exact
+        if always:
+            self._plan.known.thinks_again(self._plan.ways, self._plan.model)
+        return always
 
     # --- what came
 
@@ -178,6 +186,10 @@ class Dialogue(Exchange[Request]):
             now.monitor.answer(None)
             now.monitor.release(f"the answer after a step could not be had ({trial.lost}): run in full")
             return []
+        if trial.reply.again and self._rethought():
+            now.monitor.answer(None)
+            now.monitor.release(RETHINKS)
+            return []
         probe = trial.reply.probe(self._plan.tags, self._criterion.k, policy.mass_floor if policy else None)
         if missing := self._criterion.missing_of(trial.reply, probe):
             now.do_without(missing)
@@ -192,6 +204,7 @@ class Dialogue(Exchange[Request]):
         if not self._closing and (spans := now.rest):
             rest.append(Show([Chunk(text, phase) for phase, text in spans]))
         if now.again:
+            self._rethought()
             return rest, self._in_full(THINKS_AGAIN)
         if self._closing and now.probed is None:
             return rest, self._ask()

@@ -1,4 +1,4 @@
-"""Asks a server who it is, through an SDK's client, sync or async.
+"""Asks a server who it is, through an SDK's client, sync or async; once for all calls that want to know it meanwhile.
 
 The user did not ask for this. So whatever comes in reply, the user's own request is sent; a reply that cannot be read makes the
 server an unknown one. Only where there is no connection at all an error is raised.
@@ -6,7 +6,11 @@ server an unknown one. Only where there is no connection at all an error is rais
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from inspect import isawaitable
 from typing import Any
@@ -74,3 +78,71 @@ async def _reply(send: Callable[..., Any], address: str, **arguments: Any) -> An
 def _patience(client: Any) -> float:
     timeout = getattr(client.timeout, "read", client.timeout)  # seconds, one for each phase, or None
     return min(timeout, LONGEST_WAIT) if isinstance(timeout, int | float) else LONGEST_WAIT
+
+
+Question = Future[Server | None]
+
+
+class Introduction:
+    """What a server said of itself. The first call asks, and those that come meanwhile wait for what it is told.
+
+    A failure is told to all that wait, and is not remembered: the next call asks again. Where the one that asks is cancelled or
+    interrupted, another one of them asks. Threads wait for threads, and tasks for tasks of their own loop: a loop never blocks.
+
+    Attributes:
+        server: what was learnt; None until then.
+    """
+
+    def __init__(self) -> None:
+        self.server: Server | None = None
+        self._lock = threading.Lock()
+        self._open: dict[asyncio.AbstractEventLoop | None, Question] = {}  # what is asked now, by its loop; None: by a thread
+
+    def who(self, ask: Callable[[], Server | None]) -> Server | None:
+        """Returns the server, as ``ask`` learns it; None where it does not. Raises what ``ask`` does."""
+        while self.server is None:
+            question, own = self._question(None)
+            if own:
+                with self._answering(None, question):
+                    self.server = ask()
+                return self.server
+            with suppress(CancelledError):
+                return question.result()
+        return self.server
+
+    async def awho(self, ask: Callable[[], Awaitable[Server | None]]) -> Server | None:
+        """The same for ``asyncio``."""
+        loop = asyncio.get_running_loop()
+        while self.server is None:
+            question, own = self._question(loop)
+            if own:
+                with self._answering(loop, question):
+                    self.server = await ask()
+                return self.server
+            told = asyncio.Event()
+            question.add_done_callback(lambda _, told=told: loop.call_soon_threadsafe(told.set))  # type: ignore[misc]
+            await told.wait()
+            with suppress(CancelledError):
+                return question.result()
+        return self.server
+
+    def _question(self, place: asyncio.AbstractEventLoop | None) -> tuple[Question, bool]:
+        """What is asked in this place, and whether the caller is to ask it."""
+        with self._lock:
+            own = place not in self._open
+            return self._open.setdefault(place, Future()), own
+
+    @contextmanager
+    def _answering(self, place: asyncio.AbstractEventLoop | None, question: Question) -> Generator[None, None, None]:
+        """Tells those that wait what comes of the question, which is open no more."""
+        try:
+            yield
+        except BaseException as error:
+            self._open.pop(place)
+            if isinstance(error, Exception):
+                question.set_exception(error)
+            else:
+                question.cancel()
+            raise
+        self._open.pop(place)
+        question.set_result(self.server)

@@ -11,6 +11,7 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.continuations import WAYS, Request, Way, begun, way
 from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.introductions import Introduction
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of, held_back
@@ -50,6 +51,7 @@ class ServedModel:
 
     _drops_reasoning = False
     _chunks_of = "the server", REMEDY
+    _since: tuple[str, ...] = ()  # releases of the client that logprobs need
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class ServedModel:
         self._uncut = forms.never_cut(forms.merged(self._request))
         self._responses = api == "responses"
         self._server: Server | None = None
+        self._introduction = Introduction()
         self._probes_measured = True
         self._loop: tuple[Policy | None, OnMismatch] = None, "error"  # whose calls these are, and what a mismatch is there
 
@@ -192,11 +195,13 @@ class ServedModel:
         on_mismatch: OnMismatch,
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
-        may_stop = stop and self._uncut is None
+        ways, known = self._ways(), self._known(k)
+        uncut = self._uncut or known.in_vain(ways)
+        may_stop = stop and uncut is None
         loop, theirs = self._loop
         plan = Plan(
             tags=self.tags,
-            ways=self._ways(),
+            ways=ways,
             k=k,
             opened=self._opened,
             control=self._control_wanted,
@@ -204,10 +209,11 @@ class ServedModel:
             without_logprobs=without_logprobs(self.without_logprobs, policy, stop=may_stop) if policy else self.without_logprobs,
             on_mismatch=theirs if loop else on_mismatch,
             model=self._served,
-            known=self._known(k),
-            uncut=self._uncut,
+            known=known,
+            uncut=uncut,
             dropped=self._drops_reasoning,
             client=self._chunks_of,
+            since=(self._server.can.since, *self._since) if self._server and self._server.can.since else (),
             loop=loop,
         )
         return Dialogue(
@@ -274,7 +280,7 @@ class ServedModel:
             return CompletionReader(held_back(body.get("stop"))), "/completions", arguments
         if self._responses:
             return ResponsesReader(), "/responses", arguments
-        return ChatReader(held_back(body.get("stop"))), "/chat/completions", arguments
+        return ChatReader(held_back(body.get("stop")), request.begun), "/chat/completions", arguments
 
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.remote.alignment import Alignment, Part, Piece
+from entropy_chains.backends.remote.echo import BegunTurn, Echo
 from entropy_chains.backends.remote.logprob_entries import entries_of, fields, items, tokens_of
 from entropy_chains.core.phases import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
@@ -104,6 +105,7 @@ class _Reader:
 
     Args:
         held: as in :class:`.alignment.Alignment`.
+        turn: the assistant's turn that the server was to go on from: what it sends back of it is left out.
 
     Attributes:
         begun: a chunk has come.
@@ -111,10 +113,11 @@ class _Reader:
         stray: what came in the place of a chunk and may be an error, where no finish reason comes any more.
     """
 
-    __slots__ = ("_alignment", "_reasoned", "begun", "finished", "stray")
+    __slots__ = ("_alignment", "_echo", "_reasoned", "begun", "finished", "stray")
 
-    def __init__(self, held: int = 0) -> None:
+    def __init__(self, held: int = 0, turn: BegunTurn | None = None) -> None:
         self._alignment = Alignment(held)
+        self._echo = Echo(turn) if turn else None
         self._reasoned = False  # reasoning was seen in a field of its own
         self.begun = self.finished = False
         self.stray: BackendError | None = None
@@ -123,8 +126,9 @@ class _Reader:
         raise NotImplementedError
 
     def finish(self) -> Update:
-        """The stream has ended: pieces that still waited for late logprobs."""
-        pieces = self._alignment.finish()
+        """The stream has ended: text that might have been sent back of the request, and pieces that waited for late logprobs."""
+        kept = self._alignment.add(self._echo.rest(), ()) if self._echo else []
+        pieces = [*kept, *self._alignment.finish()]
         return Update(tuple(pieces)) if pieces else NOTHING
 
     def _parts(self, reasoning: str, content: Any) -> list[Part]:
@@ -162,12 +166,16 @@ class _ChoiceReader(_Reader):
             return Update(usage=usage, id=_text(event.get("id")) or None, model=_text(event.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
         logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
+        called = bool(message.get("tool_calls") or message.get("function_call"))
         self.begun, self.finished = True, self.finished or finish is not None
+        parts = self._texts(choice, message)
+        if self._echo is not None:
+            parts = [*self._echo.take(parts), *(self._echo.rest() if finish or called else ())]
         return Update(
-            tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),
+            tuple(self._alignment.add(parts, entries_of(logprobs) if logprobs else ())),
             finish,
             usage,
-            bool(message.get("tool_calls") or message.get("function_call")),
+            called,
             _text(message.get("refusal")),
             _text(event.get("id")) or None,
             _text(event.get("model")) or None,

@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from entropy_chains import Token
 from entropy_chains.adapters import (
     REASONING,
+    BegunTurn,
     Characters,
     ChatReader,
     Phase,
@@ -53,14 +54,15 @@ class ChunkReader:
     Args:
         held: most characters that the server holds back.
         strict: a stream without a finish reason broke off, unless it ended in order.
+        turn: as in :class:`entropy_chains.adapters.ChatReader`.
 
     Attributes:
         transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
     """
 
-    def __init__(self, *, held: int = 0, strict: bool = False):
-        self._reader, self._characters, self._strict = ChatReader(held), Characters(), strict
+    def __init__(self, *, held: int = 0, strict: bool = False, turn: BegunTurn | None = None):
+        self._reader, self._characters, self._strict = ChatReader(held, turn), Characters(), strict
         self.transfer = Transfer()
         self._has_text = False  # the inner has passed on a text of its own
         self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes

@@ -18,12 +18,12 @@ from entropy_chains import Segmentation
 from entropy_chains.adapters import (
     OLLAMA,
     Dialogue,
+    Introduction,
     Known,
     Listening,
     OnMismatch,
     Request,
     ServedModel,
-    Server,
     Update,
     adrive,
     drive,
@@ -38,8 +38,7 @@ from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
 from langchain_entropy_chains._closing import aclosing_response, closing_response
 from langchain_entropy_chains._model_info import drops_reasoning, limit, model_name, numeric_field, with_reply_ids
-from langchain_entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from langchain_entropy_chains._ollama import settings_of, speaks_ollama, with_seed
+from langchain_entropy_chains._ollama import SINCE, settings_of, speaks_ollama, with_seed
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -54,7 +53,7 @@ CLIENTS = ("client", "async_client")
 RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
 """Settings that a raw completion shares with a chat."""
 
-_SERVERS: WeakKeyDictionary[Any, dict[str, Server]] = WeakKeyDictionary()
+_SERVERS: WeakKeyDictionary[Any, dict[str, Introduction]] = WeakKeyDictionary()
 """What servers said of themselves, for as long as the user's client lives: it does not change from call to call."""
 
 
@@ -89,7 +88,7 @@ class InnerModel(ServedModel):
         if not self._drops_reasoning:
             self._chunks_of = type(chat).__name__, INSTEAD
         if speaks_ollama(chat):
-            self._server, self._chunks_of = OLLAMA, (type(chat).__name__, NEWER_OLLAMA)
+            self._server, self._since = OLLAMA, (SINCE,)
         self._limit = limit(chat, kwargs)
         self._named = with_reply_ids(chat)
         wants_logprobs = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
@@ -140,7 +139,7 @@ class InnerModel(ServedModel):
 
     def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
         """One request; closing this closes the connection, so that the server stops."""
-        reader = self._reader()
+        reader = self._reader(request)
         with hiding(self._chat, self._kwargs), _request_errors(request):
             if request.prefix is None:
                 chat, kwargs = self._stream_call(request, seed)
@@ -154,7 +153,7 @@ class InnerModel(ServedModel):
 
     async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
-        reader = self._reader()
+        reader = self._reader(request)
         with hiding(self._chat, self._kwargs), _request_errors(request):
             if request.prefix is None:
                 chat, kwargs = self._stream_call(request, seed)
@@ -166,9 +165,9 @@ class InnerModel(ServedModel):
                     yield reader.feed(chunk)
             yield reader.finish()
 
-    def _reader(self) -> ChunkReader:
+    def _reader(self, request: Request) -> ChunkReader:
         stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
-        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai))
+        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai, turn=request.begun))
         return self.readers[-1]
 
     def _listening(self, chat: BaseChatModel, reader: ChunkReader) -> BaseChatModel:
@@ -241,27 +240,22 @@ class InnerModel(ServedModel):
     def connect(self) -> None:
         """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
         client = getattr(self._chat, "root_client", None)
-        if client is not None and not self._is_known(client):
+        if client is not None:
             from entropy_chains.adapters import who
 
-            self._learn(client, who(client, self._served, needed=False))
+            self._server = self._met_by(client).who(lambda: who(client, self._served, needed=False))
 
     async def aconnect(self) -> None:
         """The same for ``asyncio``."""
         client = getattr(self._chat, "root_async_client", None)
-        if client is not None and not self._is_known(client):
+        if client is not None:
             from entropy_chains.adapters import awho
 
-            self._learn(client, await awho(client, self._served, needed=False))
+            self._server = await self._met_by(client).awho(lambda: awho(client, self._served, needed=False))
 
-    def _is_known(self, client: Any) -> bool:
-        self._server = _SERVERS.get(client, {}).get(self._served)
-        return self._server is not None
-
-    def _learn(self, client: Any, server: Server | None) -> None:
-        self._server = server
-        if server is not None:
-            _SERVERS.setdefault(client, {})[self._served] = server
+    def _met_by(self, client: Any) -> Introduction:
+        """What this client's server said of itself; the sync and the async client of a model ask the same one."""
+        return _SERVERS.setdefault(getattr(self._chat, "root_client", None) or client, {}).setdefault(self._served, Introduction())
 
     # --- a backend for the refine loop
 

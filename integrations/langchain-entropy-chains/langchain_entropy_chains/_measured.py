@@ -15,13 +15,14 @@ from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.outputs import Generation as Reply
 from rich.table import Table
 
-from entropy_chains.adapters import FLAT, Close, Dialogue, Update, held_back, tokens_of
+from entropy_chains.adapters import FLAT, OLLAMA, Close, Dialogue, Update, held_back, tokens_of
 from entropy_chains.backends import Generation
 from entropy_chains.errors import NoLogprobsError
 from langchain_entropy_chains._chunks import ChunkReader, as_chunk, reasoning_and_content
 from langchain_entropy_chains._traced import CACHED
 
-NO_LOGPROBS = "no logprobs arrived: switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
+SWITCH_ON = "switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
+NO_LOGPROBS = f"no logprobs arrived: {SWITCH_ON}, or {OLLAMA.can.since} or later"
 RECORD = "early_stop_record"
 """Metadata field with the run's steps, as JSON."""
 

@@ -11,8 +11,8 @@ from langchain_entropy_chains._model_info import OPTIONS
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-INSTEAD = "it has them from langchain-ollama 1.1 on, with a server of Ollama 0.12.11 or later"
-"""What to do where its chunks have no logprobs."""
+SINCE = "langchain-ollama 1.1"
+"""The first release that passes logprobs on."""
 
 PASS_ON_THINKING = {"reasoning": True}
 """A call's setting under which the class passes on thinking, also where the request says ``"think": false`` in vain (gpt-oss)."""

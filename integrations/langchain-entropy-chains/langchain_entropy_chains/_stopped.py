@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains import Outcome, ThinkTags
-from entropy_chains.adapters import MALFORMED, OLLAMA, Request, begun, clean_answer, entries_of, way
+from entropy_chains.adapters import MALFORMED, OLLAMA, Request, begun, clean_answer, entries_of, way, without_echo
 from entropy_chains.backends import Generation
 from entropy_chains.errors import EntropyChainsError, SettingsError
 from langchain_entropy_chains._config import OFF
@@ -60,7 +60,7 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
             continuation: ``turn`` (any chat model) or ``prefill`` (a ChatOpenAI on vLLM or SGLang; the exact continuation).
         """
         request = self._request(continuation, model)
-        answer = model.invoke(list(request.messages), _in_full(config), **_request_kwargs(model, request))
+        answer = _own(model.invoke(list(request.messages), _in_full(config), **_request_kwargs(model, request)), request)
         if self._usable(answer):
             return self._with_table(answer)
         return self._with_table(model.invoke(self.messages, _in_full(config)), MALFORMED)
@@ -70,7 +70,7 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
     ) -> AIMessage:
         """The same for ``asyncio``."""
         request = self._request(continuation, model)
-        answer = await model.ainvoke(list(request.messages), _in_full(config), **_request_kwargs(model, request))
+        answer = _own(await model.ainvoke(list(request.messages), _in_full(config), **_request_kwargs(model, request)), request)
         if self._usable(answer):
             return self._with_table(answer)
         return self._with_table(await model.ainvoke(self.messages, _in_full(config)), MALFORMED)
@@ -95,6 +95,13 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
         if why:
             outcome = replace(outcome, stopped=False, reason=why, tokens_saved=None)
         return answer.model_copy(update={"response_metadata": {**answer.response_metadata, **outcome.metadata()}})
+
+
+def _own(answer: AIMessage, request: Request) -> AIMessage:
+    """The answer without what the server sent back of the request."""
+    if request.begun is None or not isinstance(answer.content, str):
+        return answer
+    return answer.model_copy(update={"content": without_echo(answer.content, request.begun)})
 
 
 def _in_full(config: RunnableConfig | None) -> RunnableConfig:

@@ -132,9 +132,10 @@ def test_thinking_begun_again_in_its_own_field_is_no_answer():
     """A server that splits it off: the attempt is closed and thrown away, whatever content would follow; blanks are no thinking."""
     plan = Plan(ThinkTags(), (Turn(),))
     again = updates(piece(" ", THINK), piece("so ", THINK), piece("again", THINK), *FOUR)
-    requests, shown, made = run(
-        Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], again, updates(*UNSURE, piece("5", ANSWER))
-    )
+    with pytest.warns(UserWarning, match="think again"):
+        requests, shown, made = run(
+            Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], again, updates(*UNSURE, piece("5", ANSWER))
+        )
     assert [r.purpose for r in requests] == ["reason", "answer", "full"]
     assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("5", "5", 2 + 2 + 3, False)
     assert "think again" in made.outcome.reason

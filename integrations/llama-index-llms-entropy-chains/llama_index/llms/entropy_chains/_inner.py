@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
-from llama_index.llms.entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from llama_index.llms.entropy_chains._ollama import Asking, model_of, settings_of, speaks_ollama
+from llama_index.llms.entropy_chains._ollama import SINCE, Asking, model_of, settings_of, speaks_ollama
 from llama_index.llms.entropy_chains._requests import (
     Opened,
     RawResponse,
@@ -44,6 +43,7 @@ from entropy_chains.adapters import (
     ChatReader,
     CompletionReader,
     Dialogue,
+    Introduction,
     Known,
     OnMismatch,
     Reply,
@@ -112,7 +112,7 @@ class Call(ServedModel):
         self._ollama = speaks_ollama(llm)
         super().__init__(llm, model_of(llm), **settings)
         self.llm: Any = llm
-        self._chunks_of = type(llm).__name__, NEWER_OLLAMA if self._ollama else INSTEAD
+        self._chunks_of, self._since = (type(llm).__name__, INSTEAD), (SINCE,) if self._ollama else ()
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
         self._ask, self._server, self.client, self._limiter = ask, server or (OLLAMA if self._ollama else None), client, limiter
         self.run = Run()
@@ -200,22 +200,20 @@ class Call(ServedModel):
 
     # --- the server
 
-    def connect(self) -> Server | None:
-        """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
-        sdk = uses_sdk(self.llm)
-        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else self._server_by_class
-        return self._server
+    def connect(self, introduction: Introduction) -> None:
+        """Ask the server who it is. One that cannot be reached is met by the call itself."""
+        introduction.server = introduction.server or self._server_by_class
+        self._server = introduction.who(lambda: who(client_of(self.llm), self._served, needed=False))
 
-    async def aconnect(self) -> Server | None:
+    async def aconnect(self, introduction: Introduction) -> None:
         """The same for ``asyncio``."""
-        sdk = uses_sdk(self.llm)
-        self._server = await awho(self.client, self._served, needed=False) if sdk else self._server_by_class
-        return self._server
+        introduction.server = introduction.server or self._server_by_class
+        self._server = await introduction.awho(lambda: awho(self.client, self._served, needed=False))
 
     @property
-    def _server_by_class(self) -> Server:
-        """A server that is known by the class of the LLM alone."""
-        return OLLAMA if self._ollama else Server()
+    def _server_by_class(self) -> Server | None:
+        """A server that is known by the class of the LLM alone; None where it has to be asked."""
+        return None if uses_sdk(self.llm) else OLLAMA if self._ollama else Server()
 
     # --- requests
 
@@ -365,7 +363,7 @@ class Call(ServedModel):
         if self.responses:
             return ResponsesReader()
         held = held_back(call_settings(self.llm, self.kwargs).get("stop"))
-        reader = ChatReader(held) if self._as_chat(request) else CompletionReader(held)
+        reader = ChatReader(held, request.begun) if self._as_chat(request) else CompletionReader(held)
         foreign = self._ollama or (not uses_sdk(self.llm) and self._ask is not None)
         return ForeignReader(reader) if foreign else reader
 

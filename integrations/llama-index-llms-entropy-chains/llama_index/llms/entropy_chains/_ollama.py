@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
     from llama_index.llms.entropy_chains._streams import End
 
-INSTEAD = "Ollama sends them from 0.12.11 on, and its Python client passes them on from 0.6.1 on: update them"
-"""What to do where no logprobs come."""
+SINCE = "its Python client 0.6.1"
+"""The first release that passes logprobs on."""
 
 
 def speaks_ollama(llm: LLM) -> bool:

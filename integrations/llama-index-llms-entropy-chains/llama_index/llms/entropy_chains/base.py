@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -39,6 +40,7 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
 from entropy_chains.adapters import (
     IN_AN_APP,
+    Introduction,
     Mode,
     OnMismatch,
     Server,
@@ -53,6 +55,10 @@ RUN = "run_id"
 """The instrument tag that names a root run, for the holdout."""
 
 
+_LEARNING = threading.Lock()
+"""Held while a wrapper looks up what was learnt: threads that call it first at once share it."""
+
+
 @dataclass(slots=True)
 class Learnt:
     """What was learnt through an LLM, and is true of it alone: a copy of the wrapper may be given another one.
@@ -60,14 +66,19 @@ class Learnt:
     Attributes:
         llm: the LLM inside.
         address: its server's, which may be set later.
-        server: who its server is, once it was asked.
+        introduction: asks who its server is.
         clients: its async clients by event loop.
     """
 
     llm: LLM
     address: str | None = None
-    server: Server | None = None
+    introduction: Introduction = field(default_factory=Introduction)
     clients: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
+
+    @property
+    def server(self) -> Server | None:
+        """Who its server is, once it was asked."""
+        return self.introduction.server
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Learnt:
         """Nothing is learnt through a copy of the LLM yet; connections cannot be copied."""
@@ -262,7 +273,7 @@ class EarlyStopLLM(Delegate, Replacement):
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server)
         if learnt.server is None:
-            learnt.server = call.connect()
+            call.connect(learnt.introduction)
             self._check_policy(call)
         if self._refines(call):
             return call.run.streamed(refine(call, self._terms(call, kwargs)))
@@ -274,7 +285,7 @@ class EarlyStopLLM(Delegate, Replacement):
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server, self._client(learnt))
         if learnt.server is None:
-            learnt.server = await call.aconnect()
+            await call.aconnect(learnt.introduction)
             self._check_policy(call)
         terms = self._terms(call, kwargs)
         responses = call.run.streamed(
@@ -323,9 +334,11 @@ class EarlyStopLLM(Delegate, Replacement):
     @property
     def _learnt(self) -> Learnt:
         """What was learnt through the LLM inside."""
-        learnt, address = self._last_learnt, getattr(self.llm, "api_base", None)
-        if learnt is None or learnt.llm is not self.llm or learnt.address != address:
-            learnt = self._last_learnt = Learnt(self.llm, address)
+        address = getattr(self.llm, "api_base", None)
+        with _LEARNING:
+            learnt = self._last_learnt
+            if learnt is None or learnt.llm is not self.llm or learnt.address != address:
+                learnt = self._last_learnt = Learnt(self.llm, address)
         return learnt
 
     @property
