@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun, way
     from entropy_chains.backends.remote.dialogue import Dialogue
     from entropy_chains.backends.remote.drive import adrive, drive
+    from entropy_chains.backends.remote.echo import BegunTurn, without_echo
     from entropy_chains.backends.remote.events import Close, Show
-    from entropy_chains.backends.remote.introductions import awho, who
+    from entropy_chains.backends.remote.introductions import Introduction, awho, who
     from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items, tokens_of
     from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
     from entropy_chains.backends.remote.plan import Plan
@@ -71,6 +72,7 @@ _HOME = {
     "astream": "backends.local.threads",
     "awho": "backends.remote.introductions",
     "begun": "backends.remote.continuations",
+    "BegunTurn": "backends.remote.echo",
     "Characters": "backends.remote.logprob_entries",
     "ChatReader": "backends.remote.readers",
     "calls_in": "core.tool_calls",
@@ -92,6 +94,7 @@ _HOME = {
     "hiding": "backends.remote.redaction",
     "IN_AN_APP": "backends.remote.refused",
     "in_thread": "backends.local.threads",
+    "Introduction": "backends.remote.introductions",
     "items": "backends.remote.logprob_entries",
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
@@ -143,6 +146,7 @@ _HOME = {
     "way": "backends.remote.continuations",
     "WAYS": "backends.remote.continuations",
     "who": "backends.remote.introductions",
+    "without_echo": "backends.remote.echo",
     "without_logprobs": "backends.remote.refused",
     "without_secrets": "backends.remote.redaction",
     "WithoutLogprobs": "options",
@@ -155,6 +159,7 @@ __all__ = [
     "astream",
     "awho",
     "begun",
+    "BegunTurn",
     "calls_in",
     "Characters",
     "ChatReader",
@@ -177,6 +182,7 @@ __all__ = [
     "hiding",
     "IN_AN_APP",
     "in_thread",
+    "Introduction",
     "items",
     "Known",
     "known",
@@ -229,6 +235,7 @@ __all__ = [
     "way",
     "WAYS",
     "who",
+    "without_echo",
     "without_logprobs",
     "without_secrets",
     "WithoutLogprobs",

@@ -113,7 +113,7 @@ def demo(questions: int, calibration: int, seed: int, out: Path, as_json: bool) 
 def record(
     data: Path, out: Path, model: str | None, base_url: str | None, k: int, full_vocabulary: bool, concurrency: int,
     limit: int | None, resume: bool, redo_cut: bool, boundary: str | None, min_tokens: int | None, system: str | None, mode: Mode,
-    steps: int | None, temperature: float | None, max_tokens: int, seed: int, grade: str, as_json: bool, **given: Any,
+    steps: int | None, temperature: float | None, max_tokens: int, seed: int, grade: str, as_json: bool, **backend_options: Any,
 ) -> None:  # fmt: skip
     """Run full reasoning on questions and write traces."""
     from dataclasses import replace
@@ -136,7 +136,7 @@ def record(
     )
     if redo_cut and not resume:
         raise SettingsError("--redo-cut records runs of an existing file again; add --resume")
-    chosen, grader = settings_of(base_url, given), named_grader(grade)
+    chosen, grader = settings_of(base_url, backend_options), named_grader(grade)
     questions = read_questions(data, limit)
     check_gold(questions, grade)
     if holds_data(out) and not resume:
@@ -162,8 +162,8 @@ def record(
         system=system, grade=grade, grader=grader,
     )  # fmt: skip
     result, lacking = write_traces(asking, questions, out, quiet=as_json, redo_cut=redo_cut)
-    told = ["{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result), *told_of_gold(result)]
-    show(result, as_json, told)
+    lines = ["{recorded} recorded, {cut} of them cut off, {skipped} skipped → {out}".format(**result), *told_of_gold(result)]
+    show(result, as_json, lines)
     if lacking:
         echo(lacking, err=True)
         raise click.exceptions.Exit(1)
@@ -179,8 +179,8 @@ def diagnose(traces: Path, signal: str | None, seed: int, as_json: bool) -> None
     from entropy_chains.offline.diagnose import diagnose as run
     from entropy_chains.show.terminal import diagnosis_table
 
-    found = run(traces, signal=signal, seed=seed)
-    show(found.to_dict(), as_json, lambda: diagnosis_table(found.to_dict()))
+    diagnosis = run(traces, signal=signal, seed=seed)
+    show(diagnosis.to_dict(), as_json, lambda: diagnosis_table(diagnosis.to_dict()))
 
 
 @main.command()
@@ -226,9 +226,9 @@ def replay(traces: Path, policy_file: Path, on_mismatch: OnMismatch, seed: int, 
     from entropy_chains.offline.replay import replay as run
     from entropy_chains.show.terminal import replay_table
 
-    policy = Policy.load(policy_file)
-    found = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
-    show(found.to_dict(), as_json, lambda: replay_table(found.to_dict(), policy))
+    policy = Policy.of(policy_file)
+    result = run(traces, policy, seed=seed, on_mismatch=on_mismatch)
+    show(result.to_dict(), as_json, lambda: replay_table(result.to_dict(), policy))
 
 
 @main.command()
@@ -256,12 +256,12 @@ def compare(
     form = figure_format(plot) if plot else ""
     terms: dict[str, Any] = {"max_loss": max_loss, "confidence": confidence, "seed": seed}
     if other is None:
-        found = run(traces, folds=folds, **terms).to_dict()
+        comparison = run(traces, folds=folds, **terms).to_dict()
     else:
-        found = transfer(traces, other, on_mismatch=on_mismatch, **terms).to_dict()
+        comparison = transfer(traces, other, on_mismatch=on_mismatch, **terms).to_dict()
     if plot:
-        saved_against_change(plot, form, found)
-    show(found, as_json, lambda: comparison_table(found))
+        saved_against_change(plot, form, comparison)
+    show(comparison, as_json, lambda: comparison_table(comparison))
 
 
 @main.command()
@@ -274,7 +274,7 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
     """Write a self-contained page with plots."""
     from entropy_chains.show.report import write_report
 
-    policy = Policy.load(policy_file) if policy_file else None
+    policy = Policy.of(policy_file)
     write_report(out, list(traces), policy, title=title)
     show({"out": str(out)}, as_json, [f"report → {out}"])
 
@@ -282,24 +282,24 @@ def report(traces: tuple[Path, ...], policy_file: Path | None, out: Path, title:
 @main.command()
 @options(WHICH, LOCAL, TIMEOUT)
 @as_json
-def doctor(base_url: str | None, model: str | None, as_json: bool, **given: Any) -> None:
+def doctor(base_url: str | None, model: str | None, as_json: bool, **backend_options: Any) -> None:
     """What can this backend do, and what does that mean for stopping? Asks a handful of small real requests."""
     from entropy_chains.show.terminal import doctor_table
 
     if not model:
         raise SettingsError("give --base-url URL --model NAME for a server, or --model PATH_OR_ID (or 'demo') for a local model")
-    chosen = settings_of(base_url, given)
+    chosen = settings_of(base_url, backend_options)
     if base_url:
         client = client_of(base_url, chosen.get("timeout"))
         from entropy_chains.doctor.examine import examine
 
-        found = examine(client, model).to_dict()
+        examination = examine(client, model).to_dict()
     else:
         backend = load(model, **chosen)
         from entropy_chains.doctor.local import examine_local
 
-        found = examine_local(backend).to_dict()
-    show(found, as_json, lambda: doctor_table(found))
+        examination = examine_local(backend).to_dict()
+    show(examination, as_json, lambda: doctor_table(examination))
 
 
 @main.command()

@@ -72,13 +72,13 @@ def options(*groups: Any) -> Callable[[C], C]:
     return around
 
 
-def settings_of(base_url: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(base_url: str | None, values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a backend from those options that were given.
 
     Raises:
         SettingsError: one of them is for the other kind of backend, or cannot be read.
     """
-    settings = {name: value for name, value in given.items() if value not in (None, ())}
+    settings = {name: value for name, value in values.items() if value not in (None, ())}
     for name in ONLY_LOCAL if base_url else ONLY_SERVED:
         if name in settings:
             kind, remedy = ("local", "set it where the server is started") if base_url else ("served", "it needs --base-url")
@@ -92,12 +92,12 @@ def settings_of(base_url: str | None, given: Mapping[str, Any]) -> dict[str, Any
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = strict_json(text)
+        value = strict_json(text)
     except InputError as error:
         raise SettingsError(f"--template-kwargs: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise SettingsError('--template-kwargs must be an object of JSON, such as {"enable_thinking": true}')
-    return found
+    return value
 
 
 def load(model: str, k: int | None = 20, batch_size: int = 64, **settings: Any) -> TransformersBackend:
@@ -140,12 +140,12 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
     class AskedOnce(openai.DefaultHttpxClient):  # which HTTP library it is of is the SDK's affair
         """Gives a silent server up after the timeout: the SDK would ask again, and wait as long each time."""
 
-        def send(self, request: Any, **given: Any) -> Any:
+        def send(self, request: Any, **arguments: Any) -> Any:
             again, error = request.headers.get(RETRIES, "0") != "0", getattr(lost, "error", None)
             lost.error = error if again else None
             try:
                 if lost.error is None:
-                    return super().send(request, **given)
+                    return super().send(request, **arguments)
             except Exception as failed:
                 if "Timeout" not in type(failed).__name__:
                     raise

@@ -74,9 +74,9 @@ def write_traces(
     if not lacking:
         return result, None
     what = "interrupted" if interrupted.is_set() else "error"
-    told = f"{what}, not recorded: {lacking} of {len(questions)} questions{_why(list(failed), given_up)}"
+    message = f"{what}, not recorded: {lacking} of {len(questions)} questions{_reasons(list(failed), given_up)}"
     result["left_out"] = lacking
-    return result | ({"failed": failed} if failed else {}), f"{told}; {then}: {line_again('--resume')}"
+    return result | ({"failed": failed} if failed else {}), f"{message}; {then}: {line_again('--resume')}"
 
 
 COMPARED = (
@@ -120,7 +120,7 @@ def check_same_recording(out: Path, running: Mapping[str, Any], *, redo_cut: boo
             raise SettingsError(f"{out} was recorded with {name} {before!r}, this run has {now!r}; name another --out{remedy}")
 
 
-def _why(failed: Sequence[str], given_up: str | None) -> str:
+def _reasons(failed: Sequence[str], given_up: str | None) -> str:
     named = ", ".join(failed[:10]) + (f" and {len(failed) - 10} more" if len(failed) > 10 else "")
     why = [f"{named} failed"] if failed else []
     why += [given_up] if given_up else []

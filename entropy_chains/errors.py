@@ -33,7 +33,7 @@ _SECRET = re.compile(
 )
 
 
-def without_secrets(text: str) -> str:
+def without_keys(text: str) -> str:
     """A server's message without what looks like a key: some repeat the key that they refuse."""
     return _SECRET.sub("[key]", text)
 
@@ -71,14 +71,14 @@ def quoted(text: str, limit: int = 500) -> str:
 
     It is cut between words: of a part of a key nobody could tell that it is one.
     """
-    text = without_secrets(one_line(text))
+    text = without_keys(one_line(text))
     return text if len(text) <= limit else f"{text[:limit].rpartition(' ')[0]} …"
 
 
 def reason(error: Exception) -> str:
     """An error in one line, without keys; one that is not this package's with its type."""
     named = "" if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: "
-    return without_secrets(one_line(" ".join(f"{named}{error}".split())))
+    return without_keys(one_line(" ".join(f"{named}{error}".split())))
 
 
 class EntropyChainsError(Exception):
@@ -209,10 +209,10 @@ class BatchError(BackendError):
             raise cls(runs, errors) from failed[0]
 
 
-def outcome(call: Callable[..., T], *given: Any) -> T | Exception:
+def outcome(call: Callable[..., T], *arguments: Any) -> T | Exception:
     """What a call returns, or what it fails with. Nothing is raised."""
     try:
-        return call(*given)
+        return call(*arguments)
     except Exception as error:  # noqa: BLE001 (whatever a backend raises: what is finished elsewhere must not be lost)
         return error
 
@@ -225,8 +225,8 @@ def outcomes(call: Callable[[], Sequence[T]]) -> list[T | Exception]:
         return [run if why is None else why for run, why in zip(error.runs, error.errors, strict=True)]
 
 
-def all_of(made: Sequence[T | Exception]) -> list[T]:
+def all_of(results: Sequence[T | Exception]) -> list[T]:
     """The results, once none of them is an error; else raises as :meth:`BatchError.check`."""
-    errors = [m if isinstance(m, Exception) else None for m in made]
-    BatchError.check([None if isinstance(m, Exception) else m for m in made], errors)
-    return [m for m in made if not isinstance(m, Exception)]
+    errors = [m if isinstance(m, Exception) else None for m in results]
+    BatchError.check([None if isinstance(m, Exception) else m for m in results], errors)
+    return [m for m in results if not isinstance(m, Exception)]

@@ -37,22 +37,22 @@ def check_outputs(outputs: Iterable[PathLike], inputs: Iterable[PathLike] = (), 
     Raises:
         OutputError: it names the output and the remedy.
     """
-    taken = {_identity(path): f"the input {path}" for path in inputs}
+    roles = {_identity(path): f"the input {path}" for path in inputs}
     for path, append in [*((path, False) for path in outputs), *((path, True) for path in appended)]:
         _checked(path, append)
         identity = _identity(path)
-        if identity is not None and identity in taken:
-            raise OutputError(f"{path} is the same file as {taken[identity]}; name another file for the output")
-        taken[identity] = f"the output {path}"
+        if identity is not None and identity in roles:
+            raise OutputError(f"{path} is the same file as {roles[identity]}; name another file for the output")
+        roles[identity] = f"the output {path}"
 
 
 def holds_data(path: PathLike) -> bool:
     """Whether something can be read back from there: a file that is not empty, no pipe and no device."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return False
-    return found.st_size > 0 and not _is_stream(found)
+    return status.st_size > 0 and not _is_stream(status)
 
 
 def make_folder(path: PathLike) -> None:
@@ -60,7 +60,7 @@ def make_folder(path: PathLike) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise OutputError(f"the folder {path} cannot be made ({_why(error)}); name another one") from error
+        raise OutputError(f"the folder {path} cannot be made ({_reason(error)}); name another one") from error
 
 
 def write_file(path: PathLike, content: str | bytes) -> None:
@@ -72,14 +72,14 @@ def write_file(path: PathLike, content: str | bytes) -> None:
         OutputError: nothing can be written there.
         WriteError: writing failed on the way, as on a full disk.
     """
-    real, found = _checked(path)
+    real, status = _checked(path)
     data = content.encode() if isinstance(content, str) else content
     try:
-        if _is_stream(found):
+        if _is_stream(status):
             with _open_stream(path) as stream:
                 _write_all(stream, data)
         else:
-            _replace(real, found, data)
+            _replace(real, status, data)
     except OSError as error:
         raise WriteError(path, error) from error
 
@@ -94,9 +94,9 @@ class AppendedFile:
 
     def __init__(self, path: PathLike) -> None:
         """Open, and make the file where it is missing. Raises OutputError, also where somebody else is adding to it."""
-        _, found = _checked(path, append=True)
+        _, status = _checked(path, append=True)
         self.path = path
-        self.is_stream = _is_stream(found)
+        self.is_stream = _is_stream(status)
         self._file = self._open()
 
     def _open(self) -> BinaryIO:
@@ -171,74 +171,74 @@ def _checked(path: PathLike, append: bool = False) -> tuple[str, os.stat_result 
     try:
         real = os.path.realpath(path)
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except FileNotFoundError:
-            found = None
+            status = None
         if os.path.isdir(real) or not os.path.basename(path):
             raise IsADirectoryError("it is a folder")
-        _try_to_open(real, found, append)
+        _try_to_open(real, status, append)
     except (OSError, ValueError) as error:
         raise _refused(path, error) from error
-    return real, found
+    return real, status
 
 
-def _try_to_open(real: str, found: os.stat_result | None, append: bool) -> None:
+def _try_to_open(real: str, status: os.stat_result | None, append: bool) -> None:
     """Raise OSError if a file cannot be written. Asked for its rights, the system grants root even what it then refuses."""
-    if found is not None and (stat.S_ISBLK(found.st_mode) or stat.S_ISSOCK(found.st_mode)):
+    if status is not None and (stat.S_ISBLK(status.st_mode) or stat.S_ISSOCK(status.st_mode)):
         raise PermissionError("it is a disk or a socket")
-    if _is_stream(found):
+    if _is_stream(status):
         return  # opening a pipe can wait for its reader
-    if found is not None:
+    if status is not None:
         os.close(os.open(real, os.O_WRONLY | (os.O_APPEND if append else 0)))
-    if found is None or not append:
+    if status is None or not append:
         with tempfile.TemporaryFile(dir=os.path.dirname(real), buffering=0) as beside:
             beside.write(b"x")  # a full disk lets empty files be made
 
 
 def _refused(path: PathLike, error: Exception) -> OutputError:
     return OutputError(
-        f"{path} cannot be written ({_why(error)}); name a file in a folder that exists, is open to you and has room"
+        f"{path} cannot be written ({_reason(error)}); name a file in a folder that exists, is open to you and has room"
     )
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _identity(path: PathLike) -> object:
     """Equal for two names of one file. None for a pipe or device: it holds nothing that could be lost."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return os.path.realpath(path)
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
 
 
-def _own_stream(found: os.stat_result) -> int | None:
+def _own_stream(status: os.stat_result) -> int | None:
     """The descriptor of standard output or error if this file is where it goes to."""
     for descriptor, stream in ((1, sys.__stdout__), (2, sys.__stderr__)):
         if stream is None:  # it was closed when Python started, so its descriptor is some other file's
             continue
         with suppress(OSError):
-            if os.path.samestat(found, os.fstat(descriptor)):
+            if os.path.samestat(status, os.fstat(descriptor)):
                 return descriptor
     return None
 
 
-def _is_stream(found: os.stat_result | None) -> bool:
+def _is_stream(status: os.stat_result | None) -> bool:
     """Whether it is a pipe or a device, or the file that standard output goes to: nothing there is to be replaced."""
-    return found is not None and (not stat.S_ISREG(found.st_mode) or _own_stream(found) is not None)
+    return status is not None and (not stat.S_ISREG(status.st_mode) or _own_stream(status) is not None)
 
 
 def _open_stream(path: PathLike) -> BinaryIO:
     """Open a pipe or device for writing; standard output through its own descriptor, so that all it gets comes in order."""
-    own = _own_stream(os.stat(path))
-    if own is None:
+    descriptor = _own_stream(os.stat(path))
+    if descriptor is None:
         return open(path, "wb", buffering=0)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    return open(os.dup(own), "wb", buffering=0)
+    return open(os.dup(descriptor), "wb", buffering=0)
 
 
 def _open_to_append(path: PathLike) -> BinaryIO:

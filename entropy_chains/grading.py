@@ -17,7 +17,7 @@ from entropy_chains.errors import InputError, SettingsError, reason
 from entropy_chains.offline.traces import Step, Trace
 from entropy_chains.validation import short
 
-SHOWN = 3
+MOST_SHOWN = 3
 """Answers that do not equal gold, kept to be shown."""
 
 
@@ -25,7 +25,7 @@ def check_gold(questions: Sequence[Mapping[str, Any]], grade: str) -> None:
     """Raise InputError where some questions have gold and others none, or a gold answer is not of the kind that is compared."""
     without = [q["id"] for q in questions if q.get("gold") is None]
     if 0 < len(without) < len(questions):
-        named = ", ".join(map(short, without[:SHOWN])) + (", …" if len(without) > SHOWN else "")
+        named = ", ".join(map(short, without[:MOST_SHOWN])) + (", …" if len(without) > MOST_SHOWN else "")
         text = f"{len(without)} of {len(questions)} questions have no gold answer ({named})"
         raise InputError(f"{text}; give one to all of them, or to none")
     read = comparer(grade).normalise if grade in ("number", "choice") else None
@@ -66,7 +66,7 @@ class GradeTally:
         last = trace.steps[-1]
         self.counted += 1
         self.equal += last.correct is True
-        if last.correct is not True and len(self.unequal) < SHOWN:
+        if last.correct is not True and len(self.unequal) < MOST_SHOWN:
             read = last.answer if last.read is None else last.read
             self.unequal.append({"id": trace.id, "answer": last.answer, "read": read, "gold": trace.gold})
 
@@ -75,17 +75,17 @@ class GradeTally:
         return {"equal_to_gold": self.equal, "with_gold": self.counted, "unequal": self.unequal} if self.counted else {}
 
 
-def told_of_gold(found: Mapping[str, Any]) -> list[str]:
+def told_of_gold(figures: Mapping[str, Any]) -> list[str]:
     """Lines for people of :meth:`GradeTally.to_dict`; none where no full answer has gold."""
-    if not found.get("with_gold"):
+    if not figures.get("with_gold"):
         return []
-    lines = [f"{found['equal_to_gold']} of {found['with_gold']} full answers equal gold"]
-    for row in found["unequal"]:
+    lines = [f"{figures['equal_to_gold']} of {figures['with_gold']} full answers equal gold"]
+    for row in figures["unequal"]:
         written = "" if row["read"] == row["answer"] else f", written {short(row['answer'])}"
         lines.append(f"  {short(row['id'])}: read {short(row['read'])}{written}; gold {short(row['gold'])}")
     return (
         [*lines, "  If these are equal, see docs/grading.md: which forms are read, --system, --grade."]
-        if found["unequal"]
+        if figures["unequal"]
         else lines
     )
 
@@ -112,14 +112,14 @@ def named_grader(grade: str) -> Grader | None:
     module, _, function = name.partition(":")
     sys.path.insert(0, os.getcwd())  # as with python -m
     try:
-        found = getattr(importlib.import_module(module), function) if module and function else None
+        candidate = getattr(importlib.import_module(module), function) if module and function else None
     except (ImportError, AttributeError) as error:
         raise SettingsError(f"grade is {short(grade)}: {reason(error)}; it must be python:MODULE:FUNCTION") from error
     finally:
         sys.path.remove(os.getcwd())
-    if not callable(found):
+    if not callable(candidate):
         raise SettingsError(
             f"grade is {short(grade)}; it must be python:MODULE:FUNCTION, a function of an answer and a gold answer"
         )
-    grader: Grader = found
+    grader: Grader = candidate
     return grader

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+RESAMPLES = 2000
+"""Resamples that a bootstrap interval is drawn from."""
+
 NINETY_FIVE = NormalDist().inv_cdf(0.975)
 
 

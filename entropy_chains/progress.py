@@ -62,18 +62,18 @@ def progress(quiet: bool = False) -> Iterator[Track]:
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets, in the place of an exception, so that nothing is torn. A second one is an exception."""
-    told = threading.Event()
+    event = threading.Event()
 
     def tell(number: int, frame: FrameType | None) -> None:
-        if told.is_set():
+        if event.is_set():
             raise KeyboardInterrupt
-        told.set()
+        event.set()
 
-    here = threading.current_thread() is threading.main_thread()  # elsewhere Python sets no handlers
-    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if here and signal.getsignal(s) is not signal.SIG_IGN]
+    on_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python sets no handlers
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if on_main_thread and signal.getsignal(s) is not signal.SIG_IGN]
     before = {s: signal.signal(s, tell) for s in signals}
     try:
-        yield told
+        yield event
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -55,22 +55,22 @@ def together(placed: Sequence[tuple[str, dict[str, Any]]], limit: int | None = N
 def _question(line: str, place: str) -> dict[str, Any]:
     """The question of a line. Raises InputError that names the place and the field."""
     try:
-        found = read_json(line)
+        value = read_json(line)
     except InputError as error:
         raise InputError(f"{place}: {error}; {LOOKS}") from error
-    return checked(found if isinstance(found, dict) else {}, place)
+    return checked(value if isinstance(value, dict) else {}, place)
 
 
-def checked(given: dict[str, Any], place: str) -> dict[str, Any]:
+def checked(question: dict[str, Any], place: str) -> dict[str, Any]:
     """The question, numbers as texts. Raises InputError that names the place and the field."""
     for name in ("id", "question", "gold", "group"):
-        value, needed = given.get(name), name in ("id", "question")
+        value, needed = question.get(name), name in ("id", "question")
         is_number = name == "gold" and isinstance(value, int | float) and abs(value) < math.inf
         if is_number or (name == "id" and type(value) is int):
-            value = given[name] = str(value)
+            value = question[name] = str(value)
         if not _is_text(value, needed) and (needed or value is not None):
             raise InputError(f"{place}: {name!r} is {short(value)}; {LOOKS}")
-    return given
+    return question
 
 
 def _is_text(value: object, filled: bool) -> bool:

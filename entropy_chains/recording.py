@@ -46,7 +46,7 @@ Part = Sequence[tuple[int, Question]]
 BEFALLS_ALL = (NoLogprobsError, UnreachableError, SettingsError, MissingExtraError)
 """Errors that say nothing of the question: the next one would fail alike."""
 
-PATIENCE = 5
+MOST_FAILURES = 5
 """After so many of these in a row no more questions are asked."""
 
 GIVEN_UP = "more were given up: each would have failed alike"
@@ -128,8 +128,9 @@ def record(
             thinking ended, what may be wrong. None: a warning.
 
     Raises:
-        RecordError: at the end, where some questions failed. Earlier after :data:`PATIENCE` failures in a row that would befall
-            every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own error.
+        RecordError: at the end, where some questions failed. Earlier after :data:`MOST_FAILURES` failures in a row that would
+            befall every question (no logprobs, no connection, a key that is refused); if none was recorded, the first one's own
+            error.
             Also where questions were given up because nobody thinks.
     """
     check_options({"mode": mode})
@@ -154,20 +155,20 @@ def record(
     failed: dict[int, Exception] = {}
     finishes, broken, alike = Counter[str](), list[str](), 0
     with closing(finished):
-        for (place, question), found in chain.from_iterable(zip(part, made, strict=True) for part, made in finished):
-            if isinstance(found, Trace):
-                finishes[found.finish or ""] += 1
-                broken += [found.id] if found.finish == "error" else []
+        for (place, question), result in chain.from_iterable(zip(part, results, strict=True) for part, results in finished):
+            if isinstance(result, Trace):
+                finishes[result.finish or ""] += 1
+                broken += [result.id] if result.finish == "error" else []
                 alike = 0
-                seen.add(found)
+                seen.add(result)
                 if seen.is_hopeless:
                     hopeless.set()
-                yield found
+                yield result
                 continue
-            failed[place], alike = found, alike + 1 if isinstance(found, BEFALLS_ALL) else 0
+            failed[place], alike = result, alike + 1 if isinstance(result, BEFALLS_ALL) else 0
             if on_failure:
-                on_failure(question, found)
-            if alike == PATIENCE:
+                on_failure(question, result)
+            if alike == MOST_FAILURES:
                 hopeless.set()
     recorded = finishes.total()
     given_up = len(left) - recorded - len(failed) if hopeless.is_set() else 0
@@ -212,19 +213,21 @@ class _Recorder:
 
     def record(self, part: Part) -> list[Trace | Exception]:
         """The trace of each question, or what it fails with. A batch that fails as a whole is halved until one question is left."""
-        made = outcome(self._refine if self.mode == "refine" else self._think, part)
-        if not isinstance(made, Exception):
-            return made
-        if len(part) < 2 or isinstance(made, BEFALLS_ALL):
-            return [made] * len(part)
-        del made  # and with it the memory that the batch took
+        results = outcome(self._refine if self.mode == "refine" else self._think, part)
+        if not isinstance(results, Exception):
+            return results
+        if len(part) < 2 or isinstance(results, BEFALLS_ALL):
+            return [results] * len(part)
+        del results  # and with it the memory that the batch took
         return [*self.record(part[: len(part) // 2]), *self.record(part[len(part) // 2 :])]
 
     def _think(self, part: Part) -> list[Trace | Exception]:
-        asked, drawn = self._asked(part), self._drawn(part)
+        conversations, drawn = self._conversations(part), self._drawn(part)
         settings: dict[str, Any] = {"sampling": drawn, "segmentation": self.segmentation, "stop": False}
-        made = self._each(part, partial(self.backend.generate, asked, **settings))
-        runs = [(messages, run) for messages, found in zip(asked, made, strict=True) if (run := _ran(found)) is not None]
+        results = self._each(part, partial(self.backend.generate, conversations, **settings))
+        runs = [
+            (messages, run) for messages, result in zip(conversations, results, strict=True) if (run := _ran(result)) is not None
+        ]
         boundaries = [(messages, run, step) for messages, run in runs for step in range(1, len(run.steps[: self.steps]) + 1)]
         tried = iter(self._each(part, partial(self.backend.probe, boundaries, sampling=drawn), len(boundaries)))
         fields = self._fields(part, self.segmentation)
@@ -232,14 +235,14 @@ class _Recorder:
         def trace(question: Question, run: Generation, broke: Exception | None) -> Trace:
             self.seen.thought = self.seen.thought or run.reasoning_tokens > 0
             probes = list(islice(tried, len(run.steps[: self.steps])))
-            steps = thinking_steps(run, [_found(probe, or_none=broke is not None) for probe in probes])
+            steps = thinking_steps(run, [_probe_of(probe, or_none=broke is not None) for probe in probes])
             return _trace(question, grading.graded(question, steps, self.compared), fields | _ending(run, self.sampling, broke))
 
-        return self._traces(part, made, trace)
+        return self._traces(part, results, trace)
 
     def _refine(self, part: Part) -> list[Trace | Exception]:
-        asked, drawn = self._asked(part), self._drawn(part)
-        made = self._each(part, partial(run_refine, self.backend, asked, steps=self.steps or 4, sampling=drawn))
+        conversations, drawn = self._conversations(part), self._drawn(part)
+        results = self._each(part, partial(run_refine, self.backend, conversations, steps=self.steps or 4, sampling=drawn))
         fields = self._fields(part, None) | {"segmentation": PER_CALL.to_dict()}
 
         def trace(question: Question, run: RefineRun, broke: Exception | None) -> Trace:
@@ -247,30 +250,30 @@ class _Recorder:
             steps = grading.graded(question, _loop_steps(run) + lacking, self.compared)
             return _trace(question, steps, fields | _ending(run.calls[-1], drawn, broke))
 
-        return self._traces(part, made, trace)
+        return self._traces(part, results, trace)
 
     def _each(self, part: Part, ask: Callable[[], Sequence[T]], count: int | None = None) -> list[T | Exception]:
         """What a call makes of each of ``count`` things (None: of each question), or what each fails with.
 
         Raises where it fails as a whole for several questions: they are asked again.
         """
-        made = outcome(outcomes, ask)
-        if not isinstance(made, Exception):
-            return made
+        results = outcome(outcomes, ask)
+        if not isinstance(results, Exception):
+            return results
         if len(part) > 1:
-            raise made
-        return [made] * (len(part) if count is None else count)
+            raise results
+        return [results] * (len(part) if count is None else count)
 
     def _traces(
-        self, part: Part, made: Sequence[Any], trace: Callable[[Question, Any, Exception | None], Trace]
+        self, part: Part, results: Sequence[Any], trace: Callable[[Question, Any, Exception | None], Trace]
     ) -> list[Trace | Exception]:
         """The trace of each question's run, whole or broken off (then ``trace`` is told by what), or what it failed with."""
         return [
-            found if (run := _ran(found)) is None else outcome(trace, question, run, None if run is found else found)
-            for found, (_, question) in zip(made, part, strict=True)
+            result if (run := _ran(result)) is None else outcome(trace, question, run, None if run is result else result)
+            for result, (_, question) in zip(results, part, strict=True)
         ]
 
-    def _asked(self, part: Part) -> list[list[Message]]:
+    def _conversations(self, part: Part) -> list[list[Message]]:
         return [conversation(question, self.system) for _, question in part]
 
     def _drawn(self, part: Part) -> Sampling:
@@ -293,30 +296,30 @@ class _Recorder:
 
 def conversation(question: Question, system: str | None = None) -> list[Message]:
     """The messages that ask one question."""
-    asked: list[Message] = [{"role": "user", "content": question["question"]}]
-    return [{"role": "system", "content": system}, *asked] if system else asked
+    messages: list[Message] = [{"role": "user", "content": question["question"]}]
+    return [{"role": "system", "content": system}, *messages] if system else messages
 
 
 def thinking_steps(run: Generation, probes: Iterable[Probe]) -> list[Step]:
     """A thinking run's trace steps: one for each probed boundary, and last the rest with the answer."""
     probes = list(probes)
-    found = [_step(s.record, p, s.seconds, s.text) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
+    steps = [_step(s.record, p, s.seconds, s.text) for s, p in zip(run.steps[: len(probes)], probes, strict=True)]
     end = run.steps[len(probes) - 1].end if probes else 0
     seconds = run.seconds - sum(s.seconds for s in run.steps[: len(probes)])
     return [
-        *found,
+        *steps,
         Step(answer=_whole_answer(run), entropy=None, tokens=max(0, run.tokens - end), seconds=max(0.0, seconds), probe_tokens=0),
     ]
 
 
-def _ran(made: Any) -> Any:
+def _ran(result: Any) -> Any:
     """A question's run, or what came of it before its stream broke; None where nothing of it is to be recorded."""
-    if isinstance(made, BackendError) and not isinstance(made, BEFALLS_ALL):
-        return made.run
-    return None if isinstance(made, Exception) else made
+    if isinstance(result, BackendError) and not isinstance(result, BEFALLS_ALL):
+        return result.run
+    return None if isinstance(result, Exception) else result
 
 
-def _found(probe: Probe | Exception, *, or_none: bool) -> Probe:
+def _probe_of(probe: Probe | Exception, *, or_none: bool) -> Probe:
     """A probe; raises what it failed with, or, of a run that broke off, is none where that says nothing of the next question."""
     if not isinstance(probe, Exception):
         return probe
@@ -360,15 +363,15 @@ def _step(record: StepRecord, probe: Probe, seconds: float, text: str) -> Step:
 
 def _trace(question: Question, steps: list[Step], fields: Mapping[str, Any]) -> Trace:
     """A trace that can be written. Raises TraceError where a value of the question or of the run is none of a trace's."""
-    known = Trace.__dataclass_fields__.keys()
-    made = Trace(
+    field_names = Trace.__dataclass_fields__.keys()
+    trace = Trace(
         id=question["id"],
         steps=steps,
         group=question.get("group"),
         question=question["question"],
         gold=question.get("gold"),
-        **{name: value for name, value in fields.items() if name in known},
-        extra={name: value for name, value in fields.items() if name not in known},
+        **{name: value for name, value in fields.items() if name in field_names},
+        extra={name: value for name, value in fields.items() if name not in field_names},
     )
-    validate(made.to_dict(), None, None)
-    return made
+    validate(trace.to_dict(), None, None)
+    return trace

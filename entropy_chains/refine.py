@@ -99,20 +99,21 @@ def run_refine(
         RefineError: some conversations failed (a call that fails ends all conversations of its batch, unless the backend tells by a
             BatchError which it was); the finished ones are on it. Where every one failed, the first one's own error.
     """
-    loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    limit = _call_limit(steps, reallocate, max_steps)
+    loops = _open(backend, conversations, policy, steps, limit, sampling, stop, holdout, again, on_mismatch)
     backend = _for_loop(backend, policy, stop, on_mismatch)
     for batch in chain(_scheduled(loops), _reallocated(loops)):
         # All of a batch are at the same step: who is left out of a round finds nothing left in the next.
-        given: dict[str, Any] = {"sampling": _reseeded(sampling, batch[0].step), "segmentation": PER_CALL}
+        settings: dict[str, Any] = {"sampling": _reseeded(sampling, batch[0].step), "segmentation": PER_CALL}
         threads = [loop.thread for loop in batch]
-        made: list[Generation | Exception]
+        results: list[Generation | Exception]
         try:
-            made = outcomes(partial(backend.generate, threads, **given))
+            results = outcomes(partial(backend.generate, threads, **settings))
         except Exception as error:  # noqa: BLE001 (whatever a backend raises: the other conversations' runs must not be lost)
-            made = [error] * len(batch)
-        for loop, call in zip(batch, made, strict=True):
+            results = [error] * len(batch)
+        for loop, call in zip(batch, results, strict=True):
             if isinstance(call, Exception):
-                loop.fail(call, own=made.count(call) == 1)
+                loop.fail(call, is_own=results.count(call) == 1)
             else:
                 loop.take(call)
         if on_done:
@@ -143,7 +144,8 @@ async def arun_refine(
     """
     if concurrency < 1:
         raise SettingsError(f"concurrency is {concurrency}; at least 1 conversation must run")
-    loops = _open(backend, conversations, policy, steps, sampling, stop, holdout, again, on_mismatch, reallocate, max_steps)
+    limit = _call_limit(steps, reallocate, max_steps)
+    loops = _open(backend, conversations, policy, steps, limit, sampling, stop, holdout, again, on_mismatch)
     backend = _for_loop(backend, policy, stop, on_mismatch)
     room = asyncio.Semaphore(concurrency)
 
@@ -220,10 +222,10 @@ class _Loop:
         value = self._records[-1].value(self._policy.signal, self._policy.mass_floor) if self._policy else None
         return math.inf if value is None else -value
 
-    def fail(self, error: Exception, *, own: bool = True) -> None:
+    def fail(self, error: Exception, *, is_own: bool = True) -> None:
         """Take what the call failed with. An error of this conversation's own carries the calls before it."""
         self.error = error
-        if own and self._calls and isinstance(error, BackendError):
+        if is_own and self._calls and isinstance(error, BackendError):
             error.run = self.run()
 
     def take(self, call: Generation) -> None:
@@ -254,13 +256,24 @@ class _Loop:
         if self._blind:
             self._monitor.switch_off("no call has an entropy: there are no logprobs")
         outcome = self._monitor.finish(tokens=sum(call.tokens for call in self._calls))
-        made = len(self._calls)
+        call_count = len(self._calls)
         if outcome.active and not self.sure:
-            left = "; nothing was left to reallocate" if made < self._limit else ""
-            outcome = replace(outcome, reason=f"all {made} calls made{left}")
-        elif self.sure and made >= self._schedule:
+            left = "; nothing was left to reallocate" if call_count < self._limit else ""
+            outcome = replace(outcome, reason=f"all {call_count} calls made{left}")
+        elif self.sure and call_count >= self._schedule:
             outcome = replace(outcome, tokens_saved=None)  # against the schedule it saved nothing
         return RefineRun(self._calls[-1].answer, tuple(self._calls), tuple(self._records), outcome)
+
+
+def _call_limit(steps: int, reallocate: bool, max_steps: int | None) -> int:
+    """Most calls of a conversation. Raises SettingsError for settings that contradict each other."""
+    if steps < 1:
+        raise SettingsError(f"steps is {steps}; the loop needs at least 1 call")
+    if max_steps is not None and not reallocate:
+        raise SettingsError(f"max_steps is {max_steps}, but only reallocate=True makes more calls than steps; set it or leave this")
+    if max_steps is not None and max_steps < steps:
+        raise SettingsError(f"max_steps is {max_steps}; with {steps} steps scheduled it must be at least {steps}")
+    return (max_steps or 2 * steps) if reallocate else steps
 
 
 def _open(
@@ -268,34 +281,27 @@ def _open(
     conversations: Sequence[Sequence[Message]],
     policy: Policy | None,
     steps: int,
+    limit: int,
     sampling: Sampling,
     stop: bool,
     holdout: Sequence[bool] | None,
     again: str,
     on_mismatch: OnMismatch,
-    reallocate: bool,
-    max_steps: int | None,
 ) -> list[_Loop]:
-    """A loop for each conversation, once the settings are known to work."""
-    if steps < 1:
-        raise SettingsError(f"steps is {steps}; the loop needs at least 1 call")
-    if max_steps is not None and not reallocate:
-        raise SettingsError(f"max_steps is {max_steps}, but only reallocate=True makes more calls than steps; set it or leave this")
-    if max_steps is not None and max_steps < steps:
-        raise SettingsError(f"max_steps is {max_steps}; with {steps} steps scheduled it must be at least {steps}")
+    """A loop for each conversation, once the settings are known to work; ``limit``: most calls of one that may stop."""
     if holdout is not None and len(holdout) != len(conversations):
         raise SettingsError(f"holdout has {len(holdout)} values for {len(conversations)} conversations; give one for each")
     if policy is not None:
         running = backend.details(sampling, PER_CALL)
         fields = {n: running[n] for n in ("k", "estimator", "template", "temperature", "temperature_mode") if n in running}
-        limit = sampling.max_tokens
-        policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, max_tokens=limit, **fields)
+        policy.check(mode="refine", model=backend.model, on_mismatch=on_mismatch, max_tokens=sampling.max_tokens, **fields)
     stop = stop and stopping_enabled()
-    most = (max_steps or 2 * steps) if reallocate else steps
     held = holdout or [False] * len(conversations)
     agreeing = isinstance(backend, MayLackLogprobs) and backend.without_logprobs == "agreement"
-    asked = zip(conversations, held, strict=True)
-    return [_Loop(c, policy, again, steps, steps if h else most, stop, bool(h), agreeing) for c, h in asked]
+    return [
+        _Loop(conversation, policy, again, steps, steps if full else limit, stop, bool(full), agreeing)
+        for conversation, full in zip(conversations, held, strict=True)
+    ]
 
 
 def _for_loop(backend: Any, policy: Policy | None, stop: bool, on_mismatch: OnMismatch) -> Any:
@@ -316,9 +322,9 @@ def _scheduled(loops: Sequence[_Loop]) -> Iterator[list[_Loop]]:
 def _reallocated(loops: Sequence[_Loop]) -> Iterator[list[_Loop]]:
     """Who gets a further call, round by round, from what the sure ones left. Nobody where no loop may go on."""
     pool = sum(loop.unused for loop in loops)
-    while given := sorted((loop for loop in loops if not loop.ended), key=lambda loop: loop.rank)[:pool]:
-        pool -= len(given)
-        yield given
+    while batch := sorted((loop for loop in loops if not loop.ended), key=lambda loop: loop.rank)[:pool]:
+        pool -= len(batch)
+        yield batch
 
 
 def _close(loops: Sequence[_Loop], on_done: Callable[[int], None] | None) -> list[RefineRun]:

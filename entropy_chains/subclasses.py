@@ -26,9 +26,9 @@ def subclass(kind: type, added: type, remedy: str, **attributes: Any) -> Any:
     Raises:
         SettingsError: the class does not allow it.
     """
-    told = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    identity = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     try:
-        return type(kind)(kind.__name__, (added, kind), {**told, **attributes})
+        return type(kind)(kind.__name__, (added, kind), {**identity, **attributes})
     except Exception as error:  # whatever a metaclass of theirs raises
         raise SettingsError(f"{kind.__name__} allows no subclass ({type(error).__name__}: {error}): {remedy}") from error
 

@@ -16,9 +16,9 @@ from entropy_chains.errors import InputError
 from entropy_chains.errors import short as short
 
 NOT_FINITE = "NaN and Infinity are not JSON; write null where a number is missing"
-LARGEST = 1e100
+LARGEST_NUMBER = 1e100
 """Largest size of a number."""
-MOST = 2**53
+LARGEST_COUNT = 2**53
 """Largest count: above it floats cannot tell a whole number from the next."""
 DEEPEST = 32
 """Levels that objects and lists may be nested."""
@@ -71,23 +71,23 @@ def is_writable(text: str) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number, of size :data:`LARGEST` at most."""
-    return (isinstance(value, float) or type(value) is int) and -LARGEST <= value <= LARGEST
+    """A finite number, of size :data:`LARGEST_NUMBER` at most."""
+    return (isinstance(value, float) or type(value) is int) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
 
 
 def is_amount(value: Any) -> bool:
-    """A finite number of at least 0, :data:`LARGEST` at most."""
-    return (isinstance(value, float) or type(value) is int) and 0 <= value <= LARGEST
+    """A finite number of at least 0, :data:`LARGEST_NUMBER` at most."""
+    return (isinstance(value, float) or type(value) is int) and 0 <= value <= LARGEST_NUMBER
 
 
 def is_count(value: Any) -> bool:
     """A whole number of at least 0."""
-    return type(value) is int and 0 <= value <= MOST
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
 
 
 def is_whole(value: Any) -> bool:
     """A whole number of at least 1."""
-    return type(value) is int and 1 <= value <= MOST
+    return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
 def is_share(value: Any) -> bool:
@@ -129,8 +129,8 @@ def first_fault(record: Mapping[str, Any], checks: Mapping[str, Check], within: 
         name = f"{within}{key}"
         if not check.holds(value):
             return name, f"{name} is {short(value)}; it must be {check.wanted}"
-        if check.fields and value is not None and (found := first_fault(value, check.fields, f"{name}.")):
-            return found
+        if check.fields and value is not None and (fault := first_fault(value, check.fields, f"{name}.")):
+            return fault
     return None
 
 
@@ -171,11 +171,11 @@ def refuse_constant(constant: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {short(twice)} stands twice; remove one of the two")
-    return made
+    return record
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)

@@ -9,25 +9,25 @@ from itertools import islice
 from typing import TypeVar
 
 Part = TypeVar("Part")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 def in_turn(
-    work: Callable[[Part], Made], parts: Iterable[Part], stopped: Callable[[], bool]
-) -> Generator[tuple[Part, Made], None, None]:
+    work: Callable[[Part], Result], parts: Iterable[Part], stopped: Callable[[], bool]
+) -> Generator[tuple[Part, Result], None, None]:
     """Each part with what ``work`` made of it, one after the other, until ``stopped()``: what is made after that is thrown away."""
     for part in parts:
         if stopped():
             return
-        made = work(part)
+        result = work(part)
         if stopped():
             return
-        yield part, made
+        yield part, result
 
 
 def in_threads(
-    work: Callable[[Part], Made], parts: Iterable[Part], threads: int, stopped: Callable[[], bool], over: threading.Event
-) -> Generator[tuple[Part, Made], None, None]:
+    work: Callable[[Part], Result], parts: Iterable[Part], threads: int, stopped: Callable[[], bool], over: threading.Event
+) -> Generator[tuple[Part, Result], None, None]:
     """The same from so many threads, each part as soon as it is done. What ``work`` raises is raised here.
 
     ``over`` is set once this has ended or is closed: what is under way then may end. Nobody waits for it: it may be a request to
@@ -35,17 +35,17 @@ def in_threads(
     """
     waiting: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
     # No SimpleQueue: interrupted by a signal at the wrong moment, Python 3.11's waits without a limit.
-    ready: queue.Queue[tuple[Part, Made] | BaseException] = queue.Queue()
+    ready: queue.Queue[tuple[Part, Result] | BaseException] = queue.Queue()
 
     def serve() -> None:
         while (part := waiting.get()) is not None:
-            found: tuple[Part, Made] | BaseException
+            result: tuple[Part, Result] | BaseException
             try:
-                found = part, work(part)
+                result = part, work(part)
             except BaseException as error:  # noqa: BLE001 (handed to the reader, who raises it)
-                found = error
+                result = error
             if not over.is_set():
-                ready.put(found)
+                ready.put(result)
 
     left, running = iter(parts), 0
     try:
@@ -55,15 +55,15 @@ def in_threads(
             running += 1
         while running:
             try:
-                found = ready.get(timeout=0.1)
+                result = ready.get(timeout=0.1)
             except queue.Empty:
                 if stopped():
                     return
                 continue
             running -= 1
-            if isinstance(found, BaseException):
-                raise found
-            yield found
+            if isinstance(result, BaseException):
+                raise result
+            yield result
             # Not before what is done was taken: nothing is asked that nobody waits for.
             for part in () if stopped() else islice(left, 1):
                 waiting.put(part)

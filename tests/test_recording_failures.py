@@ -16,7 +16,7 @@ from recording_servers import LINES, STEPS, answer, asked_of, backend, failing, 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.scripted import Script, ScriptedBackend
 from entropy_chains.errors import BackendError, BatchError, NoLogprobsError
-from entropy_chains.recording import PATIENCE, RecordError, record
+from entropy_chains.recording import MOST_FAILURES, RecordError, record
 
 # --- what fails
 
@@ -91,8 +91,8 @@ def test_what_would_befall_all_is_raised_itself():
     """Nothing was recorded, and nothing can be: the error's own type, after a handful of questions, with a note of the rest."""
     b = Blind(*range(50))
     found, error = until_it_ends(record(b, many(50), batch=1))
-    assert (found, type(error), str(error), len(b.asked)) == ([], NoLogprobsError, "none here", PATIENCE)
-    assert error.__notes__ == [f"{50 - PATIENCE} more were given up: each would have failed alike"]
+    assert (found, type(error), str(error), len(b.asked)) == ([], NoLogprobsError, "none here", MOST_FAILURES)
+    assert error.__notes__ == [f"{50 - MOST_FAILURES} more were given up: each would have failed alike"]
     found, error = until_it_ends(record(Blind(0, 1), many(2), batch=1))
     assert (found, type(error), getattr(error, "__notes__", [])) == ([], NoLogprobsError, [])
 
@@ -103,8 +103,12 @@ def test_one_of_them_among_others_ends_nothing():
     assert len(found) == len(error.failed) == 25
     b = Blind(*range(10, 50))
     found, error = until_it_ends(record(b, many(50), batch=1))
-    assert (len(found), list(error.failed), error.given_up) == (10, [f"q{n}" for n in range(10, 10 + PATIENCE)], 40 - PATIENCE)
-    assert len(b.asked) == 10 + PATIENCE
+    assert (len(found), list(error.failed), error.given_up) == (
+        10,
+        [f"q{n}" for n in range(10, 10 + MOST_FAILURES)],
+        40 - MOST_FAILURES,
+    )
+    assert len(b.asked) == 10 + MOST_FAILURES
 
 
 def test_a_cancelled_recording_yields_what_is_finished():

@@ -120,8 +120,8 @@ class OpenAIBackend(ServedModel):
         self._check(policy, sampling, segmentation, on_mismatch)
         dialogue = self._dialogue(messages, policy, sampling, segmentation, stop, holdout, on_mismatch)
         with closing(self._events(dialogue, sampling)) as events:
-            for shown in events:
-                yield from shown.chunks
+            for event in events:
+                yield from event.chunks
         yield Chunk("", Phase.ANSWER, final=dialogue.result())
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
@@ -165,7 +165,7 @@ class OpenAIBackend(ServedModel):
         if self._server is not None:
             return
         with failures(self._client):
-            self._server = who(self._client, self._served, plugin=bool(self._plugin))
+            self._server = self._introduction.who(lambda: who(self._client, self._served, plugin=bool(self._plugin)))
 
     def _events(self, dialogue: Dialogue, sampling: Sampling) -> Generator[Show, None, None]:
         return drive(dialogue, partial(self._updates, sampling=sampling), self._control)
@@ -173,12 +173,12 @@ class OpenAIBackend(ServedModel):
     def _updates(self, request: Request, sampling: Sampling) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
         with failures(self._client, self._request, logprobs=request.logprobs):
-            reader, path, given = self._sending(request, sampling)
+            reader, path, arguments = self._sending(request, sampling)
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
-                given["body"]["prompt"] = prompt_of(rendered, request)
+                arguments["body"]["prompt"] = prompt_of(rendered, request)
             transfer = Transfer()
-            stream = transfer.listen(self._client.post(path, stream_cls=openai.Stream[object], **given))
+            stream = transfer.listen(self._client.post(path, stream_cls=openai.Stream[object], **arguments))
             try:
                 for chunk in stream:
                     yield reader.feed(chunk)
@@ -277,23 +277,23 @@ class AsyncOpenAIBackend(ServedModel):
         if self._server is not None:
             return
         with failures(self._client):
-            self._server = await awho(self._client, self._served, plugin=bool(self._plugin))
+            self._server = await self._introduction.awho(lambda: awho(self._client, self._served, plugin=bool(self._plugin)))
 
     async def _chunks(self, dialogue: Dialogue, sampling: Sampling) -> AsyncGenerator[Chunk, None]:
         send = partial(self._updates, sampling=sampling)
         async with aclosing(adrive(dialogue, send, self._control)) as events:
-            async for shown in events:
-                for chunk in shown.chunks:
+            async for event in events:
+                for chunk in event.chunks:
                     yield chunk
 
     async def _updates(self, request: Request, sampling: Sampling) -> AsyncGenerator[Update, None]:
         with failures(self._client, self._request, logprobs=request.logprobs):
-            reader, path, given = self._sending(request, sampling)
+            reader, path, arguments = self._sending(request, sampling)
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
-                given["body"]["prompt"] = prompt_of(rendered, request)
+                arguments["body"]["prompt"] = prompt_of(rendered, request)
             transfer = Transfer()
-            stream = transfer.listen(await self._client.post(path, stream_cls=openai.AsyncStream[object], **given))
+            stream = transfer.listen(await self._client.post(path, stream_cls=openai.AsyncStream[object], **arguments))
             try:
                 async for chunk in stream:
                     yield reader.feed(chunk)

@@ -186,13 +186,13 @@ class ScriptedBackend:
         """See :class:`entropy_chains.backends.Backend`."""
         return [self._probe(self._script(messages), step, sampling, self._k) for messages, _, step in runs]
 
-    async def agenerate(self, conversations: Sequence[Sequence[Message]], **given: Any) -> list[Generation]:
+    async def agenerate(self, conversations: Sequence[Sequence[Message]], **settings: Any) -> list[Generation]:
         """See :class:`entropy_chains.backends.AsyncBackend`; a script is over at once."""
-        return self.generate(conversations, **given)
+        return self.generate(conversations, **settings)
 
-    async def astream(self, messages: Sequence[Message], **given: Any) -> AsyncGenerator[Chunk, None]:
+    async def astream(self, messages: Sequence[Message], **settings: Any) -> AsyncGenerator[Chunk, None]:
         """See :class:`entropy_chains.backends.AsyncBackend`; between two tokens other tasks have their turn."""
-        with closing(self.stream(messages, **given)) as chunks:
+        with closing(self.stream(messages, **settings)) as chunks:
             for chunk in chunks:
                 await asyncio.sleep(0)
                 yield chunk
@@ -221,13 +221,13 @@ class ScriptedBackend:
     def _script(self, messages: Sequence[Message]) -> Script:
         if isinstance(self._scripts, Script):
             return self._scripts
-        asked = [m["content"] for m in messages if m["role"] == "user"]
-        found = next((self._scripts[text] for text in asked if text in self._scripts), None)
-        if found is None:
-            raise InputError(f"no script for {asked!r}; the backend has scripts for {sorted(self._scripts)!r}")
-        if isinstance(found, Script):
-            return found
-        turn: Script = found[min(sum(m["role"] == "assistant" for m in messages), len(found) - 1)]
+        questions = [m["content"] for m in messages if m["role"] == "user"]
+        entry = next((self._scripts[text] for text in questions if text in self._scripts), None)
+        if entry is None:
+            raise InputError(f"no script for {questions!r}; the backend has scripts for {sorted(self._scripts)!r}")
+        if isinstance(entry, Script):
+            return entry
+        turn: Script = entry[min(sum(m["role"] == "assistant" for m in messages), len(entry) - 1)]
         return turn
 
     def _closing(self) -> list[Token]:
@@ -268,7 +268,7 @@ class ScriptedBackend:
         spans: list[Span] = []
         reasoned = 0  # tokens up to the end of the thinking
         probed = prefill = 0
-        found: str | None = None  # the answer of a probe that the run was stopped with
+        probe_answer: str | None = None  # the answer of a probe that the run was stopped with
         finish = "length"
 
         def so_far(answer: str | None) -> Generation:
@@ -310,8 +310,8 @@ class ScriptedBackend:
                 probed += probe.tokens
                 decision = monitor.answer(probe.answer, probe.signals)
                 if decision is Decision.CLOSE:
-                    found, finish = probe.answer, "stop"
-                    yield Chunk(found or "", Phase.ANSWER)
+                    probe_answer, finish = probe.answer, "stop"
+                    yield Chunk(probe_answer or "", Phase.ANSWER)
                     break
                 prefill += len(texts)
             if decision is Decision.CLOSE:
@@ -324,10 +324,10 @@ class ScriptedBackend:
         for phase, text in markup.rest:
             yield Chunk(text, phase)
         spans += markup.rest
-        answer = text_in(spans, Phase.ANSWER)
-        if found is None:
-            found = None if markup.again else answer.strip() or None
-        run = so_far(found)
+        answer = probe_answer
+        if answer is None and not markup.again:
+            answer = text_in(spans, Phase.ANSWER).strip() or None
+        run = so_far(answer)
         if run.outcome.stopped and run.answer is None:
             for chunk in self._play(messages, policy, sampling, segmentation, False, holdout):
                 if chunk.final is None:

@@ -136,25 +136,26 @@ class TransformersBackend(LocalModel):
 
     def probe(self, runs: Sequence[tuple[Sequence[Message], Generation, int]], *, sampling: Sampling) -> list[Probe]:
         """See :class:`entropy_chains.backends.Backend`: the live closing text and the live settings, from the same tokens."""
-        found: dict[int, Probe] = {}
-        asked: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}  # by run: its tokens, and where to close it for which probe
+        probes: dict[int, Probe] = {}
+        # By run: its tokens, and where to close it for which probe.
+        requests: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
         for n, (messages, run, step) in enumerate(runs):
             prompt = self._vocabulary.prompt(messages)[0]
             end = len(prompt) + run.steps[step - 1].end
             if self._has_room(end):
-                asked.setdefault(id(run) if self._forks else -n, ([*prompt, *run.token_ids], []))[1].append((end, n))
+                requests.setdefault(id(run) if self._forks else -n, ([*prompt, *run.token_ids], []))[1].append((end, n))
             else:
-                found[n] = Probe(None, 0)
-        rows = [(tokens[: max(ends)[0]], sorted(ends)) for tokens, ends in asked.values()]
+                probes[n] = Probe(None, 0)
+        rows = [(tokens[: max(ends)[0]], sorted(ends)) for tokens, ends in requests.values()]
         rows.sort(key=lambda row: len(row[0]))  # of like length together: padding is computed too
         for start in range(0, len(rows), self._batch_size):
-            found |= self._probe_batch(rows[start : start + self._batch_size], sampling)
-        return [found[n] for n in range(len(runs))]
+            probes |= self._probe_batch(rows[start : start + self._batch_size], sampling)
+        return [probes[n] for n in range(len(runs))]
 
     def _probe_batch(self, rows: list[tuple[list[int], list[tuple[int, int]]]], sampling: Sampling) -> dict[int, Probe]:
         """The probes of some runs. All of a run share one prefill: what comes after a probe's end is hidden from it."""
         cache = prefilled(self._model, [tokens for tokens, _ in rows]) if self._forks else None
-        found: dict[int, Probe] = {}
+        results: dict[int, Probe] = {}
         for n in range(max(len(ends) for _, ends in rows)):
             left = [m for m, (_, ends) in enumerate(rows) if len(ends) > n]
             if cache is not None and len(left) < len(rows):
@@ -162,8 +163,8 @@ class TransformersBackend(LocalModel):
             rows = [rows[m] for m in left]
             prefixes = [tokens[: ends[n][0]] for tokens, ends in rows]
             probes = self._close_and_answer(prefixes, sampling, cancelled=self._cancelled, cache=cache)
-            found |= {ends[n][1]: probe for (_, ends), probe in zip(rows, probes, strict=True)}
-        return found
+            results |= {ends[n][1]: probe for (_, ends), probe in zip(rows, probes, strict=True)}
+        return results
 
     def _run(
         self,
@@ -224,11 +225,12 @@ class TransformersBackend(LocalModel):
             position = next(step)
             return [numbers.at(n, position) for n in range(len(prefixes))]
 
-        known, used = (0, growing_cache(self._model)) if cache is None else (cache.get_seq_length(), cache)
-        made = self._run(prompts, sampling, sampling.max_tokens, draw, trial=trial, cancelled=cancelled, cache=used)
+        cache_length, used = (0, growing_cache(self._model)) if cache is None else (cache.get_seq_length(), cache)
+        output = self._run(prompts, sampling, sampling.max_tokens, draw, trial=trial, cancelled=cancelled, cache=used)
         if cache is not None:  # as it was
-            cache.crop(known - cache.get_seq_length())
-        rows, read = made[:, prompts[0].shape[1] :].tolist(), (trial.chances(made[:, -1:]), trial.entropies.tolist(), trial.figures)
+            cache.crop(cache_length - cache.get_seq_length())
+        rows = output[:, prompts[0].shape[1] :].tolist()
+        read = trial.chances(output[:, -1:]), trial.entropies.tolist(), trial.figures
         for row, chances, entropy, figures in zip(rows, *read, strict=True):
             written = next((i for i, token in enumerate(row) if token in self._vocabulary.eos), len(row))
             answer, signals = self._vocabulary.answer(row[:written]), {"eat": entropy}
@@ -239,8 +241,8 @@ class TransformersBackend(LocalModel):
                 tally.add_many(figures[:written])
                 signals |= tally.trial()
                 signals["trial_confidence"] = sum(chances[:written]) / written
-            known = {name: value for name, value in signals.items() if math.isfinite(value)}
-            probes.append(Probe(answer, len(close) + min(written + 1, len(row)), known))
+            finite = {name: value for name, value in signals.items() if math.isfinite(value)}
+            probes.append(Probe(answer, len(close) + min(written + 1, len(row)), finite))
         return probes
 
     def _to_the_end(
@@ -264,13 +266,13 @@ class TransformersBackend(LocalModel):
             # Where each row's tokens stand in the cache, all but its last; what comes after them was computed for nothing.
             held = {r: (n, width - len(b), len(so_far[r]) - 1) for n, (r, b) in enumerate(zip(rows, begun, strict=True))}
             waiting = [r for r in rows if watch.paused[r]]
-            asked = [r for r in waiting if self._has_room(len(so_far[r]))]
-            fork = taken(cache, [held[r] for r in asked], at_end=False) if cache is not None and asked else None
-            probes = self._close_and_answer([so_far[r] for r in asked], sampling, policy, watch.cancelled, fork)
-            found = dict(zip(asked, probes, strict=True))
+            trial_rows = [r for r in waiting if self._has_room(len(so_far[r]))]
+            fork = taken(cache, [held[r] for r in trial_rows], at_end=False) if cache is not None and trial_rows else None
+            probes = self._close_and_answer([so_far[r] for r in trial_rows], sampling, policy, watch.cancelled, fork)
+            probe_of = dict(zip(trial_rows, probes, strict=True))
             for r in waiting:
-                again = 0 if r not in found else len(so_far[r]) if fork is None else 1
-                watch.tried(r, found.get(r, Probe(None, 0)), again)
+                again = 0 if r not in probe_of else len(so_far[r]) if fork is None else 1
+                watch.tried(r, probe_of.get(r, Probe(None, 0)), again)
             rows = [r for r in rows if not watch.has_ended(r)]
             if cache is None:
                 for r in rows:
@@ -280,7 +282,7 @@ class TransformersBackend(LocalModel):
 
     def _batch(
         self,
-        asked: Sequence[tuple[list[int], Phase]],
+        inputs: Sequence[tuple[list[int], Phase]],
         policy: Policy | None,
         sampling: Sampling,
         segmentation: Segmentation,
@@ -290,10 +292,10 @@ class TransformersBackend(LocalModel):
         put: Callable[[Chunk], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> list[Generation]:
-        """``asked``: prompts, and where each output begins. ``numbers``: their places in the call: each draws by its own."""
-        if not asked:
+        """``inputs``: prompts, and where each output begins. ``numbers``: their places in the call: each draws by its own."""
+        if not inputs:
             return []
-        prompts, phases = zip(*asked, strict=True)
+        prompts, phases = zip(*inputs, strict=True)
         k = self._k if policy is None else policy.k
         # A small model's logits are kept until a step ends: many small computations would cost more than the model itself.
         # Rounded as in a stream, whose figures come as tensors: both must give the same run.
@@ -317,7 +319,7 @@ class TransformersBackend(LocalModel):
         runs = [watch.finished(r, len(prompts[r])) for r in range(len(prompts))]
         broken = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not watch.is_cancelled]
         if broken:  # a full answer is always acceptable, a cut one never
-            again, same = [asked[r] for r in broken], [numbers[r] for r in broken]
+            again, same = [inputs[r] for r in broken], [numbers[r] for r in broken]
             redone = self._batch(again, policy, sampling, segmentation, False, None, same, put, cancelled)
             for r, full in zip(broken, redone, strict=True):
                 runs[r] = run_instead(full, runs[r], monitor.rows[r].finish(MALFORMED))

@@ -44,12 +44,12 @@ class _Asked:
         Raises:
             InputError: a ``ValueError`` that names the value and the remedy.
         """
-        given = sampling_params.extra_args or {}
-        if PREFIX + HELLO in given:
+        arguments = sampling_params.extra_args or {}
+        if PREFIX + HELLO in arguments:
             serving = _asking()
-            told = serving.describe() if serving else "it does not know its model here"
-            raise SettingsError(f"entropy-chains plug-in {entropy_chains.__version__} ({cls.__name__}) is here: {told}")
-        settings = read(given)
+            description = serving.describe() if serving else "it does not know its model here"
+            raise SettingsError(f"entropy-chains plug-in {entropy_chains.__version__} ({cls.__name__}) is here: {description}")
+        settings = read(arguments)
         if settings is not None:
             check(settings, _asking(), sampling_params)
 
@@ -119,8 +119,8 @@ class EntropyStopV2(_Asked, LogitsProcessorV2):  # type: ignore[misc]
             self._rows.failed(self._slots.values(), error)
             return logits
         # A prompt read in parts shows fewer tokens than were taken: there is no new one.
-        known = [max(int(lengths[place]), row.fed) for place, row in rows]
-        return self._rows.step(logits, rows, known, [tokens[place] for place, _ in rows])
+        token_counts = [max(int(lengths[place]), row.fed) for place, row in rows]
+        return self._rows.step(logits, rows, token_counts, [tokens[place] for place, _ in rows])
 
     def _begin(self, slot: int) -> None:
         params = self._new.pop(slot)

@@ -18,7 +18,7 @@ from entropy_chains.core.answer_words import in_digits, plainly
 
 Kind = Literal["number", "choice", "yes/no", "math", "text"]
 
-LONGEST = 1000
+LONGEST_ANSWER = 1000
 """Characters of a text that is read as an answer at most; a longer one is words."""
 MOST_DIGITS = 400
 """A number whose plain form has more is left as it was written."""
@@ -160,9 +160,9 @@ def _ratio_form(value: Fraction) -> str | None:
     )
 
 
-def _value(found: re.Match[str]) -> str | None:
+def _value(match: re.Match[str]) -> str | None:
     """The plain form of what :data:`_NUMBER` found, its sign included."""
-    part = {name: text.replace(",", "") for name, text in found.groupdict().items() if text}
+    part = {name: text.replace(",", "") for name, text in match.groupdict().items() if text}
     if any(len(text) > MOST_DIGITS for text in part.values()):
         return None
     negative = (part.get("sign") == "-") != (part.get("inner") == "-")
@@ -181,13 +181,13 @@ def _value(found: re.Match[str]) -> str | None:
 def read_number(text: str) -> Answer | None:
     """The number of a text that is one, with at most a unit, a currency, ``%`` or a word such as million; else None."""
     plain = _ABOUT.sub("", text.strip())
-    found = _NUMBER.match(_GLUED.sub(" ", plain))
-    if not found:
+    match = _NUMBER.match(_GLUED.sub(" ", plain))
+    if not match:
         return None
-    value, rest = _value(found), found.string[found.end() :].strip()
+    value, rest = _value(match), match.string[match.end() :].strip()
     if value is None:
         return None
-    unit, word = _UNIT_NAMES.get(found["currency"].casefold(), found["currency"]), rest.partition(" ")[0].casefold().rstrip("s.")
+    unit, word = _UNIT_NAMES.get(match["currency"].casefold(), match["currency"]), rest.partition(" ")[0].casefold().rstrip("s.")
     if word in _SCALES:
         value = _ratio_form(Fraction(value) * _SCALES[word])
         rest = rest.partition(" ")[2].strip()
@@ -230,24 +230,25 @@ _REPEATED = re.compile(r"([A-Z])(?:\s*/\s*\1)+(?![A-Za-z])")
 
 def read_choice(text: str) -> Answer | None:
     """The letter of a text such as ``B``, ``(B)``, ``B) Paris`` or ``option B``; None for ``A dog`` and for several letters."""
-    found = _LETTER.match(_REPEATED.sub(r"\1", text))
-    if not found or _OTHER_LETTER.search(found["rest"]):
+    text = _REPEATED.sub(r"\1", text)
+    match = _LETTER.match(text)
+    if not match or _OTHER_LETTER.search(match["rest"]):
         return None
-    letter = found["in"] or found["cap"] or found["low"]
-    lead = text[: found.start("rest")].strip()
-    if not found["in"] and letter.islower() and len(text) > 2 and not lead.startswith(("option", "choice", "letter", "answer")):
+    letter = match["in"] or match["cap"] or match["low"]
+    lead = text[: match.start("rest")].strip()
+    if not match["in"] and letter.islower() and len(text) > 2 and not lead.startswith(("option", "choice", "letter", "answer")):
         return None  # "a) …" is rare and "e.g." is not
-    if found["mark"] == ":" and re.match(r"\s*\d|[^=]*=", found["rest"]):
+    if match["mark"] == ":" and re.match(r"\s*\d|[^=]*=", match["rest"]):
         return None  # A:1 is a ratio
-    return Answer("choice", letter.casefold(), words_form(found["rest"]), text)
+    return Answer("choice", letter.casefold(), words_form(match["rest"]), text)
 
 
 def read_yes_no(text: str) -> Answer | None:
     """Yes, no, true or false at the beginning, with no other of them behind it."""
-    found = _YES_NO.match(text)
-    if not found or _YES_NO_WORD.search(text, found.end()):
+    match = _YES_NO.match(text)
+    if not match or _YES_NO_WORD.search(text, match.end()):
         return None
-    return Answer("yes/no", found[1].casefold(), raw=text)
+    return Answer("yes/no", match[1].casefold(), raw=text)
 
 
 # --- formulas and words
@@ -289,7 +290,7 @@ def formula_form(text: str) -> str:
 @lru_cache(4096)
 def read_kind(text: str) -> Answer | None:
     """The answer that a short text is; None where it is empty."""
-    if len(text) > LONGEST:
+    if len(text) > LONGEST_ANSWER:
         return Answer("text", " ".join(text.casefold().split()), raw=text) if text.strip() else None
     bare = in_digits(plainly(unwrapped(latex_plain(unwrapped(text)))))
     if _IN_GROUPS.fullmatch(bare):
@@ -300,10 +301,8 @@ def read_kind(text: str) -> Answer | None:
         bare = alone[1]
     if not bare:
         return Answer("text", text.strip(), raw=text) if text.strip() else None
-    if found := read_number(bare):
-        return found
-    if found := read_yes_no(bare) or read_choice(bare):
-        return found
+    if answer := read_number(bare) or read_yes_no(bare) or read_choice(bare):
+        return answer
     if _DATE.fullmatch(bare):
         return Answer("text", bare, raw=text)
     if looks_like_formula(bare):
@@ -316,8 +315,8 @@ _DIGITS = re.compile(r"(?<![\w^_])(?:[-+](?=[\d.$]))?[$€£¥₹]?-?\.?\d[\d,.]
 
 def numbers_in(sentence: str) -> list[Answer] | None:
     """Every number of a sentence with its unit; None where one of them cannot be read on its own: 5-6, 2x, 3:1."""
-    found = _numbers_in(sentence)
-    return _numbers_in(_PRICE.sub(r"\1.\2", sentence)) if found is None else found
+    numbers = _numbers_in(sentence)
+    return _numbers_in(_PRICE.sub(r"\1.\2", sentence)) if numbers is None else numbers
 
 
 _GLUED_CHINESE = re.compile(r"(?<=\d)(?=[\u4e00-\u9fff])|(?<=[\u4e00-\u9fff])(?=\d)")
@@ -332,7 +331,7 @@ def _numbers_in(sentence: str) -> list[Answer] | None:
     plain = re.sub(
         r"(?<![\w)])\*\*|\*\*(?![\d(])|__|\\\(|\\\)", " ", _GLUED_CHINESE.sub(" ", plainly(latex_plain(sentence)))
     ).replace("$ ", " ")
-    found, end = [], 0
+    numbers, end = [], 0
     for digits in _DIGITS.finditer(plain):
         if digits.start() < end:
             continue
@@ -353,6 +352,6 @@ def _numbers_in(sentence: str) -> list[Answer] | None:
                 or word.rstrip("s") in _SCALES
             ):
                 return None
-        found.append(answer)
+        numbers.append(answer)
         end = number.end()
-    return found
+    return numbers

@@ -22,7 +22,7 @@ from typing import IO, cast
 from entropy_chains.errors import MissingExtraError
 
 LIBRARY, EXTRA = "math_verify", "math"
-LONGEST = 1000
+LONGEST_FORMULA = 1000
 """Characters of a formula at most."""
 MOST_DIGITS, LARGEST_POWER, MOST_POWERS = 40, 1000, 12
 """Digits of a number, size of an exponent, and powers in one formula at most."""
@@ -52,7 +52,7 @@ def within_limits(formula: str) -> bool:
     """Whether a formula can be worked on in a moment: short, without huge numbers, towers of powers, sums and factorials."""
     powers = _POWER.findall(formula)
     return (
-        len(formula) <= LONGEST
+        len(formula) <= LONGEST_FORMULA
         and len(powers) <= MOST_POWERS
         and all(int(p[:9] or 0) <= LARGEST_POWER for p in powers)
         and not _LONG_NUMBER.search(formula)
@@ -103,14 +103,14 @@ class _Worker:
     def equal(self, gold: str, answer: str) -> bool:
         with self._lock:
             for _ in range(2):  # it may have ended since the last question
-                asked, answered = self._pipes()
+                requests, replies = self._pipes()
                 try:
-                    asked.write(json.dumps([gold, answer]) + "\n")
-                    asked.flush()
+                    requests.write(json.dumps([gold, answer]) + "\n")
+                    requests.flush()
                 except OSError:
                     self.close()
                     continue
-                if line := answered.readline():
+                if line := replies.readline():
                     return bool(json.loads(line))
                 self.close()
                 return False

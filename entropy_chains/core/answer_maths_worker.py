@@ -15,7 +15,7 @@ from typing import Any
 
 SECONDS = 5
 """For one question. The library is given a little less, which is enough but where it is deep in arithmetic."""
-CLOSE = 1e-6
+ROUNDING = 1e-6
 """Difference of two numbers, as a share of the gold answer, that is rounding."""
 MEMORY = 2**31
 """Bytes of address space at most, where the system can bound it."""
@@ -27,14 +27,14 @@ def equal(gold: str, answer: str) -> bool:
 
     kinds = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
     read = [parse(text if "$" in text else f"${text}$", kinds, parsing_timeout=SECONDS - 1) for text in (gold, answer)]
-    return all(read) and bool(verify(*read, timeout_seconds=SECONDS - 1)) and close(read[0][0], read[1][0])
+    return all(read) and bool(verify(*read, timeout_seconds=SECONDS - 1)) and nearly_equal(read[0][0], read[1][0])
 
 
-def close(gold: Any, answer: Any) -> bool:
+def nearly_equal(gold: Any, answer: Any) -> bool:
     """Whether two values are, where both are numbers, equal but for a millionth: the library rounds to six decimals."""
     if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
         return True
-    return bool(abs((gold - answer).evalf(30)) <= CLOSE * abs(gold.evalf(30)))
+    return bool(abs((gold - answer).evalf(30)) <= ROUNDING * abs(gold.evalf(30)))
 
 
 def main() -> None:
@@ -53,11 +53,11 @@ def main() -> None:
     for line in sys.stdin:
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=silent)
         try:
-            found = equal(*json.loads(line))
+            is_equal = equal(*json.loads(line))
         except Exception:  # noqa: BLE001 (whatever it stumbles over, the formulas are not known to be equal)
-            found = False
+            is_equal = False
         faulthandler.cancel_dump_traceback_later()
-        print(json.dumps(found), file=answers, flush=True)
+        print(json.dumps(is_equal), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LONGEST = 5_000
+TAIL_LENGTH = 5_000
 """Characters of a reply that are looked at, from its end."""
 
 _FULL_WIDTH = str.maketrans(
@@ -71,33 +71,33 @@ def half_width(text: str) -> str:
 
 def end_of(text: str) -> str:
     """The part of a reply that is looked at: its end, without what a chat template or a polite model puts there."""
-    return _CLOSING.sub("", _SPECIAL_TOKEN.split(text[-LONGEST:].strip(), maxsplit=1)[0] or text[-LONGEST:])
+    return _CLOSING.sub("", _SPECIAL_TOKEN.split(text[-TAIL_LENGTH:].strip(), maxsplit=1)[0] or text[-TAIL_LENGTH:])
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
     r"""Every ``\boxed{…}`` with its begin, its end and what stands in it; braces are counted, an open one ends with the text."""
-    found, at = [], 0
+    spans, at = [], 0
     while box := _BOX.search(text, at):
         depth, end = 1, box.end()
         while end < len(text) and depth:
             depth += (text[end] == "{") - (text[end] == "}")
             end += 1
-        found.append((box.start(), end, text[box.end() : end - (not depth)]))
+        spans.append((box.start(), end, text[box.end() : end - (not depth)]))
         at = end
-    return found
+    return spans
 
 
 def boxed(text: str) -> tuple[str, int] | None:
     """What stands in the last box, of boxes that only an "and" or a comma parts in all of them, and where it ends."""
-    found = [b for b in boxes(text) if b[2].strip()]
-    if not found:
+    spans = [b for b in boxes(text) if b[2].strip()]
+    if not spans:
         return None
-    parts, begin = [found[-1][2]], found[-1][0]
-    for start, end, inner in reversed(found[:-1]):
+    parts, begin = [spans[-1][2]], spans[-1][0]
+    for start, end, inner in reversed(spans[:-1]):
         if not _BETWEEN_BOXES.fullmatch(text[end:begin]) or "\n\n" in text[end:begin]:
             break
         parts, begin = [inner, *parts], start
-    return (parts[0] if len({p.strip() for p in parts}) == 1 else ", ".join(parts)), found[-1][1]
+    return (parts[0] if len({p.strip() for p in parts}) == 1 else ", ".join(parts)), spans[-1][1]
 
 
 def cued(text: str, after: int = 0) -> str | None:
@@ -137,8 +137,8 @@ _EXPLAINED = re.compile(r"\s*(\S.{0,60}?)\s*\n\s*\W*(?:explanation|because|reaso
 
 def explained(text: str) -> str | None:
     """The first line of a reply that goes on with an explanation."""
-    found = _EXPLAINED.match(text)
-    return found[1] if found else None
+    match = _EXPLAINED.match(text)
+    return match[1] if match else None
 
 
 _CONCLUSION = re.compile(r".*\b(?:therefore|thus|hence|consequently|so|finally)\b,?\s", re.IGNORECASE | re.DOTALL)
@@ -146,8 +146,8 @@ _CONCLUSION = re.compile(r".*\b(?:therefore|thus|hence|consequently|so|finally)\
 
 def conclusion(sentence: str) -> str:
     """The sentence from its last "therefore", "so" or "finally" on."""
-    found = _CONCLUSION.match(sentence)
-    return sentence[found.end() :] if found and found.end() < len(sentence) else sentence
+    match = _CONCLUSION.match(sentence)
+    return sentence[match.end() :] if match and match.end() < len(sentence) else sentence
 
 
 def bold(text: str) -> list[tuple[str, str]]:
@@ -220,15 +220,15 @@ _CHOSEN = re.compile(
     re.VERBOSE,
 )
 _MATH = re.compile(r"\$\$.+?\$\$|\$.+?\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
-_TOLD = re.compile(
+_PREDICATE = re.compile(
     r".*(?:\b(?:is|was|are|were|be|equals|called|named|at)|\bit['’]s)\b[\s:]+(?:the\s+)?(.+)$", re.IGNORECASE | re.DOTALL
 )
 
 
-def told(sentence: str) -> str | None:
+def predicate(sentence: str) -> str | None:
     """What a sentence says of its subject: all that follows the last "is"."""
-    found = _TOLD.match(sentence)
-    return found[1] if found else None
+    match = _PREDICATE.match(sentence)
+    return match[1] if match else None
 
 
 _SMALL = re.compile(r"\b(?:option|choice|answer|letter)(?: is)? [(\[][a-z](?=[)\]])", re.IGNORECASE)
@@ -249,11 +249,11 @@ _TOO = re.compile(r"\b(?:too|also|as well|both|if|either)\b|[也都若]|如果",
 
 def asserted(span: str) -> str | None:
     """The letter with which a text begins, that it says to be right, alone: ``B is correct, D is a distractor``."""
-    found = [a or b for a, b in _ASSERTED.findall(span)]
+    candidates = [a or b for a, b in _ASSERTED.findall(span)]
     begins = _ASSERTED.match(span.lstrip(" *"))
-    return found[0].casefold() if begins and len(found) == 1 and not _TOO.search(span) else None
+    return candidates[0].casefold() if begins and len(candidates) == 1 and not _TOO.search(span) else None
 
 
 def formulas(sentence: str) -> list[str]:
     """Everything that stands between math delimiters."""
-    return [found[0] for found in _MATH.finditer(sentence)]
+    return [match[0] for match in _MATH.finditer(sentence)]

@@ -37,8 +37,8 @@ def extract(text: str | None) -> str | None:
         return None
     part = spans.end_of(text)
     box = spans.boxed(part)
-    found = box[0] if box else None if spans.taken_back(part) else spans.cued(part)
-    return (found or text).strip() or None
+    span = box[0] if box else None if spans.taken_back(part) else spans.cued(part)
+    return (span or text).strip() or None
 
 
 def normalise(text: str | None) -> str | None:
@@ -47,8 +47,8 @@ def normalise(text: str | None) -> str | None:
         return text.lstrip("0") or "0"  # what the rest makes of it; most recorded answers are such numbers
     if text is not None and _DIGITS.fullmatch(text):
         return number_form(text)
-    found = None if text is None else _read(text)
-    return None if found is None else found.text
+    answer = None if text is None else _read(text)
+    return None if answer is None else answer.text
 
 
 def same(a: str | None, b: str | None) -> bool:
@@ -171,8 +171,8 @@ def _of_cue(span: str) -> Answer | None:
     """The answer at the beginning of what follows "the answer is"."""
     if (letter := spans.asserted(span)) is not None:
         return Answer("choice", letter, raw=span)
-    found = [kind for clause in spans.clauses(span) if (kind := _short(clause))]
-    return next((kind for kind in found if kind.kind != "text"), found[0] if found else None)
+    readings = [reading for clause in spans.clauses(span) if (reading := _short(clause))]
+    return next((reading for reading in readings if reading.kind != "text"), readings[0] if readings else None)
 
 
 def _short(text: str) -> Answer | None:
@@ -183,10 +183,10 @@ def _short(text: str) -> Answer | None:
 
 def _result(sentence: str) -> Answer | None:
     """The number behind the last equals sign, where that is all that the sentence says."""
-    found = spans.result(sentence)
-    if found is None:
+    span = spans.result(sentence)
+    if span is None:
         return None
-    return next((n for clause in spans.clauses(found) if (n := read_kind(clause)) and n.kind == "number"), None)
+    return next((n for clause in spans.clauses(span) if (n := read_kind(clause)) and n.kind == "number"), None)
 
 
 def _guided(text: str, like: Answer) -> Answer | None:
@@ -200,8 +200,8 @@ def _guided(text: str, like: Answer) -> Answer | None:
     if spans.unsure(scope):
         return None
     if like.kind == "number":
-        found = numbers_in(scope)
-        return found[0] if found and len({n.value for n in found}) == 1 else None
+        numbers = numbers_in(scope)
+        return numbers[0] if numbers and len({n.value for n in numbers}) == 1 else None
     if like.kind == "choice":
         return _only(spans.letters(scope), "choice")
     if like.kind == "yes/no":
@@ -210,8 +210,8 @@ def _guided(text: str, like: Answer) -> Answer | None:
     formulas = spans.formulas(scope) if like.kind == "math" else []
     if len(formulas) == 1:
         return read_kind(formulas[0])
-    told = read_kind(spans.told(scope) or "")
-    return told if told is not None and told.kind == like.kind else None
+    answer = read_kind(spans.predicate(scope) or "")
+    return answer if answer is not None and answer.kind == like.kind else None
 
 
 def _concluding(part: str) -> str:
@@ -220,8 +220,8 @@ def _concluding(part: str) -> str:
     return marked[-1] if marked else spans.last_sentence(part)
 
 
-def _only(found: list[str], kind: Kind) -> Answer | None:
-    return Answer(kind, found[0]) if len(set(found)) == 1 else None
+def _only(texts: list[str], kind: Kind) -> Answer | None:
+    return Answer(kind, texts[0]) if len(set(texts)) == 1 else None
 
 
 # --- comparing
@@ -239,10 +239,10 @@ def _same_read(a: str, b: str) -> bool:
         return False
     if _equal(left, right):
         return True
-    if left.kind in _PROSE and len(a) > len(right.raw) and (found := _guided(a, right)) is not None:
-        return _equal(found, right)
-    if right.kind in _PROSE and len(b) > len(left.raw) and (found := _guided(b, left)) is not None:
-        return _equal(left, found)
+    if left.kind in _PROSE and len(a) > len(right.raw) and (reading := _guided(a, right)) is not None:
+        return _equal(reading, right)
+    if right.kind in _PROSE and len(b) > len(left.raw) and (reading := _guided(b, left)) is not None:
+        return _equal(left, reading)
     return False
 
 
@@ -344,8 +344,8 @@ def _matched(pattern: re.Pattern[str], text: str | None) -> str | None:
     """The last match, normalised; None without one."""
     if text is None:
         return None
-    found = list(pattern.finditer(spans.end_of(text)))
-    return normalise(found[-1][min(1, pattern.groups)]) if found else None
+    matches = list(pattern.finditer(spans.end_of(text)))
+    return normalise(matches[-1][min(1, pattern.groups)]) if matches else None
 
 
 def _asked(grader: Grader, a: str | None, b: str | None) -> bool:
@@ -353,8 +353,8 @@ def _asked(grader: Grader, a: str | None, b: str | None) -> bool:
 
 
 def _form_of_kind(kind: str, text: str | None) -> str | None:
-    found = None if text is None else _read(text)
-    return found.text if found is not None and found.kind == kind else None
+    answer = None if text is None else _read(text)
+    return answer.text if answer is not None and answer.kind == kind else None
 
 
 def _same_kind(kind: str, a: str | None, b: str | None) -> bool:
@@ -364,10 +364,10 @@ def _same_kind(kind: str, a: str | None, b: str | None) -> bool:
 
 def _shown(answer: str | None, gold: str) -> str | None:
     """What is read of an answer in the light of the gold answer."""
-    found = None if answer is None else _read(answer)
-    if answer is None or found is None:
+    reading = None if answer is None else _read(answer)
+    if answer is None or reading is None:
         return None
-    if found.kind == "text" and (like := _read(gold)) is not None and like.kind != "text":
+    if reading.kind == "text" and (like := _read(gold)) is not None and like.kind != "text":
         guided = _guided(answer, like)
-        return guided.text if guided is not None else found.text
-    return found.text
+        return guided.text if guided is not None else reading.text
+    return reading.text

@@ -97,17 +97,17 @@ def token_entropy(
 
 def _is_anothers(sampled: Token) -> bool:
     """Whether the list of a token contradicts itself: a likely token was sampled, and it is not among the likeliest."""
-    own = sampled.logprob
-    if own is None or not sampled.alternatives:
+    logprob = sampled.logprob
+    if logprob is None or not sampled.alternatives:
         return False
     least = math.inf
     for e in sampled.alternatives:
         same = e.id == sampled.id if None not in (e.id, sampled.id) else e.text == sampled.text
-        if same or e.logprob == own or (sampled.bytes is not None and e.bytes == sampled.bytes):
+        if same or e.logprob == logprob or (sampled.bytes is not None and e.bytes == sampled.bytes):
             return False  # nearly always the first
         if IMPOSSIBLE < e.logprob < least:
             least = e.logprob
-    return own > least + AMISS
+    return logprob > least + AMISS
 
 
 def _distinct(entries: Sequence[Alternative], sampled: Token | None, k: int | None) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from entropy_chains.errors import InputError
 
-LONGEST = 48
+LONGEST_TAG = 48
 """Most characters of a tag or marker."""
 
 
@@ -34,8 +34,8 @@ class ThinkTags:
     def __post_init__(self) -> None:
         for name in ("open", "close"):
             tag = getattr(self, name)
-            if not 0 < len(tag) <= LONGEST or tag != tag.strip():
-                raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {LONGEST} characters, without blanks around it")
+            if not 0 < len(tag) <= LONGEST_TAG or tag != tag.strip():
+                raise InputError(f"{name} is {tag!r}; a thinking tag has 1 to {LONGEST_TAG} characters, without blanks around it")
 
         if self.open == self.close:
             raise InputError(f"open and close are both {self.open!r}: nobody could tell where the thinking ends; give two tags")
@@ -57,7 +57,7 @@ class ThinkTags:
 
 @lru_cache
 def _answer_starts(after: str) -> tuple[str, ...]:
-    return tuple(after[found.start() :] for found in re.finditer("<", after))
+    return tuple(after[match.start() :] for match in re.finditer("<", after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +170,10 @@ def _written(template: str) -> list[str]:
     for piece in _PIECE.finditer(template):
         texts.append(template[end : piece.start()])
         end, code = piece.end(), piece[0]
-        for found in _LITERAL.finditer(code):
-            literal = (found[1] or found[2] or "").replace("\\n", "\n")
-            rest = code[found.end() :].lstrip()
-            if not (_LOOKED_FOR.search(code[: found.start()]) or re.match(r"(?:not\s+)?in\b|[!=]=", rest)):
+        for match in _LITERAL.finditer(code):
+            literal = (match[1] or match[2] or "").replace("\\n", "\n")
+            rest = code[match.end() :].lstrip()
+            if not (_LOOKED_FOR.search(code[: match.start()]) or re.match(r"(?:not\s+)?in\b|[!=]=", rest)):
                 texts.append(literal)
     return [*texts, template[end:]] if end else [*texts, *_bare(template)]
 

@@ -89,10 +89,10 @@ class Channels:
         return None if self._recipient is None else _call(self._recipient, self._body + self._held)
 
     def _begin(self) -> list[tuple[Phase, str]]:
-        said = self._held.lstrip()
-        header, ended, body = said.partition(MESSAGE)
-        begins = _begins(said)
-        if begins and not ended and len(said) <= LONGEST_HEADER:
+        text = self._held.lstrip()
+        header, ended, body = text.partition(MESSAGE)
+        begins = _begins(text)
+        if begins and not ended and len(text) <= LONGEST_HEADER:
             return []
         if not (begins and ended):  # no header: text, which is shown
             self.phase, self._edge = Phase.ANSWER, bool(self._shown)
@@ -100,9 +100,9 @@ class Channels:
         self._held, self._edge, self._body = body, True, ""
         parts = HEADER.match(header)
         role, channel, rest = parts.groups() if parts else ("", None, None)
-        found = RECIPIENT.search(f"{role} {rest or ''}")
-        self._recipient = found[1] if found else None
-        self.phase = Phase.THINKING if channel == "analysis" and found is None else Phase.ANSWER
+        recipient = RECIPIENT.search(f"{role} {rest or ''}")
+        self._recipient = recipient[1] if recipient else None
+        self.phase = Phase.THINKING if channel == "analysis" and recipient is None else Phase.ANSWER
         return []
 
     def _message(self) -> list[tuple[Phase, str]]:
@@ -110,9 +110,9 @@ class Channels:
         ends = CALL_ENDS if self._recipient is not None else ENDS[phase]
         at, end = min(((text.find(e), e) for e in ends if e in text), default=(-1, ""))
         if at < 0:
-            kept = begun_at_end(text, (*ends, *LAST))
-            self._held = text[len(text) - kept :]
-            return self._show(phase, text[: len(text) - kept])
+            tail_length = begun_at_end(text, (*ends, *LAST))
+            self._held = text[len(text) - tail_length :]
+            return self._show(phase, text[: len(text) - tail_length])
         self._held = text[at + len(end) :]
         self._held = START + self._held if end.endswith(START) else self._held
         spans = self._show(phase, text[:at])
@@ -134,8 +134,8 @@ class Channels:
         return [(phase, joined)]
 
 
-def _begins(said: str) -> bool:
-    return any(said.startswith(start) or start.startswith(said) for start in BEGINNINGS)
+def _begins(text: str) -> bool:
+    return any(text.startswith(start) or start.startswith(text) for start in BEGINNINGS)
 
 
 def _without_last(text: str) -> str:

@@ -34,7 +34,7 @@ SMALLEST = -14
 """A grid's first threshold above 0 is 2^-14: models with very low entropies are resolved too."""
 PER_OCTAVE = 16
 GRID = "0 and 2^-14 to the signal's maximum, 16 an octave"
-LARGEST = 14
+LARGEST_EXPONENT = 14
 """The grid of a signal that one token does not bound ends at 2^14."""
 DEFAULT_BITS = 18.0
 """Largest entropy, bits, of a full vocabulary whose size is not recorded."""
@@ -85,7 +85,7 @@ class Signal:
     def largest(self, k: int | None, vocab_size: int | None = None) -> float:
         """The largest threshold of its grid: log2 k bits, that of the vocabulary where k is None, or 2^14."""
         if not self.bits_a_token:
-            return 2.0**LARGEST
+            return 2.0**LARGEST_EXPONENT
         return math.log2(k) if k else math.log2(vocab_size) if vocab_size else DEFAULT_BITS
 
     def grid(self, k: int | None, vocab_size: int | None = None) -> np.ndarray[Any, Any]:

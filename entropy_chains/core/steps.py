@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from entropy_chains.core.families import LONGEST, TOOL_MARKERS, ThinkTags
+from entropy_chains.core.families import LONGEST_TAG, TOOL_MARKERS, ThinkTags
 from entropy_chains.core.harmony import Channels
 from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.errors import InputError
@@ -37,8 +37,8 @@ class Segmentation:
     min_tokens: int = 32
 
     def __post_init__(self) -> None:
-        if found := first_fault(asdict(self), SEGMENTATION):
-            raise InputError(found[1])
+        if fault := first_fault(asdict(self), SEGMENTATION):
+            raise InputError(fault[1])
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Segmentation:
@@ -58,8 +58,8 @@ def detect_segmentation(chat_template: str | None) -> Segmentation:
 
     A template names them in a comment: ``{#- entropy-chains: boundary=line min_tokens=32 -#}``.
     """
-    found = _DIRECTIVE.search(chat_template or "")
-    return Segmentation(found[1], int(found[2])) if found else Segmentation()
+    match = _DIRECTIVE.search(chat_template or "")
+    return Segmentation(match[1], int(match[2])) if match else Segmentation()
 
 
 # With the last character of every tool marker. A text without these, a line end and the thinking tags' last changes nothing.
@@ -143,10 +143,10 @@ class Scanner:
         while start < len(text) and self.phase is Phase.THINKING:  # in an answer nothing ends, and no tag counts
             end = start
             if not (self._depth or self._opened):
-                end = found.start() if (found := self._special.search(text, start)) else len(text)
+                end = match.start() if (match := self._special.search(text, start)) else len(text)
             if end > start:
-                self._tail = (self._tail + text[start:end])[-LONGEST:]
-                self._line = (self._line + text[start:end]).lstrip()[:LONGEST]
+                self._tail = (self._tail + text[start:end])[-LONGEST_TAG:]
+                self._line = (self._line + text[start:end]).lstrip()[:LONGEST_TAG]
             if end < len(text):
                 self._character(text[end])
             start = end + 1
@@ -154,16 +154,16 @@ class Scanner:
 
     def _first(self, text: str) -> int:
         """Take the output's first text; returns how much of it is not thinking."""
-        said = (self._tail + text).lstrip()
-        phase = phase_at_start(said, self._tags)
+        output = (self._tail + text).lstrip()
+        phase = phase_at_start(output, self._tags)
         if phase is not Phase.BEFORE:
             self._begin(phase)
-            return len(text) - (len(said) - len(self._tags.open))
-        self._tail = said
+            return len(text) - (len(output) - len(self._tags.open))
+        self._tail = output
         return len(text)
 
     def _character(self, c: str) -> None:
-        self._tail = (self._tail + c)[-LONGEST:]
+        self._tail = (self._tail + c)[-LONGEST_TAG:]
         if self._boundary != "call" and self._tail.endswith(self._tags.close):  # every token of a call is reasoning, tags or not
             self._begin(Phase.ANSWER)
             return
@@ -180,7 +180,7 @@ class Scanner:
         if c == "\n":
             self._line_ended()
         else:
-            self._line = (self._line + c).lstrip()[:LONGEST]
+            self._line = (self._line + c).lstrip()[:LONGEST_TAG]
         if not self._fence:
             self._brackets(c)
 
@@ -194,7 +194,7 @@ class Scanner:
         self._line = ""
         self._blank = not line
         if "```" in line or "~~~" in line:
-            bare = line[found.end() :] if (found := _LISTED.match(line)) else line
+            bare = line[match.end() :] if (match := _LISTED.match(line)) else line
             if not self._fence:
                 self._fence = _fence_opened(bare)
                 self._opened = "" if self._fence else self._opened

@@ -46,22 +46,22 @@ class CallText:
     def take(self, text: str) -> str:
         """The text that is no call, as far as that is known."""
         self._held += text
-        shown = ""
+        plain = ""
         while True:
             if self._open:
                 close = TOOL_MARKERS[self._open]
                 if close is None or close not in self._held:
-                    return shown
+                    return plain
                 body, _, self._held = self._held.partition(close)
                 self._bodies.append((self._open, body))
                 self._open, self._held = "", self._held.lstrip()
             at, marker = min(((self._held.find(m), m) for m in TOOL_MARKERS if m in self._held), default=(-1, ""))
             if at < 0:
-                kept = begun_at_end(self._held, TOOL_MARKERS)
-                shown += self._held[: len(self._held) - kept]
-                self._held = self._held[len(self._held) - kept :]
-                return shown
-            shown, self._open, self._held = shown + self._held[:at], marker, self._held[at + len(marker) :]
+                tail_length = begun_at_end(self._held, TOOL_MARKERS)
+                plain += self._held[: len(self._held) - tail_length]
+                self._held = self._held[len(self._held) - tail_length :]
+                return plain
+            plain, self._open, self._held = plain + self._held[:at], marker, self._held[at + len(marker) :]
 
     @property
     def rest(self) -> str:
@@ -95,8 +95,8 @@ def read_calls(body: str, marker: str = "") -> list[ToolCall]:
 
 def _of_json(body: str) -> Iterator[ToolCall]:
     """An object with a name and arguments, or a list of such: Hermes, Qwen, Llama, Mistral, Command A."""
-    found = json.loads(body)
-    for one in found if isinstance(found, list) else [found]:
+    content = json.loads(body)
+    for one in content if isinstance(content, list) else [content]:
         name = one.get("name", one.get("tool_name")) if isinstance(one, dict) else None
         if not isinstance(name, str):
             raise ValueError("no call")
@@ -107,8 +107,10 @@ def _of_json(body: str) -> Iterator[ToolCall]:
 def _of_functions(body: str) -> Iterator[ToolCall]:
     """``<function=name><parameter=key>value</parameter></function>``: Qwen3-Coder, Nemotron 3, Seed-OSS."""
     for name, inner in _FUNCTION.findall(body):
-        told = inner.strip()
-        yield ToolCall(name.strip(), told if told.startswith("{") else json.dumps(dict(_typed(_PARAMETER.findall(inner)))))
+        arguments = inner.strip()
+        yield ToolCall(
+            name.strip(), arguments if arguments.startswith("{") else json.dumps(dict(_typed(_PARAMETER.findall(inner))))
+        )
 
 
 def _of_arguments(body: str) -> Iterator[ToolCall]:
@@ -131,29 +133,29 @@ def _of_deepseek(body: str) -> Iterator[ToolCall]:
 def _of_kimi(body: str) -> Iterator[ToolCall]:
     """``functions.name:0<|tool_call_argument_begin|>{…}``: Kimi K2."""
     for part in body.split("<|tool_call_begin|>"):
-        if found := _KIMI.match(part.strip()):
-            yield ToolCall(found[1], found[2].replace("<|tool_call_end|>", "").strip())
+        if match := _KIMI.match(part.strip()):
+            yield ToolCall(match[1], match[2].replace("<|tool_call_end|>", "").strip())
 
 
 def _of_mistral(body: str) -> Iterator[ToolCall]:
     """``name[ARGS]{…}``, one after another: Mistral since 2025."""
     for part in body.split("[TOOL_CALLS]"):
-        if found := _MISTRAL.match(part):
-            yield ToolCall(found[1], found[2].strip())
+        if match := _MISTRAL.match(part):
+            yield ToolCall(match[1], match[2].strip())
 
 
 def _of_gemma(body: str) -> Iterator[ToolCall]:
     """``call:name{key:<|"|>text<|"|>,key:1}``: Gemma 4."""
-    if found := _GEMMA.search(body):
+    if match := _GEMMA.search(body):
         texts: list[str] = []
 
         def put_aside(text: re.Match[str]) -> str:
             texts.append(text[1])
             return f'"\0{len(texts) - 1}"'
 
-        bare = _BARE_KEY.sub(r'\1"\2":', _GEMMA_TEXT.sub(put_aside, found[2]))
+        bare = _BARE_KEY.sub(r'\1"\2":', _GEMMA_TEXT.sub(put_aside, match[2]))
         whole = re.sub(r'"\0(\d+)"', lambda place: json.dumps(texts[int(place[1])]), bare)
-        yield ToolCall(found[1], json.dumps(json.loads(whole)))
+        yield ToolCall(match[1], json.dumps(json.loads(whole)))
 
 
 def _typed(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, Any]]:

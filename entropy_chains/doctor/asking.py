@@ -44,14 +44,14 @@ class Heard:
     """The reply to one request.
 
     Attributes:
-        said: JSON or text of a reply that was not streamed.
+        content: JSON or text of a reply that was not streamed.
         pieces, usage, finish: of a reply with tokens.
         refused: the server's message, or None; status: of the refusal, None for one in the stream.
         blind: it was refused because it asked for logprobs.
         controlled: the server said that it ended the thinking.
     """
 
-    said: Any = None
+    content: Any = None
     pieces: tuple[Piece, ...] = ()
     usage: Usage | None = None
     finish: str | None = None

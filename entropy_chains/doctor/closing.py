@@ -23,25 +23,27 @@ def close(book: Book) -> Asking:
     more = {"ignore_eos": True} if observable else {}
     heard = yield from book.chat(LONG if observable else SHORT, read=READ, **STREAMED, **more)
     if observable and before is not None:
-        made = yield from _settled(book, before[0])
-        book.completion_tokens += max(0, (made or 0) - heard.tokens)
-        stops = None if made is None else len(heard.pieces) <= made < LONG
-        evidence = "its counters never came to rest" if made is None else f"{len(heard.pieces)} of {LONG} tokens read, {made} made"
+        count = yield from _settled(book, before[0])
+        book.completion_tokens += max(0, (count or 0) - heard.tokens)
+        stops = None if count is None else len(heard.pieces) <= count < LONG
+        evidence = (
+            "its counters never came to rest" if count is None else f"{len(heard.pieces)} of {LONG} tokens read, {count} made"
+        )
         meanings = {
             True: "a stop saves the server's work",
             False: "a stop does not save the server's work",
             None: "not observable",
         }
         book.found("close_stops", stops, evidence, meanings[stops])
-        over = None if made is None else max(0, made - len(heard.pieces))
+        over = None if count is None else max(0, count - len(heard.pieces))
         book.found("overshoot", over, "the server's count less the tokens read", "made after the close, and paid for")
     else:
         why = "others use the server" if before else "the server shows no counters that are known here (/metrics)"
         book.found("close_stops", None, why, "not observable: look at the server's log, or at the bill")
-    told = heard.usage is not None and heard.finish is None
-    evidence = f"{len(heard.pieces)} tokens read, then closed: {'a count had come' if told else 'no count had come'}"
+    has_usage = heard.usage is not None and heard.finish is None
+    evidence = f"{len(heard.pieces)} tokens read, then closed: {'a count had come' if has_usage else 'no count had come'}"
     meaning = "tokens of a closed stream are counted by what came; a bill counts what was made until the close was noticed"
-    book.found("usage_on_close", told, evidence, meaning)
+    book.found("usage_on_close", has_usage, evidence, meaning)
 
 
 def _counters(book: Book, wait: float = 0.0) -> Asking:
@@ -50,8 +52,8 @@ def _counters(book: Book, wait: float = 0.0) -> Asking:
     if counters is None:
         return None
     heard = yield from book.ask(Ask(f"{book.server.root}/metrics", wait=wait))
-    found = [[float(x) for x in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", str(heard.said), re.MULTILINE)] for name in counters]
-    return tuple(int(sum(f)) for f in found) if all(found) else None
+    values = [[float(x) for x in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", str(heard.content), re.MULTILINE)] for name in counters]
+    return tuple(int(sum(f)) for f in values) if all(values) else None
 
 
 def _quiet(book: Book) -> Asking:

@@ -44,8 +44,8 @@ def examine(client: openai.OpenAI, model: str) -> Examination:
         while True:
             ask = asking.send(_send(client, ask))
     except StopIteration as done:
-        found: Examination = done.value
-        return found
+        result: Examination = done.value
+        return result
 
 
 def _send(client: openai.OpenAI, ask: Ask) -> Heard:
@@ -53,15 +53,15 @@ def _send(client: openai.OpenAI, ask: Ask) -> Heard:
     try:
         with failures(client, logprobs=ask.measured):
             if ask.body is None:
-                return Heard(said=client.get(ask.address, cast_to=object))
+                return Heard(content=client.get(ask.address, cast_to=object))
             if ask.body.get("stream"):
                 reading = StreamedReply(ask)
                 for _ in drive(reading, partial(_updates, client), partial(_control, client)):
                     pass
                 return reading.heard
-            said = client.post(ask.address, body=ask.body, cast_to=object)
-            update = read_message(said)
-            return Heard(said, update.pieces, update.usage, update.finish_reason)
+            response = client.post(ask.address, body=ask.body, cast_to=object)
+            update = read_message(response)
+            return Heard(response, update.pieces, update.usage, update.finish_reason)
     except BackendError as error:
         if isinstance(error.__cause__, openai.APIConnectionError):
             raise SettingsError(str(error)) from error

@@ -60,73 +60,83 @@ class Examination:
         return next(f.value for f in self.findings if f.name == name)
 
 
-def judge(found: Mapping[str, Any]) -> tuple[bool, str, tuple[str, ...]]:
+def judge(values: Mapping[str, Any]) -> tuple[bool, str, tuple[str, ...]]:
     """Whether stopping works, the verdict, and the remedies, from the findings' values by name."""
-    refusal = _why_not(found)
+    refusal = _why_not(values)
     if refusal:
         why, remedies = refusal
         return False, f"early stopping cannot work: {why}", remedies
-    conditions = _conditions(found)
+    conditions = _conditions(values)
     if not conditions:
         return True, WORKS, ()
-    said, remedies = zip(*conditions, strict=True)
-    return True, "early stopping works with " + "; ".join(said), remedies
+    texts, remedies = zip(*conditions, strict=True)
+    return True, "early stopping works with " + "; ".join(texts), remedies
 
 
-def _why_not(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
+def _why_not(values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
     elsewhere = "serve the model with vLLM or llama.cpp, or run it with the transformers backend"
     unproved = "without_logprobs='agreement' stops where two answers in a row agree, with no certificate"
-    if found.get("logprobs") is False:
+    if values.get("logprobs") is False:
         return "the server gives no logprobs, so there is no entropy", (elsewhere, unproved)
-    if found.get("reasoning") == "hidden":
+    if values.get("reasoning") == "hidden":
         return "the server hides the thinking", (elsewhere,)
-    if found.get("reasoning_logprobs") is False:
+    if values.get("reasoning_logprobs") is False:
         return "the server gives no logprobs on reasoning tokens", (elsewhere, unproved)
-    if found.get("entropy", 0.0) is None:
+    if values.get("entropy", 0.0) is None:
         return "the model's logits give no entropy", ("check the weights: the logits are no numbers",)
     return None
 
 
-def _conditions(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _conditions(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What it works with, and what to do for it."""
-    made: list[tuple[str, str]] = []
-    if found.get("reasoning") == "none":
+    conditions: list[tuple[str, str]] = []
+    if values.get("reasoning") == "none":
         switch = "use mode 'refine'; or switch thinking on, in the server (a reasoning parser) or the chat template, and look again"
-        made.append(("mode 'refine' only: no thinking was seen", switch))
-    elif found.get("reasoning") == "opened":
-        made.append(("opened=True: the prompt opens the thinking", "pass opened=True, or start the server with a reasoning parser"))
-    k = found.get("k")
+        conditions.append(("mode 'refine' only: no thinking was seen", switch))
+    elif values.get("reasoning") == "opened":
+        conditions.append(
+            ("opened=True: the prompt opens the thinking", "pass opened=True, or start the server with a reasoning parser")
+        )
+    k = values.get("k")
     if isinstance(k, int) and k < ENOUGH:
-        made.append((f"k={k}", f"record with --top-logprobs {k}, or raise the server's limit"))
-    if found.get("temperature_mode") == "scaled":
-        told = "pass temperature_mode='scaled', and calibrate at the temperature that you run at"
-        made.append(("temperature_mode='scaled': logprobs are after temperature", told))
-    elif found.get("temperature_mode", "raw") is None:
-        made.append(
+        conditions.append((f"k={k}", f"record with --top-logprobs {k}, or raise the server's limit"))
+    if values.get("temperature_mode") == "scaled":
+        remedy = "pass temperature_mode='scaled', and calibrate at the temperature that you run at"
+        conditions.append(("temperature_mode='scaled': logprobs are after temperature", remedy))
+    elif values.get("temperature_mode", "raw") is None:
+        conditions.append(
             ("one temperature only", "whether logprobs are before temperature is not known: calibrate at the one that you use")
         )
-    if found.get("entries_enough") is False:
-        made.append(("fewer steps", "a step of which a tenth of the tokens lack logprobs has no entropy, and is never a stop"))
-    exact = [name for name in ("prefill", "completion") if found.get(name) == "exact"]
-    if found.get("answer") == "turn" and exact:
-        made.append((f"continuation={exact[0]!r}", f"pass continuation={exact[0]!r}: this server goes on from a begun thinking"))
-    elif found.get("answer") == "turn" and not found.get("plugin"):
-        told = "record through this same server, so that the answers after each step are asked for in the same way"
-        made.append(("continuation 'turn': the answer is asked for in another prompt", told))
-    if "answer" in found and found["answer"] is None:
-        made.append(("full runs in place of most stops: closed thinking gave no answer", "look at the server's chat template"))
-    if found.get("close_stops") is False:
-        made.append(
+    if values.get("entries_enough") is False:
+        conditions.append(
+            ("fewer steps", "a step of which a tenth of the tokens lack logprobs has no entropy, and is never a stop")
+        )
+    exact = [name for name in ("prefill", "completion") if values.get(name) == "exact"]
+    if values.get("answer") == "turn" and exact:
+        conditions.append(
+            (f"continuation={exact[0]!r}", f"pass continuation={exact[0]!r}: this server goes on from a begun thinking")
+        )
+    elif values.get("answer") == "turn" and not values.get("plugin"):
+        remedy = "record through this same server, so that the answers after each step are asked for in the same way"
+        conditions.append(("continuation 'turn': the answer is asked for in another prompt", remedy))
+    if "answer" in values and values["answer"] is None:
+        conditions.append(
+            ("full runs in place of most stops: closed thinking gave no answer", "look at the server's chat template")
+        )
+    if values.get("close_stops") is False:
+        conditions.append(
             (
                 "no saving of the server's work: it goes on after the close",
                 "look at the proxy between, which may not pass the close on",
             )
         )
-    if found.get("closing_text") is False:
-        made.append(("tags of your own", "the closing text does not survive the tokenizer: pass think_tags=ThinkTags(…)"))
-    if found.get("penalties"):
-        made.append(("neutral penalties", f"set {found['penalties']} to neutral: it changes the logits that entropy is read from"))
-    return made
+    if values.get("closing_text") is False:
+        conditions.append(("tags of your own", "the closing text does not survive the tokenizer: pass think_tags=ThinkTags(…)"))
+    if values.get("penalties"):
+        conditions.append(
+            ("neutral penalties", f"set {values['penalties']} to neutral: it changes the logits that entropy is read from")
+        )
+    return conditions
 
 
 def temperature_mode(low: Sequence[Mapping[str, float]], high: Sequence[Mapping[str, float]], ratio: float) -> str | None:
@@ -146,20 +156,20 @@ def temperature_mode(low: Sequence[Mapping[str, float]], high: Sequence[Mapping[
             continue
         top = max(common, key=lambda t: b[t])
         for text in common:
-            here, there = a[text] - a[top], b[text] - b[top]
-            raw += abs(here - there)
-            scaled += abs(here - ratio * there)
+            low_gap, high_gap = a[text] - a[top], b[text] - b[top]
+            raw += abs(low_gap - high_gap)
+            scaled += abs(low_gap - ratio * high_gap)
     if max(raw, scaled) < 0.5 or min(raw, scaled) > max(raw, scaled) / 3:  # all alike, or neither: noise
         return None
     return "raw" if raw < scaled else "scaled"
 
 
-def continuation(own: str, made: str, grew: int | None, wanted: int) -> str:
+def continuation(expected: str, text: str, grew: int | None, wanted: int) -> str:
     """What a server made of a thinking that was begun for it.
 
     Args:
-        own: how the model itself went on.
-        made: how the server went on.
+        expected: how the model itself went on.
+        text: how the server went on.
         grew: tokens by which the prompt was longer than without; None = not told.
         wanted: tokens of what was begun.
 
@@ -167,9 +177,9 @@ def continuation(own: str, made: str, grew: int | None, wanted: int) -> str:
         ``exact`` (the same tokens were read, the same text came), ``inexact`` (something else was read besides, or something else
         came) or ``ignored``.
     """
-    own, made = own.strip(), made.strip()
-    length = min(len(own), len(made))
-    same = length > 0 and own[:length] == made[:length]
+    expected, text = expected.strip(), text.strip()
+    length = min(len(expected), len(text))
+    same = length > 0 and expected[:length] == text[:length]
     if same and (grew is None or abs(grew - wanted) <= SLACK):
         return "exact"
     return "inexact" if same or (grew is not None and grew >= wanted - SLACK) else "ignored"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from entropy_chains.backends import Generation, Sampling
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.phases import Phase
+from entropy_chains.doctor.asking import ASKED
 from entropy_chains.doctor.findings import Examination, Finding, judge
 from entropy_chains.errors import BackendError, SettingsError
 from entropy_chains.refine import PER_CALL
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.vocabulary import Vocabulary
     from entropy_chains.backends.transformers import TransformersBackend
 
-ASKED = [{"role": "user", "content": "4821*93=?"}]
 LENGTH = 64
 """Tokens that the entropy is measured on."""
 
@@ -23,27 +23,27 @@ LENGTH = 64
 def examine_local(backend: TransformersBackend) -> Examination:
     """Examine a loaded model, with the settings it was loaded with."""
     vocabulary, tags = backend.vocabulary, _tags(backend)
-    found = [Finding("template", backend.template, "the tokenizer's chat template", "a policy belongs to it")]
+    findings = [Finding("template", backend.template, "the tokenizer's chat template", "a policy belongs to it")]
     if tags is None:
         none = "the chat template holds no tags that are known"
-        found.append(Finding("reasoning", "none", none, "there is nothing to cut in mode 'thinking'"))
+        findings.append(Finding("reasoning", "none", none, "there is nothing to cut in mode 'thinking'"))
     else:
-        told = f"{tags.open}…{tags.close} in the chat template"
+        evidence = f"{tags.open}…{tags.close} in the chat template"
         form = "channels" if tags.in_channels else "inline"
-        found.append(Finding("reasoning", form, told, "steps can be told from the answer"))
-        found.append(_closing_text(vocabulary, tags))
+        findings.append(Finding("reasoning", form, evidence, "steps can be told from the answer"))
+        findings.append(_closing_text(vocabulary, tags))
     cut = backend.segmentation
-    found.append(Finding("segmentation", cut.boundary, f"steps of at least {cut.min_tokens} tokens", "where a stop may be"))
-    known, width = len(vocabulary), backend.vocab_size
-    told = f"{known} tokens in the tokenizer, {width} logits"
-    found.append(Finding("vocabulary", width, told, "entropies are of all logits, or of the k likeliest"))
+    findings.append(Finding("segmentation", cut.boundary, f"steps of at least {cut.min_tokens} tokens", "where a stop may be"))
+    token_count, width = len(vocabulary), backend.vocab_size
+    evidence = f"{token_count} tokens in the tokenizer, {width} logits"
+    findings.append(Finding("vocabulary", width, evidence, "entropies are of all logits, or of the k likeliest"))
     room = backend.context_window
-    told = "the model does not say" if room is None else "prompt and reply together"
-    found.append(Finding("room", room, told, "a run ends there; a stop near it may leave no room for an answer"))
+    evidence = "the model does not say" if room is None else "prompt and reply together"
+    findings.append(Finding("room", room, evidence, "a run ends there; a stop near it may leave no room for an answer"))
     entropy, run = _entropy(backend)
-    found += [_penalties(backend), entropy]
-    stopping, verdict, remedies = judge({f.name: f.value for f in found})
-    return Examination(backend.model, stopping, verdict, remedies, tuple(found), 1, run.prompt_tokens, run.tokens)
+    findings += [_penalties(backend), entropy]
+    stopping, verdict, remedies = judge({f.name: f.value for f in findings})
+    return Examination(backend.model, stopping, verdict, remedies, tuple(findings), 1, run.prompt_tokens, run.tokens)
 
 
 def _tags(backend: TransformersBackend) -> ThinkTags | None:
@@ -79,10 +79,10 @@ def _entropy(backend: TransformersBackend) -> tuple[Finding, Generation]:
     if run is None:
         raise BackendError(f"{backend.model} gave no reply; is it the right checkpoint?")
     if not bits:
-        told = f"no thinking in the first {LENGTH} tokens"
-        return Finding("entropy", "not seen", told, "record some questions: `entropy-chains record`"), run
+        evidence = f"no thinking in the first {LENGTH} tokens"
+        return Finding("entropy", "not seen", evidence, "record some questions: `entropy-chains record`"), run
     mean = sum(bits) / len(bits)
     value = round(mean, 4) if mean == mean else None
-    told = f"bits a token, over {len(bits)} tokens; the 20 likeliest hold {sum(mass) / len(mass):.4f} of the mass"
+    evidence = f"bits a token, over {len(bits)} tokens; the 20 likeliest hold {sum(mass) / len(mass):.4f} of the mass"
     meaning = "it can be measured; whether it tells right from wrong says `entropy-chains diagnose`"
-    return Finding("entropy", value, told, meaning), run
+    return Finding("entropy", value, evidence, meaning), run

@@ -11,7 +11,7 @@ from typing import Any
 
 from entropy_chains.backends.remote import providers
 from entropy_chains.backends.remote.continuations import WAYS, begun, way
-from entropy_chains.backends.remote.plugin import VERSION, hello, may_be_greeted, version_in
+from entropy_chains.backends.remote.plugin import VERSION_PATH, hello, may_be_greeted, version_in
 from entropy_chains.backends.remote.readers import Piece
 from entropy_chains.backends.remote.refused import allowed
 from entropy_chains.backends.remote.servers import identify
@@ -70,14 +70,14 @@ class _Examiner(Book):
     # --- who it is, and the reply that most is seen in
 
     def _who(self) -> Asking:
-        server = self.server = yield from identify(self.base_url, self.model, self._said)
+        server = self.server = yield from identify(self.base_url, self.model, self._content_at)
         self.found("server", server.kind, "the owner that /models names", "what is tried below depends on it")
-        if known := providers.at(self.base_url):
-            told = "; ".join(f"logprobs {p.gives}; asked for what it does not give: {p.refuses}" for p in known)
-            self.found("provider", " or ".join(p.name for p in known), "the address of its API", told)
+        if matches := providers.at(self.base_url):
+            meaning = "; ".join(f"logprobs {p.gives}; asked for what it does not give: {p.refuses}" for p in matches)
+            self.found("provider", " or ".join(p.name for p in matches), "the address of its API", meaning)
         if server.can.plugin:
             plugin, evidence = None, "the server does not tell a version of 0.6.4 or later, and older ones die of the question"
-            if may_be_greeted((yield from self._said(f"{server.root}{VERSION}"))):
+            if may_be_greeted((yield from self._content_at(f"{server.root}{VERSION_PATH}"))):
                 heard = yield from self.ask(Ask("/completions", hello(self.model)))
                 plugin, evidence = version_in(heard.refused or ""), "a request that only the plug-in answers"
             self.server = replace(server, plugin=plugin)
@@ -86,9 +86,9 @@ class _Examiner(Book):
             self.found("plugin", plugin, evidence, there if plugin else missing)
         self._tags = detect_tags(server.chat_template) or ThinkTags()
 
-    def _said(self, address: str) -> Asking:
+    def _content_at(self, address: str) -> Asking:
         """The JSON at an address."""
-        return (yield from self.ask(Ask(address))).said
+        return (yield from self.ask(Ask(address))).content
 
     def _begin(self) -> Asking:
         """The first reply, greedy and with logprobs, or with less where the server will not have that."""
@@ -96,9 +96,9 @@ class _Examiner(Book):
         refusals: list[str] = []
         wanted: list[dict[str, Any]] = [{"top_logprobs": ENOUGH}, {"top_logprobs": 5}, {}, {"temperature": None}]
         for settings in wanted:
-            asked = {**whole, **({"logprobs": True} if "top_logprobs" in settings else {}), **settings}
-            asked = {name: value for name, value in asked.items() if value is not None}
-            heard = yield from self.chat(FIRST, **asked)
+            body = {**whole, **({"logprobs": True} if "top_logprobs" in settings else {}), **settings}
+            body = {name: value for name, value in body.items() if value is not None}
+            heard = yield from self.chat(FIRST, **body)
             if heard.refused is None:
                 break
             if heard.status in (401, 403, 404) and not heard.blind:
@@ -144,9 +144,9 @@ class _Examiner(Book):
         answer = next((n for n, p in enumerate(heard.pieces) if p.phase is Phase.ANSWER), len(heard.pieces))
         ended = next((n for n, p in enumerate(heard.pieces) if self._tags.close in (p.token.text, p.text)), answer)
         self._thinking = list(heard.pieces[: min(answer, ended)])
-        shown = [p for p in self._thinking if p.text]
-        with_entries = sum(map(_is_measured, shown))
-        evidence = f"{with_entries} of {len(shown)} tokens of it have them"
+        visible = [p for p in self._thinking if p.text]
+        with_entries = sum(map(_is_measured, visible))
+        evidence = f"{with_entries} of {len(visible)} tokens of it have them"
         if self["logprobs"]:
             meaning = "its entropy can be measured" if with_entries else "its entropy cannot be measured"
             self.found("reasoning_logprobs", bool(with_entries), evidence, meaning)
@@ -156,7 +156,7 @@ class _Examiner(Book):
         if path := self.server.can.tokenizes_at:
             body = {"model": self.model, "messages": ASKED, "return_token_strs": True}
             heard = yield from self.ask(Ask(f"{self.server.root}{path}", body))
-            last = (heard.said or {}).get("token_strs") or [] if isinstance(heard.said, Mapping) else []
+            last = (heard.content or {}).get("token_strs") or [] if isinstance(heard.content, Mapping) else []
             return self._tags.open in "".join(map(str, last[-8:]))
         prompt = yield from self._prompt()
         return bool(prompt and prompt.rstrip().endswith(self._tags.open))
@@ -166,22 +166,22 @@ class _Examiner(Book):
         path = self.server.can.renders_at
         if self._rendered is None and path is not None:
             heard = yield from self.ask(Ask(f"{self.server.root}{path}", {"messages": ASKED}))
-            found = heard.said.get("prompt") if isinstance(heard.said, Mapping) else None
-            self._rendered = found if isinstance(found, str) else None
+            prompt = heard.content.get("prompt") if isinstance(heard.content, Mapping) else None
+            self._rendered = prompt if isinstance(prompt, str) else None
         return self._rendered
 
     # --- the entropies
 
     def _entries(self) -> None:
-        told = self._first.usage.completion_tokens if self._first.usage else None
+        count = self._first.usage.completion_tokens if self._first.usage else None
         entries = sum(p.token.alternatives is not None for p in self._first.pieces)
-        if told is None:
+        if count is None:
             self.found("missing_entries", None, "the server does not count its tokens", "tokens are counted by their entries")
             return
-        missing = told - entries
-        self._enough = missing <= told / 10
+        missing = count - entries
+        self._enough = missing <= count / 10
         meaning = "every token is seen" if not missing else "tokens without one are left out of a step's entropy"
-        self.found("missing_entries", missing, f"{entries} entries, {told} tokens by the server's count", meaning)
+        self.found("missing_entries", missing, f"{entries} entries, {count} tokens by the server's count", meaning)
 
     def _k(self) -> Asking:
         came = max(len(p.token.alternatives or ()) for p in self._first.pieces)
@@ -219,9 +219,9 @@ class _Examiner(Book):
         """Try the ways to continue a thinking: sampled greedily, the model must go on as it did by itself."""
         half = max(1, len(self._thinking) // 2)
         raw = begun("".join(p.token.text or p.text for p in self._thinking[:half]), self._tags, self["reasoning"] == "opened")
-        own = "".join(p.token.text or p.text for p in self._thinking[half : half + NEXT])
+        expected = "".join(p.token.text or p.text for p in self._thinking[half : half + NEXT])
         for name in ("prefill", "completion"):
-            yield from self._way(name, raw, own, half)
+            yield from self._way(name, raw, expected, half)
         if self.server.can.control:
             heard = yield from self.chat(2 * FIRST, **STREAMED, read=READ, control=True, reasoning_control=True)
             answered = heard.controlled and any(p.phase is Phase.ANSWER for p in heard.pieces)
@@ -239,12 +239,12 @@ class _Examiner(Book):
             heard = yield from self.chat(FIRST, **STREAMED, **body, messages=list(request.messages))
         again = any(p.phase is Phase.THINKING and p.text.strip() for p in heard.pieces)
         text = None if again else clean_answer("".join(p.text for p in heard.pieces), self._tags)
-        asked = f"thinking closed after {half} tokens, answer asked for by {best!r}: {heard.tokens} tokens came"
-        asked += "" if text or not heard.pieces else ", and the model thinks again" if again else ", and no answer among them"
+        evidence = f"thinking closed after {half} tokens, answer asked for by {best!r}: {heard.tokens} tokens came"
+        evidence += "" if text or not heard.pieces else ", and the model thinks again" if again else ", and no answer among them"
         meaning = "a stop gives an answer" if text else "a stop would be run again in full"
-        self.found("answer", best if text else None, asked + (f"; {heard.refused}" if heard.refused else ""), meaning)
+        self.found("answer", best if text else None, evidence + (f"; {heard.refused}" if heard.refused else ""), meaning)
 
-    def _way(self, name: str, raw: str, own: str, half: int) -> Asking:
+    def _way(self, name: str, raw: str, expected: str, half: int) -> Asking:
         prompt = (yield from self._prompt()) if name == "completion" else None
         if name == "completion" and prompt is None:
             self.found(name, None, "the server does not render its chat template", "not tried")
@@ -259,7 +259,7 @@ class _Examiner(Book):
             self.found(name, "refused", heard.refused, "this way cannot be used")
             return
         before, now = self._first.prompt, heard.prompt
-        value = continuation(own, heard.text, now - before if before and now else None, half)
+        value = continuation(expected, heard.text, now - before if before and now else None, half)
         meanings = {
             "exact": "a stop reads the model's own tokens: the answer is the one it would have given",
             "inexact": "the thinking is read again, but not token for token",

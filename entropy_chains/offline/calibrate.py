@@ -37,7 +37,7 @@ from entropy_chains.offline.certify import (
     upper_bound,
 )
 from entropy_chains.offline.diagnose import (
-    LEAST,
+    FEWEST,
     auroc_intervals,
     judged_rows,
     questions_with,
@@ -228,7 +228,7 @@ def _certify(basis: _Basis, rule: str, signal: str) -> _Choice:
     allowed = allowances(n, basis.max_loss, basis.delta, m)
     needed = examples_needed(basis.max_loss, basis.delta, m)
     never = _Choice(candidates[0], "too_few_examples", 2 * needed - 1 if basis.per_step else needed, m, last_recorded_step(table))
-    if basis.right < LEAST or max(allowed) < 0:
+    if basis.right < FEWEST or max(allowed) < 0:
         return never
     best, most = never._replace(reason="no_safe_threshold"), 0.0
     if basis.max_loss > largest_max_loss(table.accuracy_full):
@@ -285,7 +285,7 @@ def _plain(basis: _Basis, method: str, rule: str, signal: str) -> _Choice:
     for step, rows in rows_by_step(table.step, judged_rows(table)):
         if step in classes:
             classes[step] = separation(values[rows], wrong[rows])
-    if classes[1].mu_correct is None or basis.right < LEAST:
+    if classes[1].mu_correct is None or basis.right < FEWEST:
         return never
     verdict = verdict_of(basis.evidence(candidate, last).interval)
     if verdict != "signal":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_chains.errors import InputError
+from entropy_chains.intervals import RESAMPLES
 from entropy_chains.offline.bootstrap import Interval, check_resampling
 from entropy_chains.offline.calibrate import calibrate
 from entropy_chains.offline.certify import upper_bound
@@ -20,7 +21,7 @@ from entropy_chains.offline.contenders import HINDSIGHT, Contender, Decided, Ter
 from entropy_chains.offline.diagnose import listed
 from entropy_chains.offline.hold_out import parts
 from entropy_chains.offline.published import stop_rows
-from entropy_chains.offline.replay import RESAMPLES, ReplayResult, judge_live
+from entropy_chains.offline.replay import ReplayResult, judge_live
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.options import OnMismatch
 

@@ -40,7 +40,7 @@ ONE_STEP = (
 )
 """What is said instead where every run is a single step."""
 
-LEAST = 10
+FEWEST = 10
 """Questions with a wrong early answer below which nothing is said of a signal; with a right full answer, nothing is fitted."""
 
 AUROC_RESAMPLES = 1000
@@ -78,7 +78,7 @@ class Diagnosis:
         accuracy_full: share of right full runs among the judged; None with ``agreement`` labels, or where none is judged.
         recorded: share of the steps before the last that have the signal; longest: such steps of the run with the most.
         signal: the lower bound of ``auroc`` is above 0.5.
-        verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``: fewer than :data:`LEAST` questions have a
+        verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``: fewer than :data:`FEWEST` questions have a
             wrong early answer, or right or wrong ones are lacking.
         auroc: chance that of a wrong and a right early answer of the same step the wrong one has the higher entropy; ties count
             half.
@@ -182,9 +182,9 @@ def signal_strata(table: Table, values: Array, rows: Array) -> list[Stratum]:
     return stratify(values, table.correct == 0, table.step, table.group[table.run], rows)
 
 
-def verdict_of(interval: Interval, wrong: int = LEAST) -> str:
+def verdict_of(interval: Interval, wrong: int = FEWEST) -> str:
     """What an AUROC's interval says; ``wrong``: of how many questions the wrong answers are."""
-    if interval is None or wrong < LEAST:
+    if interval is None or wrong < FEWEST:
         return "too_few_examples"
     return "signal" if interval[0] > 0.5 else "inverted_signal" if interval[1] < 0.5 else "no_signal"
 

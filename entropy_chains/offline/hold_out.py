@@ -89,10 +89,10 @@ def calibrate_and_judge(
     return replace(policy, calibration={**policy.calibration, "left_out": left_out, "judged": listed(figures)})
 
 
-def _by_folds(table: Table, known: Table, seed: int, settings: dict[str, Any]) -> ReplayResult | None:
+def _by_folds(table: Table, judged: Table, seed: int, settings: dict[str, Any]) -> ReplayResult | None:
     """All runs, each part of them stopped by the policy that is fitted on the others; None where these are too few to fit on.
 
-    ``known``: the runs as they are judged.
+    ``judged``: the runs as they are judged.
     """
     if table.groups < FOLDS:
         return None
@@ -102,7 +102,7 @@ def _by_folds(table: Table, known: Table, seed: int, settings: dict[str, Any]) -
         policy = calibrate(table.subset(part != fold), seed=seed, **settings)
         if policy.reason == "too_few_examples":
             return None
-        judged = known.subset(part == fold)
-        stops[part == fold] = at = decisions(judged, policy)
-        spent[part == fold] = tokens_spent(judged, at, policy.active and policy.stop_rule.reads_answers)
-    return judge_live(known, stops, spent, known.correct[stop_rows(known, stops)] == 1, seed=seed)
+        fold_runs = judged.subset(part == fold)
+        stops[part == fold] = at = decisions(fold_runs, policy)
+        spent[part == fold] = tokens_spent(fold_runs, at, policy.active and policy.stop_rule.reads_answers)
+    return judge_live(judged, stops, spent, judged.correct[stop_rows(judged, stops)] == 1, seed=seed)

@@ -62,12 +62,12 @@ class ThinkingSeen:
         return f"no thinking was found in {runs}: {looked}; {self._remedy(tags, served=served)}"
 
     def _remedy(self, tags: ThinkTags, *, served: bool) -> str:
-        said = " ".join(self.answers)
+        text = " ".join(self.answers)
         for family in FAMILIES:
-            if family.open in said and family.open != tags.open:
+            if family.open in text and family.open != tags.open:
                 return f"{family.open!r} stands in an answer: set think_tags (--think-tags) to that and {family.close!r}"
-        if served and tags.close in said:
+        if served and tags.close in text:
             return f"{tags.close!r} stands in an answer, and nothing opens it: set opened=True (--opened)"
         switch = "in the server or its chat template" if served else "in the chat template (--template-kwargs)"
-        own = "set think_tags (--think-tags) if the model has others"
-        return f"{own}, switch thinking on {switch}, or record a model without thinking in mode 'refine'; doctor tells which"
+        hint = "set think_tags (--think-tags) if the model has others"
+        return f"{hint}, switch thinking on {switch}, or record a model without thinking in mode 'refine'; doctor tells which"

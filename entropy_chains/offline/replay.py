@@ -14,15 +14,13 @@ import numpy as np
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.errors import InputError
-from entropy_chains.intervals import paired_change
+from entropy_chains.intervals import RESAMPLES, paired_change
 from entropy_chains.offline.bootstrap import Interval, check_resampling, percentile_interval, resampled_weights, subsample
 from entropy_chains.offline.certify import readings
 from entropy_chains.offline.diagnose import listed
 from entropy_chains.offline.published import first_stops, oracle_stops, stop_rows, tokens_spent
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 from entropy_chains.options import OnMismatch
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True, eq=False)

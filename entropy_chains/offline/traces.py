@@ -21,8 +21,8 @@ from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_da
 from entropy_chains.offline.trace_lines import is_torn, parse, records
 from entropy_chains.options import OPTIONS
 from entropy_chains.validation import (
-    LARGEST,
-    MOST,
+    LARGEST_COUNT,
+    LARGEST_NUMBER,
     NOT_FINITE,
     Check,
     first_fault,
@@ -134,18 +134,18 @@ class Trace:
     def from_dict(cls, data: Mapping[str, Any], file: str | None = None, line: int | None = None) -> Trace:
         """Read a trace file's object. Raises TraceError that names file, line, field and remedy."""
         validate(data, file, line)
-        known = {n: v for n, v in data.items() if n in TRACE_FIELDS and v is not None}
-        known["steps"] = [_step(s) for s in data["steps"]]
-        return cls(**known, extra={n: v for n, v in data.items() if n not in TRACE_FIELDS})
+        values = {n: v for n, v in data.items() if n in TRACE_FIELDS and v is not None}
+        values["steps"] = [_step(s) for s in data["steps"]]
+        return cls(**values, extra={n: v for n, v in data.items() if n not in TRACE_FIELDS})
 
 
 TRACE_ORDER = tuple(f.name for f in fields(Trace) if f.name not in ("steps", "extra"))
 
 
 def _step(data: Mapping[str, Any]) -> Step:
-    known = {n: v for n, v in data.items() if n in STEP_FIELDS and v is not None}
+    values = {n: v for n, v in data.items() if n in STEP_FIELDS and v is not None}
     return Step(
-        **{"answer": None, "entropy": None} | known,
+        **{"answer": None, "entropy": None} | values,
         extra={n: v for n, v in data.items() if n not in STEP_FIELDS},
     )
 
@@ -158,7 +158,9 @@ def _numbers(v: Any) -> bool:
         return False
     for name, x in v.items():  # a plain loop: this is most of the work of checking a rich trace
         if not (
-            (type(x) is float or type(x) is int or isinstance(x, float)) and -LARGEST <= x <= LARGEST and isinstance(name, str)
+            (type(x) is float or type(x) is int or isinstance(x, float))
+            and -LARGEST_NUMBER <= x <= LARGEST_NUMBER
+            and isinstance(name, str)
         ):
             return False
     return True
@@ -171,7 +173,7 @@ def _segmentation(v: Any) -> bool:
         return False
 
 
-_AMOUNT = f"a finite number of at least 0, at most {LARGEST:g}"
+_AMOUNT = f"a finite number of at least 0, at most {LARGEST_NUMBER:g}"
 
 STEP_FIELDS: dict[str, Check] = {
     "answer": Check(is_text, "a string, or null where there is none", nullable=True),
@@ -185,7 +187,7 @@ STEP_FIELDS: dict[str, Check] = {
     "lower": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
     "upper": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
     "text": Check(is_text, "a string", nullable=True),
-    "signals": Check(_numbers, f"an object of finite numbers by name, of size {LARGEST:g} at most", nullable=True),
+    "signals": Check(_numbers, f"an object of finite numbers by name, of size {LARGEST_NUMBER:g} at most", nullable=True),
 }
 TRACE_FIELDS: dict[str, Check] = {
     "id": Check(is_text, "a string"),
@@ -218,8 +220,8 @@ def _fault(record: Any, checks: dict[str, Check], needed: tuple[str, ...], name:
     return first_fault(record, checks) or next(missing, None)
 
 
-_LARGEST: dict[str, float] = {"mass": 1.01, **dict.fromkeys(("entropy", "seconds", "lower", "upper"), LARGEST)}
-_MOST: dict[str, float] = dict.fromkeys(("tokens", "probe_tokens"), MOST)
+_LARGEST: dict[str, float] = {"mass": 1.01, **dict.fromkeys(("entropy", "seconds", "lower", "upper"), LARGEST_NUMBER)}
+_MOST: dict[str, float] = dict.fromkeys(("tokens", "probe_tokens"), LARGEST_COUNT)
 
 
 def _is_plain(step: Any) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains.errors import InputError
-from entropy_chains.intervals import difference
+from entropy_chains.intervals import RESAMPLES, difference
 from entropy_chains.savings.figures import Figure
 from entropy_chains.savings.runs import Run, by_root
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
-
-RESAMPLES = 2000
 
 LARGEST_BOOTSTRAP = 20_000
 """Groups above this number are summed in random blocks of equal size first, which leaves the interval's width as it is."""

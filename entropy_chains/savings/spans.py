@@ -73,15 +73,15 @@ class Saving(NamedTuple):
 
 def saving_of(span: Any) -> Saving | None:
     """What a finished span tells of its trace; None where it is no root with a policy, or nothing was estimated."""
-    told = {name.removeprefix(TOTAL): value for name, value in (span.attributes or {}).items() if name.startswith(TOTAL)}
-    if "policy" not in told:
+    totals = {name.removeprefix(TOTAL): value for name, value in (span.attributes or {}).items() if name.startswith(TOTAL)}
+    if "policy" not in totals:
         return None
-    runs, stopped, tokens, saved = (told.get(name) for name in ("runs", "stopped_runs", "tokens", "tokens_saved_estimate"))
+    runs, stopped, tokens, saved = (totals.get(name) for name in ("runs", "stopped_runs", "tokens", "tokens_saved_estimate"))
     if stopped and saved is None:  # by a policy without a calibration
         return None
-    label = "stopped" if stopped else "holdout" if told.get("holdout") else "in full"
+    label = "stopped" if stopped else "holdout" if totals.get("holdout") else "in full"
     explanation = f"{stopped} of {runs} runs stopped; {tokens} tokens computed, about {saved or 0} saved"
-    share, trace_id, span_id = float(told.get("tokens_saved_share", 0)), span.context.trace_id, span.context.span_id
+    share, trace_id, span_id = float(totals.get("tokens_saved_share", 0)), span.context.trace_id, span.context.span_id
     return Saving(f"{trace_id:032x}", f"{span_id:016x}", share, saved or 0, label, explanation)
 
 

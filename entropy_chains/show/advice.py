@@ -8,7 +8,7 @@ from typing import Any
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline.calibrate import largest_max_loss
 from entropy_chains.offline.certify import examples_needed
-from entropy_chains.offline.diagnose import LEAST, NOT_RECORDED, ONE_STEP
+from entropy_chains.offline.diagnose import FEWEST, NOT_RECORDED, ONE_STEP
 from entropy_chains.show import wording
 
 MANY_MISSING = 0.2
@@ -73,7 +73,7 @@ def evidence(policy: Policy) -> str:
     verdict, wrong = figures.get("verdict"), figures.get("questions_wrong_early")
     if reads and verdict == "too_few_examples" and wrong is not None:
         return (
-            f"That entropy tells wrong answers is not shown: {wrong} questions have a wrong early answer, and {LEAST} would be "
+            f"That entropy tells wrong answers is not shown: {wrong} questions have a wrong early answer, and {FEWEST} would be "
             "needed. Only such answers can be lost, and the certificate counts them: the promise rests on that count alone."
         )
     if not reads and verdict in ("no_signal", "inverted_signal"):
@@ -108,9 +108,9 @@ def _too_few(figures: Any) -> str:
     right, groups, needed = (figures.get(name) for name in ("questions_right", "groups", "examples_needed"))
     if figures.get("cut") and figures["cut"] == figures.get("runs"):
         return ""  # what cut runs need is said elsewhere
-    if right is not None and groups is not None and right < LEAST:
-        more = f"; at this rate that takes {math.ceil(LEAST * groups / right)} questions" if right else ""
-        return f"Number: the full answer is right in {right} of {groups} questions, and {LEAST} right ones are the least{more}."
+    if right is not None and groups is not None and right < FEWEST:
+        more = f"; at this rate that takes {math.ceil(FEWEST * groups / right)} questions" if right else ""
+        return f"Number: the full answer is right in {right} of {groups} questions, and {FEWEST} right ones are the least{more}."
     if groups is None:
         return f"Number: {_needed(figures)}."
     if groups < needed:

@@ -116,7 +116,7 @@ def part_of(count: int, most: int, seed: int = 0) -> Array:
 
 
 def accuracy_against_tokens(
-    curve: Array, fixed: Array, marks: Sequence[tuple[str, float, float]], here: dict[str, Any] | None, judged: str
+    curve: Array, fixed: Array, marks: Sequence[tuple[str, float, float]], policy_point: dict[str, Any] | None, judged: str
 ) -> str:
     """Accuracy against mean tokens a question.
 
@@ -124,7 +124,7 @@ def accuracy_against_tokens(
         curve: (tokens, accuracy) over thresholds, [points, 2]; accuracy is a fraction.
         fixed: (tokens, accuracy) of stopping after step 1, 2, …, [steps, 2].
         marks: ``full`` and ``oracle`` with their tokens and accuracy.
-        here: the policy's ``tokens``, ``accuracy``, and ``tokens_error``, ``accuracy_error`` (low, high distances), or None.
+        policy_point: the policy's ``tokens``, ``accuracy``, ``tokens_error`` and ``accuracy_error`` (low, high distances), or None.
         judged: what the vertical axis counts.
     """
 
@@ -140,9 +140,10 @@ def accuracy_against_tokens(
             shape, colour = ("s", INK) if name == "full" else ("*", PURPLE)
             text = "full reasoning" if name == "full" else "oracle: where the final answer is first given"
             axes.plot([x], [100 * y], shape, color=colour, markersize=8 if name == "full" else 13, label=text, zorder=4)
-        if here:
+        if policy_point:
             axes.errorbar(
-                here["tokens"], 100 * here["accuracy"], xerr=here["tokens_error"], yerr=100 * np.asarray(here["accuracy_error"]),
+                policy_point["tokens"], 100 * policy_point["accuracy"],
+                xerr=policy_point["tokens_error"], yerr=100 * np.asarray(policy_point["accuracy_error"]),
                 fmt="D", color=ORANGE, markersize=8, capsize=4, linewidth=1.6, label="this policy, 95 % intervals", zorder=5,
             )  # fmt: skip
         axes.set_xlim(left=0)
@@ -152,7 +153,7 @@ def accuracy_against_tokens(
 
     alt = (
         f"{judged} against mean tokens a question: the entropy rule over all thresholds, stopping after a fixed number of steps, "
-        "full reasoning, the oracle" + (", and this policy with 95 % intervals." if here else ".")
+        "full reasoning, the oracle" + (", and this policy with 95 % intervals." if policy_point else ".")
     )
     return drawn("tradeoff", alt, (13.0, 4.6), draw)
 
@@ -334,11 +335,11 @@ def saved_against_change(path: Path, form: str, figures: Mapping[str, Any]) -> N
             size = 12 if shape == "*" else 7
             axes.plot([x], [y], shape, color=colour, markerfacecolor=inside, markersize=size, label=label, zorder=4)
         apart = (0.02 * np.ptp(axes.get_xlim()), 0.04 * np.ptp(axes.get_ylim()))
-        for n, (place, here) in enumerate(
+        for n, (place, numbers) in enumerate(
             grouped_places(places, apart)
         ):  # above and below in turn, so that neighbours stay legible
             at = (5, 6) if n % 2 else (5, -13)
-            text = ", ".join(str(i + 1) for i in here)
+            text = ", ".join(str(i + 1) for i in numbers)
             axes.annotate(text, place, xytext=at, textcoords="offset points", fontsize=9, color=INK, zorder=5)
         axes.set_xlabel("tokens saved (%), probes paid")
         axes.set_ylabel("change of accuracy (points)" if gold else "runs with another answer (%, negative)")

@@ -202,18 +202,18 @@ def _tradeoff(table: Table, policy: Policy | None, replayed: ReplayResult | None
     fixed = [_point(part, np.where(lengths > s, s, 0), False) for s in range(1, int(lengths.max()) + 1)]
     full = _point(part, np.zeros(part.runs, np.int64), False)
     oracle = _point(part, oracle_stops(part), False)
-    here = None
+    policy_point = None
     if replayed is not None:
         mean_full = replayed.tokens_full / replayed.questions
         share = float(replayed.run_correct[~table.cut].mean())
-        here = {
+        policy_point = {
             "tokens": replayed.tokens / replayed.questions,
             "accuracy": share,
             "tokens_error": wording.distances(replayed.tokens_saved_interval, replayed.tokens_saved, mean_full, flipped=True),
             "accuracy_error": wording.distances(replayed.accuracy_change_interval, replayed.accuracy_change or 0.0, 1.0),
         }
     return plots.accuracy_against_tokens(
-        np.array(points), np.array(fixed), [("full", *full), ("oracle", *oracle)], here, words.judged
+        np.array(points), np.array(fixed), [("full", *full), ("oracle", *oracle)], policy_point, words.judged
     )
 
 

@@ -36,7 +36,7 @@ def diagnosis_table(figures: Mapping[str, Any]) -> Group:
         table.add_row(name, str(n), wording.percent(accuracy), _two(auroc), wording.interval(bounds, _two), _two(d))
     lost = f"AUROC for what a stop can lose (full run right, this step wrong): {_two(figures['auroc_lost'])}"
     verdict = _bold(f"{figures['verdict']}: {sentence(figures)}")
-    return Group(verdict, table, lost, *_told(cut_runs.of_figures(figures)))
+    return Group(verdict, table, lost, *_lines(cut_runs.of_figures(figures)))
 
 
 def policy_table(policy: Policy, out: Path) -> Group:
@@ -83,7 +83,7 @@ def replay_table(figures: Mapping[str, Any], policy: Policy) -> Group:
     table.add_row("tokens", wording.number(figures["tokens_full"]), wording.number(figures["tokens"]), saved)
     if figures["seconds_full"] is not None and figures["seconds"] is not None:
         table.add_row("seconds", wording.number(figures["seconds_full"]), wording.number(figures["seconds"]), "")
-    return Group(table, _losses(figures), *_told(cut_runs.of_replay(policy, figures)))
+    return Group(table, _losses(figures), *_lines(cut_runs.of_replay(policy, figures)))
 
 
 def comparison_table(figures: Mapping[str, Any]) -> Group:
@@ -118,7 +118,7 @@ def comparison_table(figures: Mapping[str, Any]) -> Group:
     plain = ("certified", "uncertified", "always full", "hindsight")
     notes += [f"{r['rule']} ({r['method']}): {r['reason']}" for r in rows if r["reason"] not in plain]
     notes += [f"{r['rule']} cannot be compared: {r['reason']}" for r in figures["rules"] if not r["applicable"]]
-    return Group(table, *dict.fromkeys(notes), *_told(cut_runs.of_figures(figures)))
+    return Group(table, *dict.fromkeys(notes), *_lines(cut_runs.of_figures(figures)))
 
 
 def story_table(story: Mapping[str, Any], out: Path) -> Group:
@@ -144,7 +144,7 @@ def story_table(story: Mapping[str, Any], out: Path) -> Group:
     state = f"Stopping is active: {policy.stop_rule.title}, " if policy.active else "Stopping is not active: "
     why = wording.state_sentence(policy)
     files = f"Written: {out / 'demo.json'}, {out / 'report.html'} (open it in a browser), {out / 'policy.json'}"
-    lines = [notes, _losses(story), *_told(cut_runs.of_figures(story)), state + why]
+    lines = [notes, _losses(story), *_lines(cut_runs.of_figures(story)), state + why]
     return Group(table, *lines, _bold(files))
 
 
@@ -165,7 +165,7 @@ def _bold(text: str) -> Text:
     return Text(one_line(text), style="bold")
 
 
-def _told(text: str) -> list[str]:
+def _lines(text: str) -> list[str]:
     return [text] if text else []
 
 

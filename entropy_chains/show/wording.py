@@ -316,7 +316,7 @@ class Words:
 
     def steps(self, diagnosis: Diagnosis) -> list[dict[str, str]]:
         """Diagnosis step by step."""
-        shown = diagnosis.steps[:40]
+        steps = diagnosis.steps[:40]
         two = "{:.2f}".format
         return [
             {
@@ -327,7 +327,7 @@ class Words:
                 "interval": interval(s.auroc_interval, two) if s.auroc_interval else NONE,
                 "d": NONE if s.cohens_d is None else _minus(two(s.cohens_d)),
             }
-            for s in shown
+            for s in steps
         ]
 
     def facts(self, policy: Policy) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from loopback import SURE, UNSURE, Reply, said, thinking
 
 from entropy_chains.backends import Sampling
 from entropy_chains.backends.remote.readers import ChatReader, Update, Usage
-from entropy_chains.backends.remote.token_count import MOST, TokenCount
+from entropy_chains.backends.remote.token_count import MOST_TOKENS, TokenCount
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 
@@ -84,8 +84,8 @@ def count(text: str, entries: int, counted: int | None, limit: int | None = None
         ("", 100, 0, None, 100),
         ("", 100, None, None, 100),
         ("word " * 300, 0, 300, None, 300),  # without logprobs the server knows better than the text
-        ("", 10, MOST, None, MOST),
-        ("", 10, MOST + 1, None, 10),
+        ("", 10, MOST_TOKENS, None, MOST_TOKENS),
+        ("", 10, MOST_TOKENS + 1, None, 10),
         ("", 10, 2**80, None, 10),
         ("", 10, 500, 500, 500),
         ("", 10, 501, 500, 10),

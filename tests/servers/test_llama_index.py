@@ -188,6 +188,7 @@ def test_an_agent_with_tools_still_works_on_llama_server(llama, kind):
     assert "llama.cpp sends no logprobs on a streamed call with tools" in row.outcome.reason
 
 
+@pytest.mark.filterwarnings("ignore:.*think again")
 @pytest.mark.parametrize("cls", [OpenAILike, OpenAI])
 @pytest.mark.parametrize("reuse_client", [True, False])
 def test_answers_are_the_full_runs(engine, reuse_client, cls, monkeypatch):

@@ -83,6 +83,7 @@ def test_the_entropy_of_a_tried_answer_decides_as_in_place(engine):
     assert told == pytest.approx([s.signals["trial_entropy"] for s in alone.steps[:-1]], abs=2e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*think again")
 @pytest.mark.parametrize("continuation", ["auto", "prefill", "completion", "turn"])
 def test_every_way_gives_answers(engine, continuation, in_place):
     """Where the model goes on from its own tokens the answers are those of the stop in place; a way a server lacks falls back."""

@@ -15,15 +15,15 @@ def test_points_of_the_tradeoff_by_hand(monkeypatch) -> None:
     """Full (200, .95), oracle (150, .95), cut at step 1 (100, .55), the policy (140, .95): the curve passes through its point."""
     seen = {}
 
-    def capture(curve, fixed, marks, here, judged):
-        seen.update(curve=curve, fixed=fixed, marks=marks, here=here, judged=judged)
+    def capture(curve, fixed, marks, policy_point, judged):
+        seen.update(curve=curve, fixed=fixed, marks=marks, policy_point=policy_point, judged=judged)
         return "<svg></svg>"
 
     monkeypatch.setattr(plots, "accuracy_against_tokens", capture)
     build_report(worked(), policy())
     assert seen["fixed"] == pytest.approx(np.array([[100, 0.55], [200, 0.95]]))
     assert seen["marks"] == [("full", 200.0, pytest.approx(0.95)), ("oracle", 150.0, pytest.approx(0.95))]
-    assert (seen["here"]["tokens"], seen["here"]["accuracy"]) == (140.0, pytest.approx(0.95))
+    assert (seen["policy_point"]["tokens"], seen["policy_point"]["accuracy"]) == (140.0, pytest.approx(0.95))
     assert [140.0, pytest.approx(0.95)] in seen["curve"].tolist()
     assert seen["curve"][0].tolist() == [200.0, pytest.approx(0.95)]
 

@@ -85,7 +85,7 @@ class Engine:
         self.random, self.places = random.Random(seed), places
         self.waiting, self.batch, self.unknown = list(requests), [], {}
         self.rows = Rows(SERVING, places, late=late)
-        self.seats = Seats(self.rows, kept=64)
+        self.seats = Seats(self.rows, left_limit=64)
         self.steps = self.resumed = self.moves = 0
 
     def run(self):
@@ -153,7 +153,7 @@ def one(keys, steps=60, *, opened=True, seed=3, spoil=None):
     """One request alone in the batch, with its engine."""
     request = Request(seed, keys, opened=opened)
     rows = Rows(SERVING, 1)
-    seats = Seats(rows, kept=4)
+    seats = Seats(rows, left_limit=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     for _ in range(steps):
         logits = request.logits(request.output)[None].clone()

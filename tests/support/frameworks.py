@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,7 @@ class Asker:
         settings |= {"name": name} if name and not way.startswith("langchain") else {}
         policy = policy.for_model(model) if policy and name else policy
         self._way, self._loop = way, asyncio.new_event_loop()
+        weakref.finalize(self, self._loop.close)
         common = {"api_key": "none", "max_retries": 0, "timeout": 30 + next(NUMBER) / 1000}
         if way.startswith("core"):
             kinds = (openai.AsyncOpenAI, AsyncOpenAIBackend) if way.endswith("async") else (openai.OpenAI, OpenAIBackend)

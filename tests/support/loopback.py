@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import select
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     broken: str = ""  # the message of an error that comes in the stream, after the tokens, in the place of an end
     finish: str | None = None  # the finish reason; None: tool_calls after tool calls, else stop
+    echo: Sequence[Tok] = ()  # sent back of the request before the tokens; none of it was computed
 
 
 @dataclass
@@ -136,7 +138,8 @@ class Loopback(Serving):
         self.rendered = rendered  # what /apply-template makes of any conversation, as llama.cpp's does
         self.plugin = plugin  # what says hello as vLLM's plug-in does; it closes no thinking by itself
         self.version = version  # what /version tells, as vLLM's does
-        self.greeted = 0  # how often it was asked for the plug-in
+        self.greeted = self.listed = 0  # how often it was asked for the plug-in, and for its models
+        self.lock, self.slow = threading.Lock(), 0.0  # seconds before its models are told
         self.ascii = True  # other characters are escaped in what is sent
         self.pages = pages or {}  # further GET addresses, with what makes their JSON or text
         self.calls: list[Call] = []
@@ -154,6 +157,9 @@ class Loopback(Serving):
 
             def do_GET(self) -> None:
                 if self.path.endswith("/models"):
+                    with server.lock:
+                        server.listed += 1
+                    time.sleep(server.slow)
                     models = {"object": "list", "data": [{"id": "scripted", "object": "model", "owned_by": server.owned_by}]}
                     self._json(200, models)
                 elif self.path == "/version" and server.version:
@@ -196,7 +202,8 @@ class Loopback(Serving):
 
             def _whole(self, call: Call, reply: Reply) -> None:
                 call.made = call.planned
-                message: dict[str, Any] = {"role": "assistant", "content": "".join(t.text for t in server.content(reply))}
+                text = "".join(t.text for t in (*reply.echo, *server.content(reply)) if not t.reasoning or not server.field_name)
+                message: dict[str, Any] = {"role": "assistant", "content": text}
                 if server.field_name:
                     message[server.field_name] = "".join(t.text for t in reply.tokens if t.reasoning) or None
                 if reply.tools:
@@ -215,7 +222,7 @@ class Loopback(Serving):
                 try:
                     if not call.path.endswith("/responses"):
                         self._event(call, {"role": "assistant", "content": ""})
-                    for token in server.content(reply, inline_only=False):
+                    for n, token in enumerate([*reply.echo, *server.content(reply, inline_only=False)]):
                         if self._is_gone():
                             raise BrokenPipeError
                         inline = not (token.reasoning and server.field_name)
@@ -224,7 +231,7 @@ class Loopback(Serving):
                             self._respond(call, token)
                         else:
                             self._event(call, delta, entry(token, top(call.body)) if call.body.get("logprobs") else None)
-                        call.made += 1
+                        call.made += n >= len(reply.echo)
                         if reply.pace:
                             time.sleep(reply.pace)
                     if reply.broken:

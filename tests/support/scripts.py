@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from loopback import SURE, UNSURE, Reply, is_answer_call, line, said, sums, thinking
+from loopback import SURE, UNSURE, Reply, Tok, is_answer_call, line, said, sums, thinking
 
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
@@ -34,3 +35,23 @@ def rethinking(script):
     """A script of a model that thinks before the answer after a stop as well, if it may; ``script`` makes its other replies."""
     again = Reply([*line("so it is", SURE), *said("The answer is 42")])
     return lambda body: again if is_answer_call(body) else script(body)
+
+
+ECHOES = {
+    "content": lambda turn: [Tok(turn, None, reasoning=False)],
+    "content, in parts": lambda turn: [Tok(part, None, reasoning=False) for part in re.findall(r"\s*\S+", turn)],
+    "content, the tag left out": lambda turn: [Tok(turn.removeprefix("<think>\n"), None, reasoning=False)],
+    "the field of the reasoning": lambda turn: [Tok(turn.removeprefix("<think>").partition("</think>")[0], None)],
+    "the field, in parts": lambda turn: [Tok(part, None) for part in turn[7:].partition("</think>")[0].split()],
+}
+"""Ways in which servers send a begun assistant's turn back before they go on from it."""
+
+
+def echoing(form, script=sums):
+    """A script of a server that does so."""
+
+    def answered(body):
+        made = script(body)
+        return replace(made, echo=ECHOES[form](body["messages"][-1]["content"])) if body.get("continue_final_message") else made
+
+    return answered

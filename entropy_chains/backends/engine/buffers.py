@@ -63,7 +63,7 @@ class Ledger:
 
     Attributes:
         fed: tokens of the output that were taken, [seats].
-        kept: those whose figures are here, [seats]; told: those among them that the monitor was told of, [seats].
+        counts: those whose figures are here, [seats]; monitor_counts: those among them that the monitor was told of, [seats].
         measured: the next token is one of the thinking that the model chooses, so its entropy counts, [seats].
         pending: the next token's figures are here, behind the kept ones, [seats].
         k: the likeliest tokens that entropies are over, 0 for all, [seats].
@@ -74,7 +74,7 @@ class Ledger:
 
     def __init__(self, seats: int, text: Callable[[int], str], *, late: bool):
         self.text, self.late = text, late
-        self.fed, self.kept, self.told, self.k = (np.zeros(seats, np.int64) for _ in range(4))
+        self.fed, self.counts, self.monitor_counts, self.k = (np.zeros(seats, np.int64) for _ in range(4))
         self.measured, self.pending = (np.zeros(seats, bool) for _ in range(2))
         self.quiet = np.zeros(0, bool)
         self.tokens = np.zeros((seats, TOKENS_A_SEAT + 1), np.int64)
@@ -102,14 +102,14 @@ class Ledger:
             The places in ``seats`` of the other rows.
         """
         self.arrive()
-        counts = self.kept[seats]
+        counts = self.counts[seats]
         easy = self.quiet[tokens] & self.pending[seats] & (lengths == self.fed[seats] + 1) & (counts < TOKENS_A_SEAT)
         left: list[int] = []
         if not easy.all():
             left = np.flatnonzero(~easy).tolist()
             seats, counts, lengths, tokens = seats[easy], counts[easy], lengths[easy], tokens[easy]
         self.tokens[seats, counts] = tokens
-        self.kept[seats] = counts + 1
+        self.counts[seats] = counts + 1
         self.fed[seats] = lengths
         return left
 
@@ -129,7 +129,7 @@ class Ledger:
             return
         if self.late:
             values = logits.float().numpy()
-            self.figures[seats, self.kept[seats]] = values if len(places) == len(values) else values[places]
+            self.figures[seats, self.counts[seats]] = values if len(places) == len(values) else values[places]
             return
         ks = self.k[seats]
         for k in set(ks.tolist()):
@@ -151,7 +151,7 @@ class Ledger:
         coming, self._coming = self._coming, []  # first: what cannot be read must not be tried again in every step
         for seats, figures in coming:
             try:
-                self.figures[seats, self.kept[seats]] = figures.read()
+                self.figures[seats, self.counts[seats]] = figures.read()
             except Exception as error:  # noqa: BLE001 (what comes for other seats is not lost)
                 self._miss(seats, error)
 
@@ -164,7 +164,7 @@ class Away(NamedTuple):
     """What a row without a seat takes with it; the figures of its next token, if there are any, stand behind the kept ones'."""
 
     fed: int
-    told: int
+    monitor_count: int
     tokens: Array
     figures: Array
 
@@ -176,16 +176,16 @@ class Row:
         settings: what it asks for.
         monitor: its steps and its decision; stops: it may decide to close.
         on: it is watched; False once its thinking is over, or something went wrong.
-        told: the log has its outcome.
+        reported: the log has its outcome.
         closing: tokens of its output when it was decided to close, or None.
         seat: None while it is away: a request may leave the batch, and come back to another seat.
     """
 
-    __slots__ = ("_away", "_ledger", "closing", "monitor", "on", "seat", "settings", "stops", "told")
+    __slots__ = ("_away", "_ledger", "closing", "monitor", "on", "reported", "seat", "settings", "stops")
 
     def __init__(self, ledger: Ledger, settings: Settings, monitor: Monitor, *, stops: bool):
         self.settings, self.monitor, self.stops = settings, monitor, stops
-        self.on, self.told = True, False
+        self.on, self.reported = True, False
         self.closing: int | None = None
         self.seat: int | None = None
         self._ledger = ledger
@@ -201,7 +201,7 @@ class Row:
         ledger, away = self._ledger, self._away
         ledger.arrive()  # who sat here before may have figures under way
         count = len(away.tokens)
-        ledger.fed[seat], ledger.told[seat], ledger.kept[seat] = away.fed, away.told, count
+        ledger.fed[seat], ledger.monitor_counts[seat], ledger.counts[seat] = away.fed, away.monitor_count, count
         ledger.k[seat] = self.settings.policy.k or 0
         ledger.pending[seat] = len(away.figures) > count
         ledger.tokens[seat, :count] = away.tokens
@@ -216,9 +216,11 @@ class Row:
             return
         ledger, seat = self._ledger, self.seat
         ledger.arrive()
-        count = int(ledger.kept[seat])
+        count = int(ledger.counts[seat])
         figures = ledger.figures[seat, : count + int(ledger.pending[seat])]
-        self._away = Away(int(ledger.fed[seat]), int(ledger.told[seat]), ledger.tokens[seat, :count].copy(), figures.copy())
+        self._away = Away(
+            int(ledger.fed[seat]), int(ledger.monitor_counts[seat]), ledger.tokens[seat, :count].copy(), figures.copy()
+        )
         ledger.measured[seat] = ledger.pending[seat] = False
         self.seat = None
 
@@ -249,27 +251,27 @@ class Row:
         if self.monitor.advance(text, forced=forced):
             if not pending:
                 raise EntropyChainsError(f"token {self.fed} counts, but it was not measured") from ledger.fault
-            ledger.kept[seat] += 1
-            ledger.told[seat] += 1
+            ledger.counts[seat] += 1
+            ledger.monitor_counts[seat] += 1
         ended = self.monitor.at_end
-        if ended or ledger.kept[seat] >= TOKENS_A_SEAT:
+        if ended or ledger.counts[seat] >= TOKENS_A_SEAT:
             self._sum_up(seat)
         return self.monitor.decide() if ended else None
 
     def _tell(self, seat: int) -> None:
         ledger = self._ledger
-        told, kept = int(ledger.told[seat]), int(ledger.kept[seat])
-        if told < kept:
-            self.monitor.skim([ledger.text(token) for token in ledger.tokens[seat, told:kept].tolist()])
-            ledger.told[seat] = kept
+        start, end = int(ledger.monitor_counts[seat]), int(ledger.counts[seat])
+        if start < end:
+            self.monitor.skim([ledger.text(token) for token in ledger.tokens[seat, start:end].tolist()])
+            ledger.monitor_counts[seat] = end
 
     def _sum_up(self, seat: int) -> None:
-        ledger, count = self._ledger, int(self._ledger.kept[seat])
+        ledger, count = self._ledger, int(self._ledger.counts[seat])
         if count:
             figures = ledger.figures[seat, :count]
             read = logits_entropy(figures, self.settings.policy.k).figures() if ledger.late else figures.astype(np.float64)
             self.monitor.absorb(read)
-            ledger.kept[seat] = ledger.told[seat] = 0
+            ledger.counts[seat] = ledger.monitor_counts[seat] = 0
 
 
 def moved(values: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -98,7 +98,7 @@ class Rows:
         decision = row.feed(text, forced=last or row.closing is not None)
         if decision is Decision.CLOSE:
             row.closing = row.fed
-        if decision is not None and not row.told:
+        if decision is not None and not row.reported:
             self._report(row, decision)
         if row.closing is None:
             row.on = row.monitor.phase is not Phase.ANSWER
@@ -116,9 +116,9 @@ class Rows:
             return
         places, tokens = (moved(list(n), logits.device) for n in zip(*closing, strict=True))
         left = logits[places]
-        own = left.gather(1, tokens[:, None])
-        only = torch.full_like(left, -torch.inf).scatter_(1, tokens[:, None], own)
-        logits[places] = torch.where(own > -torch.inf, only, left)
+        token_logits = left.gather(1, tokens[:, None])
+        only = torch.full_like(left, -torch.inf).scatter_(1, tokens[:, None], token_logits)
+        logits[places] = torch.where(token_logits > -torch.inf, only, left)
 
     def step(
         self, logits: torch.Tensor, rows: Sequence[tuple[int, Row]], lengths: Sequence[int], tokens: Sequence[int]
@@ -179,7 +179,7 @@ class Rows:
     def _report(self, row: Row, decision: Decision) -> None:
         if not row.monitor.decided or (row.stops and decision is not Decision.CLOSE):
             return
-        outcome, row.told = row.monitor.finish(), True
+        outcome, row.reported = row.monitor.finish(), True
         verb = "closed" if outcome.stopped else "would have been closed"
         level = logging.INFO if row.settings.id else logging.DEBUG  # told to who asks for it by a name
         self.say(f"{verb} {json.dumps(outcome.metadata())}", row.settings, level=level)

@@ -96,22 +96,22 @@ def read(arguments: Mapping[str, Any] | None) -> Settings | None:
         SettingsError: a key is unknown, a value is not of its kind, or keys contradict each other.
         PolicyError: the policy cannot be read.
     """
-    own = {key.removeprefix(PREFIX): v for key, v in (arguments or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
-    if not own:
+    raw = {key.removeprefix(PREFIX): v for key, v in (arguments or {}).items() if isinstance(key, str) and key.startswith(PREFIX)}
+    if not raw:
         return None
-    for key in own:
+    for key in raw:
         if key not in KINDS:
             names = ", ".join(PREFIX + k for k in KINDS)
             raise SettingsError(f"{PREFIX}{key[:LONGEST_ID]} is unknown; the plug-in knows {names}")
-    if fault := first_fault(own, KINDS, PREFIX):
+    if fault := first_fault(raw, KINDS, PREFIX):
         raise SettingsError(fault[1])
-    values = {key: READ[key](value) if key in READ else value for key, value in own.items()}
+    values = {key: READ[key](value) if key in READ else value for key, value in raw.items()}
     rule = {key: values.pop(key) for key in ("policy", *INLINE) if key in values}
     if "policy" in rule and len(rule) > 1:
         raise SettingsError(f"{PREFIX}policy and {', '.join(PREFIX + k for k in rule if k != 'policy')} contradict each other")
     if "policy" not in rule and "threshold" not in rule:
-        raise SettingsError(f"{', '.join(PREFIX + k for k in own)} says nothing of when; give {PREFIX}policy or {PREFIX}threshold")
-    small = len(own.get("policy", "")) <= LONGEST_REMEMBERED
+        raise SettingsError(f"{', '.join(PREFIX + k for k in raw)} says nothing of when; give {PREFIX}policy or {PREFIX}threshold")
+    small = len(raw.get("policy", "")) <= LONGEST_REMEMBERED
     return Settings(rule["policy"] if "policy" in rule else _made_of(**rule), small=small, **values)
 
 
@@ -212,7 +212,7 @@ _remembered = lru_cache(REMEMBERED)(_from_text)
 
 @lru_cache(REMEMBERED)
 def _from_file(path: Path, _changed: int) -> Policy:
-    return Policy.load(path)
+    return Policy.of(path)
 
 
 def _truth(value: str | float) -> bool:

@@ -39,14 +39,14 @@ class Seats:
 
     Args:
         rows: what all rows share.
-        kept: rows remembered after they left, but for those with a long policy. A request that waits for memory leaves the batch
-            as a finished one does, and comes back with tokens in its output; a row that is forgotten by then runs in full.
+        left_limit: rows remembered after they left, but for those with a long policy. A request that waits for memory leaves the
+            batch as a finished one does, and comes back with tokens in its output; a row that is forgotten by then runs in full.
     """
 
-    def __init__(self, rows: Rows, kept: int):
+    def __init__(self, rows: Rows, left_limit: int):
         self._rows = rows
         self._seats: dict[int, Seat] = {}
-        self._left: deque[Seat] = deque(maxlen=kept)
+        self._left: deque[Seat] = deque(maxlen=left_limit)
         self._watched: list[tuple[int, Row]] | None = None  # in order, with their outputs beside it; None: not known yet
         self._outputs: list[list[int]] = []
 
@@ -59,10 +59,10 @@ class Seats:
             for place, params, prompt, output in change.added:
                 self._leave(place)
                 self._sit(self._taken(params, prompt, output), place)
-            for here, there, direction in change.moved:
-                mover, other = self._rise(here), self._rise(there)
-                self._sit(mover, there)
-                self._sit(other if direction.name == "SWAP" else None, here)
+            for first, second, direction in change.moved:
+                mover, other = self._rise(first), self._rise(second)
+                self._sit(mover, second)
+                self._sit(other if direction.name == "SWAP" else None, first)
         except Exception as error:  # noqa: BLE001 (it would end the server; and who sits where is no longer known)
             self._rows.failed([seat.row for seat in self._seats.values()], error)
             self._seats.clear()

@@ -73,37 +73,37 @@ JUDGES: tuple[tuple[str, Any, Any], ...] = (
 the value under which it does nothing."""
 
 
-def check_one_stream(given: Mapping[str, Any], config: Any) -> None:
+def check_one_stream(settings: Mapping[str, Any], config: Any) -> None:
     """Refuse a model of which no row would be one stream of tokens.
 
     Args:
-        given: the user's settings.
+        settings: the user's.
         config: the checkpoint's own.
 
     Raises:
         SettingsError: it names the setting.
     """
     for name, allowed in ONE_STREAM.items():
-        value = given.get(name, getattr(config, name, allowed))
+        value = settings.get(name, getattr(config, name, allowed))
         if value not in (allowed, None):
             raise SettingsError(
                 f"{name}={short(value)} is not supported: early stopping needs one stream of tokens a row; remove it"
             )
 
 
-def check_names(given: Mapping[str, Any]) -> None:
+def check_names(settings: Mapping[str, Any]) -> None:
     """Refuse, before a run, what would not do in it what it does in ``generate()``.
 
     Raises:
         SettingsError: it names the setting and the remedy.
     """
-    known = GenerationConfig()
-    for name, value in given.items():
+    defaults = GenerationConfig()
+    for name, value in settings.items():
         if name in TAKEN or name in ONE_STREAM:
             continue
         if name in LENGTHS:
             remedy = "give the number of tokens as Sampling(max_tokens=…)"
-        elif not hasattr(known, name) and (close := get_close_matches(name, (*TAKEN, *LENGTHS), 1, 0.8)):
+        elif not hasattr(defaults, name) and (close := get_close_matches(name, (*TAKEN, *LENGTHS), 1, 0.8)):
             remedy = f"did you mean {close[0]}?"
         else:
             remedy = f"remove it; these are: {', '.join(TAKEN)}"

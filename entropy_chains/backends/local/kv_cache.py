@@ -30,8 +30,8 @@ def growing_cache(model: Any) -> Any | None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     plain = kinds == {"full_attention"} and not getattr(config, "is_encoder_decoder", False)
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    asked = getattr(model.generation_config, "cache_implementation", None)
-    if DynamicLayer is None or not plain or sliding or asked or model.get_input_embeddings().weight.device.type != "cpu":
+    implementation = getattr(model.generation_config, "cache_implementation", None)
+    if DynamicLayer is None or not plain or sliding or implementation or model.get_input_embeddings().weight.device.type != "cpu":
         return None
     return _growing() if hasattr(DynamicCache(), "layer_class_to_replicate") else None
 
@@ -103,7 +103,7 @@ def taken(cache: Any, parts: Sequence[tuple[int, int, int]], *, at_end: bool) ->
         at_end: the parts end together, as ``generate()`` wants it; else they begin together, which may then be gone on with as
             after :func:`prefilled`. Zeros fill up: whoever goes on hides them.
     """
-    made, width = _growing(), max(length for _, _, length in parts)
+    subset, width = _growing(), max(length for _, _, length in parts)
     for n, layer in enumerate(cache.layers):
         states = []
         for old in (layer.keys, layer.values):
@@ -112,5 +112,5 @@ def taken(cache: Any, parts: Sequence[tuple[int, int, int]], *, at_end: bool) ->
                 to = width - length if at_end else 0
                 new[m, :, to : to + length] = old[row, :, first : first + length]
             states.append(new)
-        made.update(*states, n)
-    return made
+        subset.update(*states, n)
+    return subset

@@ -23,7 +23,7 @@ TOKENIZER_TOO = (
 )
 """Arguments of ``from_pretrained`` that say where files are and whether code in them may run: the tokenizer's files as well."""
 
-SHOWN = ("device", "device_map", "dtype", "torch_dtype", "attn_implementation", "gguf_file", "revision", "subfolder")
+SHOWN_ARGUMENTS = ("device", "device_map", "dtype", "torch_dtype", "attn_implementation", "gguf_file", "revision", "subfolder")
 """Arguments whose value a message repeats; another may hold a key."""
 
 
@@ -31,33 +31,33 @@ NOT_A_MODEL = ("output_loading_info", "return_unused_kwargs")
 """Arguments under which ``from_pretrained`` gives something else than a model."""
 
 
-def load(path_or_id: str | Path, device: str | None, given: dict[str, Any]) -> tuple[Any, Any]:
+def load(path_or_id: str | Path, device: str | None, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """The model, on its device, and the tokenizer.
 
     Args:
         path_or_id: a checkpoint folder or a hub id.
         device: where the model goes; None: where ``from_pretrained`` puts it.
-        given: arguments for ``from_pretrained``.
+        arguments: for ``from_pretrained``.
 
     Raises:
         SettingsError: whatever the libraries stumble over: files, arguments, a device, a package that is missing.
     """
     place = str(path_or_id)
     for name in NOT_A_MODEL:
-        if given.get(name):
-            raise SettingsError(f"{name}={short(given[name])}: with it transformers gives more than a model; leave it out")
+        if arguments.get(name):
+            raise SettingsError(f"{name}={short(arguments[name])}: with it transformers gives more than a model; leave it out")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **{name: given[name] for name in TOKENIZER_TOO if name in given})
-        model = AutoModelForCausalLM.from_pretrained(place, **given)
+        tokenizer = AutoTokenizer.from_pretrained(place, **{name: arguments[name] for name in TOKENIZER_TOO if name in arguments})
+        model = AutoModelForCausalLM.from_pretrained(place, **arguments)
         return (model.to(device) if device else model), tokenizer
     except Exception as error:  # each library that is asked has errors of its own
-        told = {name: value for name, value in ({"device": device} | given).items() if value is not None}
-        settings = [f"{name}={value!r}" if name in SHOWN else name for name, value in told.items()]
-        asked = f" with {', '.join(settings)}" if settings else ""
+        values = {name: value for name, value in ({"device": device} | arguments).items() if value is not None}
+        settings = [f"{name}={value!r}" if name in SHOWN_ARGUMENTS else name for name, value in values.items()]
+        details = f" with {', '.join(settings)}" if settings else ""
         remedy = (
             "give a folder with config.json, weights and tokenizer, or a hub id, and arguments of transformers' from_pretrained"
         )
-        raise SettingsError(f"model {place!r} cannot be loaded{asked}: {_first(error)} ({remedy})") from error
+        raise SettingsError(f"model {place!r} cannot be loaded{details}: {_first(error)} ({remedy})") from error
 
 
 def _first(error: Exception) -> str:

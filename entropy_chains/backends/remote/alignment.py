@@ -7,7 +7,7 @@ A server sends texts and entries; nothing says which entry is which text's but t
 * **ordered**: all texts and all entries are the same string, cut differently: entries late, or all on a first chunk.
 
 Both hold for most chunks. Where they differ, a text without entries or entries without a text wait for the next chunks: a text
-``PATIENCE`` chunks or ``WINDOW`` characters, entries as long as vLLM holds their text back while it may become a stop string,
+``MOST_CHUNKS`` chunks or ``WINDOW`` characters, entries as long as vLLM holds their text back while it may become a stop string,
 ``HELD`` characters at least. An entropy is never given to a text on a guess:
 
 * one reading fails: the other is right. Texts that waited go on without logprobs; entries that waited had no text
@@ -25,24 +25,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from entropy_chains.backends.remote.logprob_entries import Characters
+from entropy_chains.backends.remote.logprob_entries import HALF, Characters
 from entropy_chains.core.phases import Phase
 from entropy_chains.core.tokens import Token
 
 WINDOW = 64
 """Most characters of text that wait for late logprobs."""
-PATIENCE = 4
+MOST_CHUNKS = 4
 """Most chunks that a text waits for logprobs, and fewest that entries wait for a text."""
 HELD = 256
 """Characters of entries that wait for their text, besides those that stop strings hold back; most of texts that are in doubt."""
 PROOF = 8
 """Different chunks that must agree before the own reading alone is believed."""
-MOST = 1024
+MOST_ENTRIES = 1024
 """Most entries that wait for their texts; a whole step's may come with its first token."""
-TOKEN, LONG = 3, 16
+TOKEN, LONG_TEXT = 3, 16
 """Characters of a token, fewer than most have; and of a text that is surely several."""
 
-_HALF = "\N{REPLACEMENT CHARACTER}"
 Part = tuple[Phase | None, str]
 """A piece of text as it came, and its phase."""
 
@@ -108,22 +107,22 @@ class Alignment:
         waited = bool(self._parts or self._tokens)
         ids = any(map(_unknown, tokens))  # they have no text by which an order could be seen
         ordered = None if self._lost or ids else _in_order([*self._parts, *parts], [*self._tokens, *tokens])
-        own = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
-        if waited and not (ordered or own or self._lost or ids):
+        own_reading = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
+        if waited and not (ordered or own_reading or self._lost or ids):
             ordered = _in_order([*self._parts, *parts], [*self._tokens, *tokens], untold=True)
         if self._doubt and not ordered:
             yield from self._refuse()
             yield from self._settle(parts, tokens)
-        elif ordered and waited and not self._late and (own or (self._doubt and not (parts and tokens))):
+        elif ordered and waited and not self._late and (own_reading or (self._doubt and not (parts and tokens))):
             self._parts, self._tokens, self._doubt = [*self._parts, *parts], [*self._tokens, *tokens], True
             if _length(self._parts) > HELD:
                 yield from self._refuse()
         elif ordered:
             self._late, self._doubt = self._late or bool(waited and parts and tokens), False
             yield from self._wait(*ordered, textless=not parts)
-        elif own and not ordered and not (ids and self._parts):
+        elif own_reading and not ordered and not (ids and self._parts):
             yield from self._give_up(contradicted=True)
-            yield from own if self._trusted(parts, ids) else self._bare(parts, len(tokens))
+            yield from own_reading if self._trusted(parts, ids) else self._bare(parts, len(tokens))
         elif self._lost or (ids and not waited):
             yield from self._bare(parts, len(tokens))
             if parts and tokens:
@@ -146,7 +145,7 @@ class Alignment:
         self._parts, self._tokens = parts, tokens
         self._chunks = 0 if not (parts or tokens) else 1 if pieces else self._chunks + 1
         held = tokens and sum([len(token.text) for token in tokens]) <= self._held  # a text that waits is the first one's beginning
-        if (self._chunks >= PATIENCE and not held) or _length(parts) > WINDOW or len(tokens) > max(MOST, self._held):
+        if (self._chunks >= MOST_CHUNKS and not held) or _length(parts) > WINDOW or len(tokens) > max(MOST_ENTRIES, self._held):
             yield from self._give_up()
             self._lose("text" if parts or not self._textless else "tokens")
 
@@ -161,8 +160,8 @@ class Alignment:
         parts, tokens = self._parts, self._tokens
         self._parts, self._tokens, self._chunks = [], [], 0
         yield from self._bare(parts)
-        kept = self._textless and not contradicted and not parts
-        yield from [_silent(token) for token in tokens if kept or _special(token.text)]
+        keeps_all = self._textless and not contradicted and not parts
+        yield from [_silent(token) for token in tokens if keeps_all or _special(token.text)]
 
     def _bare(self, parts: list[Part], entries: int = 0) -> Iterator[Piece]:
         """Text without logprobs, in no fewer pieces than it has tokens, or a few chunks of it would hide among many with.
@@ -170,7 +169,7 @@ class Alignment:
         ``entries`` came with it and could not be matched. Where there never were any, a short text is one token.
         """
         for phase, text in parts:
-            size = (TOKEN if text.isascii() else 1) if self._seen or len(text) > LONG else LONG
+            size = (TOKEN if text.isascii() else 1) if self._seen or len(text) > LONG_TEXT else LONG_TEXT
             size = min(size, max(1, len(text) // (entries or 1)))
             for at in range(0, len(text), size):
                 yield Piece(Token(text[at : at + size]), phase, text[at : at + size])
@@ -215,12 +214,12 @@ def _in_order(
             continue
         if part == len(merged):
             return pieces, [], tokens[n:]
-        phase, here = merged[part]
-        if here.startswith(token.text, at):
+        phase, part_text = merged[part]
+        if part_text.startswith(token.text, at):
             at += len(token.text)
             matched += len(token.text)
             pieces.append(Piece(token, phase, token.text))
-        elif part == len(merged) - 1 and token.text.startswith(here[at:]):
+        elif part == len(merged) - 1 and token.text.startswith(part_text[at:]):
             return pieces, _after(parts, matched), tokens[n:]
         elif untold and _special(token.text):
             pieces.append(_silent(token))
@@ -250,37 +249,37 @@ def _walk(parts: Sequence[Part], tokens: Sequence[Token]) -> list[Piece] | None:
     for n, token in enumerate(tokens):
         if part < len(parts) and at == len(parts[part][1]) and part + 1 < len(parts):
             part, at = part + 1, 0
-        phase, here = parts[part]
+        phase, part_text = parts[part]
         if _unknown(token):
-            text = _left(here, at, tokens, n)
-        elif here.startswith(token.text, at):
+            text = _left(part_text, at, tokens, n)
+        elif part_text.startswith(token.text, at):
             text = token.text
         else:
             text = token.text.strip()  # servers strip the blanks around a part
-            within = at > 0 and at + len(text) < len(here)
-            if not text or not here.startswith(text, at) or within:
+            within = at > 0 and at + len(text) < len(part_text)
+            if not text or not part_text.startswith(text, at) or within:
                 if text and not _special(token.text):
                     return None
                 text = ""
         at += len(text)
-        shown = replace(token, text=text) if text and _unknown(token) else token
-        pieces.append(Piece(shown, phase, text) if text else _silent(token))
+        piece_token = replace(token, text=text) if text and _unknown(token) else token
+        pieces.append(Piece(piece_token, phase, text) if text else _silent(token))
     return pieces if part == len(parts) - 1 and at == len(parts[part][1]) else None
 
 
-def _left(here: str, at: int, tokens: Sequence[Token], n: int) -> str:
+def _left(part_text: str, at: int, tokens: Sequence[Token], n: int) -> str:
     """The text of a token that is known by its id or as half a character only: the last in a row has what the row leaves."""
     if n + 1 < len(tokens) and _unknown(tokens[n + 1]):
         return ""
     following = next((t.text for t in tokens[n + 1 :] if t.text), "")
-    end = here.find(following, at) if following else len(here)
-    text = here[at:end] if end >= 0 else ""
+    end = part_text.find(following, at) if following else len(part_text)
+    text = part_text[at:end] if end >= 0 else ""
     return text if tokens[n].text == "" or not text.isascii() or text == tokens[n].text else ""
 
 
 def _unknown(token: Token) -> bool:
     """Its text is not known: only an id, or half a character."""
-    return _HALF in token.text or (not token.text and token.id is not None and token.bytes is None)
+    return HALF in token.text or (not token.text and token.id is not None and token.bytes is None)
 
 
 def _special(text: str) -> bool:
@@ -291,4 +290,4 @@ def _special(text: str) -> bool:
 
 def _silent(token: Token) -> Piece:
     """A token without visible text."""
-    return Piece(replace(token, text="") if _HALF in token.text else token, None, "")
+    return Piece(replace(token, text="") if HALF in token.text else token, None, "")

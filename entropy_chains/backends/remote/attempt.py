@@ -20,10 +20,9 @@ from entropy_chains.core.phases import Phase
 from entropy_chains.core.signals import StepRecord
 from entropy_chains.core.steps import Segmentation
 
-PATIENCE = 16
+MOST_BARE_TOKENS = 16
 """Reasoning tokens without any logprobs after which they are given up."""
 
-NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
 INTERLEAVED = "thinking goes on after the answer has begun: run in full"
 NOT_CLOSED = "the server's plug-in did not close the thinking, so the stream was closed"
 
@@ -156,8 +155,8 @@ class Attempt:
             self._criterion.check_k(bounds)
             return
         self._blind += 1
-        if self._blind == PATIENCE:
-            self.do_without(NO_LOGPROBS if piece.text else self._criterion.dropped)
+        if self._blind == MOST_BARE_TOKENS:
+            self.do_without(self._criterion.unlisted if piece.text else self._criterion.dropped)
 
     def do_without(self, what: str) -> None:
         """There are no logprobs; see :meth:`.criterion.Criterion.do_without`."""
@@ -183,7 +182,7 @@ class Attempt:
 
     def answered(self, pieces: Sequence[Piece]) -> list[Chunk]:
         """Tokens of the answer's own request: what is shown of them. ``again`` is set where the model thinks anew."""
-        shown = list[Chunk]()
+        chunks = list[Chunk]()
         for piece in pieces:
             self.fed += 1
             if piece.phase is Phase.THINKING:
@@ -191,9 +190,9 @@ class Attempt:
             elif not self.again:  # text of one chunk: what follows the thinking is thrown away with it
                 text = self._after.take(piece.text)
                 self._say(text)
-                shown.append(Chunk(text, Phase.ANSWER, piece.token))
+                chunks.append(Chunk(text, Phase.ANSWER, piece.token))
         self.again = self.again or self._after.again
-        return shown
+        return chunks
 
     @property
     def rest(self) -> list[Span]:
@@ -224,8 +223,8 @@ class Attempt:
     @property
     def unjudged(self) -> bool:
         """Logprobs came, and no step had enough of them for an entropy, or no step could be seen."""
-        known = any(step.record.entropy is not None for step in self._steps)
-        return self.listed and not known and (bool(self._steps) or self._dropped >= PATIENCE)
+        has_entropy = any(step.record.entropy is not None for step in self._steps)
+        return self.listed and not has_entropy and (bool(self._steps) or self._dropped >= MOST_BARE_TOKENS)
 
     # --- the run
 
@@ -238,9 +237,9 @@ class Attempt:
 
     def generation(self, answer: str | None) -> Generation:
         """The run as it is now, with this answer."""
-        own = sum(s.tokens for s in self.streams)
-        tokens = own + sum(s.tokens for s in self.probes)
-        asked = self.streams[0].prompt
+        stream_tokens = sum(s.tokens for s in self.streams)
+        tokens = stream_tokens + sum(s.tokens for s in self.probes)
+        prompt = self.streams[0].prompt
         later = (*self.streams[1:], *self.probes)
         outcome = self.monitor.finish(self.why, tokens=tokens)
         if self.undone:
@@ -255,10 +254,10 @@ class Attempt:
             outcome=outcome,
             tokens=tokens,
             reasoning_tokens=self._reasoned if thought else 0,
-            prompt_tokens=asked or 0,
-            rest_tokens=max(0, own - (self._steps[-1].end if self._steps else 0)),
+            prompt_tokens=prompt or 0,
+            rest_tokens=max(0, stream_tokens - (self._steps[-1].end if self._steps else 0)),
             seconds=time.perf_counter() - self._start,
             finish_reason=finish_reason(self.streams[-1].end),
             finish_raw=self.streams[-1].finish,
-            prefill_tokens=sum(max(0, s.prompt - asked) if s.prompt and asked else s.before for s in later),
+            prefill_tokens=sum(max(0, s.prompt - prompt) if s.prompt and prompt else s.before for s in later),
         )

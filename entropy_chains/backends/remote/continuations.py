@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from entropy_chains.backends import Message
+from entropy_chains.backends.remote.echo import BegunTurn
 from entropy_chains.core.families import ThinkTags
 
 ANSWER_NOW = "Give the final answer now, without further reasoning."
@@ -30,6 +31,7 @@ class Request:
         max_tokens: most tokens to generate.
         logprobs: whether entropies are needed.
         k: alternatives to ask for then.
+        begun: the assistant's turn that the server goes on from, which some send back first; None where there is none.
     """
 
     purpose: str
@@ -39,6 +41,7 @@ class Request:
     prefix: str | None = None
     logprobs: bool = True
     k: int = 20
+    begun: BegunTurn | None = None
 
 
 class Way(Protocol):
@@ -83,7 +86,9 @@ class Prefill:
     def request(self, purpose: str, messages: Sequence[Message], thinking: str, tags: ThinkTags, max_tokens: int) -> Request:
         turn = {"role": "assistant", "content": closed(thinking, tags)}
         extra = {"continue_final_message": True, "add_generation_prompt": False}
-        return Request(purpose, [*messages, turn], max_tokens, extra, logprobs=False)
+        own = thinking.removeprefix(tags.open)
+        begun = BegunTurn(own, tags.close, thinking[: len(thinking) - len(own)])
+        return Request(purpose, [*messages, turn], max_tokens, extra, logprobs=False, begun=begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +115,8 @@ class Turn:
     exact: bool = False
 
     def request(self, purpose: str, messages: Sequence[Message], thinking: str, tags: ThinkTags, max_tokens: int) -> Request:
-        said = thinking.removeprefix(tags.open).strip()
-        turns = [{"role": "assistant", "content": said}, {"role": "user", "content": self.ask}]
+        text = thinking.removeprefix(tags.open).strip()
+        turns = [{"role": "assistant", "content": text}, {"role": "user", "content": self.ask}]
         return Request(purpose, [*messages, *turns], max_tokens, dict(self.settings), logprobs=False)
 
 
@@ -120,5 +125,5 @@ WAYS: dict[str, Way] = {w.name: w for w in (Prefill(), RawCompletion(), Turn())}
 
 def way(name: str, unthinking: Mapping[str, Any]) -> Way:
     """The way of this name. ``unthinking``: the server's settings under which a model does not think; a turn needs them."""
-    found = WAYS[name]
-    return replace(found, settings=unthinking) if isinstance(found, Turn) else found
+    entry = WAYS[name]
+    return replace(entry, settings=unthinking) if isinstance(entry, Turn) else entry

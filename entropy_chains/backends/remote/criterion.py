@@ -14,6 +14,8 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.signals import COVERAGE
 from entropy_chains.errors import BackendError, NoLogprobsError, PolicyMismatch
 
+NO_LOGPROBS = "the server gives no logprobs on reasoning tokens"
+
 
 class Criterion:
     """What a run is stopped by, and whether its requests ask for logprobs.
@@ -44,10 +46,21 @@ class Criterion:
         return (not self._unread or self._plan.dropped) and self.refusal is None
 
     @property
+    def unlisted(self) -> str:
+        """What is missing where reasoning tokens come without logprobs."""
+        return NO_LOGPROBS + (f" ({self._plan.update})" if self._plan.update else "")
+
+    @property
     def dropped(self) -> str:
         """What is missing where the client passes on neither the text of reasoning tokens nor their logprobs."""
-        who, instead = self._plan.client
+        who, instead = self._client
         return f"{who} gives no logprobs and no text of reasoning tokens ({instead})"
+
+    @property
+    def _client(self) -> tuple[str, str]:
+        """Who passes no logprobs on, and what to do."""
+        who, instead = self._plan.client
+        return who, self._plan.update or instead
 
     def gives_in(self, error: BackendError, stream: Reply) -> bool:
         """Whether a request that failed is sent again: with fewer alternatives, once, or without logprobs where none are needed.
@@ -70,7 +83,7 @@ class Criterion:
         self.refusal, self._unproved = f"the server refuses logprobs ({error.said or error})", True
         return True
 
-    def _too_few(self, most: int, said: str = "") -> str | None:
+    def _too_few(self, most: int, refusal: str = "") -> str | None:
         """Why logprobs are of no use where the server allows so many alternatives; None where they are.
 
         Raises:
@@ -84,19 +97,19 @@ class Criterion:
             warnings.warn(str(mismatch), stacklevel=2)
             return None
         if self.needs_logprobs:
-            raise NoLogprobsError(f"the server allows {most} alternatives a token: {mismatch}", said)
+            raise NoLogprobsError(f"the server allows {most} alternatives a token: {mismatch}", refusal)
         return f"the server allows {most} alternatives a token, and the policy is for k={policy.k}"
 
     def proved(self) -> str | None:
         """A request was answered. Why logprobs are gone, if it was the first one without: it proves that they were at fault."""
         if not self._unproved:
             return None
-        known, plan, self._unproved = self._plan.known, self._plan, False
-        known.refused = self.refusal
+        memory, plan, self._unproved = self._plan.known, self._plan, False
+        memory.refused = self.refusal
         if self.refusal is None:
-            known.most = self.k
-            told = f"{plan.model}: the server allows {self.k} alternatives a token: asked for from now on in the place of {plan.k}"
-            known.warn(told, about="k")
+            memory.most = self.k
+            text = f"{plan.model}: the server allows {self.k} alternatives a token: asked for from now on in the place of {plan.k}"
+            memory.warn(text, about="k")
         return self.refusal
 
     def do_without(self, what: str, monitor: Monitor) -> None:
@@ -129,7 +142,7 @@ class Criterion:
         plan = self._plan
         if not self._may_stop(monitor):
             return
-        who, instead = plan.client
+        who, instead = self._client
         plan.known.warn(
             f"{plan.model}: {who} gives no logprobs with its text, so nothing was measured, and nothing is stopped: {instead}"
         )
@@ -139,7 +152,7 @@ class Criterion:
         """The reply is over, and none of its steps had logprobs for enough of its tokens: the policy was never asked. Say so."""
         if not self._may_stop(monitor):
             return
-        who, instead = self._plan.client
+        who, instead = self._client
         few = f"{who} gives logprobs for fewer than {COVERAGE:.0%} of the tokens"
         self._plan.known.warn(
             f"{self._plan.model}: {few}, so no step has an entropy, nothing was measured, and nothing is stopped: {instead}",
@@ -173,16 +186,16 @@ class Criterion:
             raise mismatch
         warnings.warn(str(mismatch), stacklevel=2)
 
-    def missing_of(self, probe: Reply, found: Probe) -> str | None:
+    def missing_of(self, reply: Reply, probe: Probe) -> str | None:
         """What the policy reads of a probe's answer and the server does not tell: such probes cost tokens and stop nothing."""
         policy = self.policy
-        if policy is None or not policy.reads_probes or found.answer is None:
+        if policy is None or not policy.reads_probes or probe.answer is None:
             return None
-        if any(s.whole_vocabulary for s in policy.stop_rule.signals) or not any(p.token.alternatives for p in probe.said):
+        if any(s.whole_vocabulary for s in policy.stop_rule.signals) or not any(p.token.alternatives for p in reply.said):
             return f"the server does not tell {policy.signal} of an answer"
         return None
 
 
-def _mismatch(expected: int, found: int) -> PolicyMismatch:
-    remedy = f"raise the server's limit, or calibrate with k={found}; on_mismatch='warn' goes on regardless"
-    return PolicyMismatch("k", expected, found, remedy)
+def _mismatch(expected: int, k: int) -> PolicyMismatch:
+    remedy = f"raise the server's limit, or calibrate with k={k}; on_mismatch='warn' goes on regardless"
+    return PolicyMismatch("k", expected, k, remedy)

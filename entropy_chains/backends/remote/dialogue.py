@@ -16,6 +16,7 @@ from entropy_chains.backends.remote.criterion import Criterion
 from entropy_chains.backends.remote.events import Close, Control, Event, Exchange, Finish, Send, Show, Try
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update
+from entropy_chains.backends.remote.refused import RETHINKS
 from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
@@ -25,7 +26,7 @@ from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import BackendError
 
-AGAIN = "the model began to think again after the stop: run in full"
+THINKS_AGAIN = "the model began to think again after the stop: run in full"
 UNFINISHED = "replies end without a finish reason; they are taken as whole, for the stream ends in order ([DONE])"
 NO_ANSWER = "the stream broke off: no finish reason came, and no answer"
 NOT_CONTROLLED = "the server did not end the thinking: run in full"
@@ -95,6 +96,13 @@ class Dialogue(Exchange[Request]):
         self._now.why, self._stopped, self._now = why, self._now, self._attempt(stop=False)
         return self._run("full")
 
+    def _rethought(self) -> bool:
+        """The model thought again: whether it does so always, as where a new turn asks for the answer. That is remembered."""
+        always = not self._ways[0].exact
+        if always:
+            self._plan.known.thinks_again(self._plan.ways, self._plan.model)
+        return always
+
     # --- what came
 
     def feed(self, update: Update) -> list[Event]:
@@ -121,17 +129,17 @@ class Dialogue(Exchange[Request]):
             elif now.answer is None and not now.called:
                 raise BackendError(NO_ANSWER)
             self._plan.known.warn(f"{self._plan.model}: {UNFINISHED}", about="no finish reason")
-        shown = Show(chunks, update, self._closing)
+        show = Show(chunks, update, self._closing)
         if self._closing:
-            return [shown, Close()]
-        return [shown] if follows is None else [shown, follows]
+            return [show, Close()]
+        return [show] if follows is None else [show, follows]
 
     def _take(self, pieces: Sequence[Piece]) -> tuple[list[Chunk], Event | None]:
         """Tokens of the run: what is shown of them, and what follows besides a close."""
-        now, shown, follows = self._now, list[Chunk](), None
+        now, output, follows = self._now, list[Chunk](), None
         for n, piece in enumerate(pieces, 1):
             chunks, decision = now.take(piece)
-            shown += chunks
+            output += chunks
             if decision is not Decision.GO_ON:
                 follows = self._decided(decision) or follows
             if self._closing or now.overrun:
@@ -141,7 +149,7 @@ class Dialogue(Exchange[Request]):
         if self._trial is not None and (now.said or now.monitor.phase is Phase.ANSWER):  # the run's own answer is under way
             self._trial, follows = None, None
             now.monitor.answer(None)
-        return shown, follows
+        return output, follows
 
     def _decided(self, decision: Decision) -> Event | None:
         """What follows from a decision of the monitor; None where the stream is closed, or the engine closes the thinking."""
@@ -178,21 +186,26 @@ class Dialogue(Exchange[Request]):
             now.monitor.answer(None)
             now.monitor.release(f"the answer after a step could not be had ({trial.lost}): run in full")
             return []
-        found = trial.reply.probe(self._plan.tags, self._criterion.k, policy.mass_floor if policy else None)
-        if missing := self._criterion.missing_of(trial.reply, found):
-            now.do_without(missing)
-        if now.monitor.answer(found.answer, found.signals) is not Decision.CLOSE or found.answer is None:
+        if trial.reply.again and self._rethought():
+            now.monitor.answer(None)
+            now.monitor.release(RETHINKS)
             return []
-        now.probed, self._closing = found.answer, True
-        return [Show([Chunk(found.answer, Phase.ANSWER)], closing=True), Close()]
+        probe = trial.reply.probe(self._plan.tags, self._criterion.k, policy.mass_floor if policy else None)
+        if missing := self._criterion.missing_of(trial.reply, probe):
+            now.do_without(missing)
+        if now.monitor.answer(probe.answer, probe.signals) is not Decision.CLOSE or probe.answer is None:
+            return []
+        now.probed, self._closing = probe.answer, True
+        return [Show([Chunk(probe.answer, Phase.ANSWER)], closing=True), Close()]
 
     def over(self) -> tuple[list[Show], Send[Request] | Finish]:
         """The running stream has ended, or was closed: text that was kept back, and what follows."""
         now, rest = self._now, list[Show]()
-        if not self._closing and (kept := now.rest):
-            rest.append(Show([Chunk(text, phase) for phase, text in kept]))
+        if not self._closing and (spans := now.rest):
+            rest.append(Show([Chunk(text, phase) for phase, text in spans]))
         if now.again:
-            return rest, self._in_full(AGAIN)
+            self._rethought()
+            return rest, self._in_full(THINKS_AGAIN)
         if self._closing and now.probed is None:
             return rest, self._ask()
         if now.monitor.done and now.answer is None and not now.called and self._stopped is None:

@@ -77,7 +77,7 @@ async def adrive(
                             case Close():
                                 await updates.aclose()
             rest, step = exchange.over()
-            for shown in rest:
-                yield shown
+            for show in rest:
+                yield show
         except BackendError as error:
             step = exchange.failed(error)

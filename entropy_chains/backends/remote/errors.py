@@ -54,10 +54,10 @@ def _ours(logprobs: bool) -> Iterator[None]:
     except (openai.OpenAIError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, EntropyChainsError):
             raise
-        raise _kind(error)(_told(error)) from error
+        raise _kind(error)(_description(error)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in HTTP:
-            raise _kind(error)(_told(error)) from error
+            raise _kind(error)(_description(error)) from error
         raise
 
 
@@ -75,7 +75,7 @@ def _kind(error: Exception) -> type[BackendError]:
     return UnreachableError if refused else BackendError
 
 
-def _told(error: Exception) -> str:
+def _description(error: Exception) -> str:
     if isinstance(error, openai.APIStatusError):
         if moved := _redirected(error.response):
             return f"{moved}, which answers {error.status_code}: {_message(error)}"
@@ -103,15 +103,15 @@ def _told(error: Exception) -> str:
 
 def _redirected(response: Any) -> str | None:
     """Where a request was sent on to, or would have been; None where it was not. A redirected POST mostly comes as a GET."""
-    asked = response.history[0] if getattr(response, "history", None) else response
-    if not 300 <= asked.status_code < 400:
+    first = response.history[0] if getattr(response, "history", None) else response
+    if not 300 <= first.status_code < 400:
         return None
-    url = asked.headers.get("location") or response.url
+    url = first.headers.get("location") or response.url
     return f"the server redirects the request (to {quoted(str(url))}; set the client's base_url to the address of the API itself)"
 
 
 def _message(error: openai.APIError) -> str:
     """What the server said, without what the SDK adds."""
-    said = error.body if isinstance(error.body, str) else fields(error.body).get("message")
-    text = said if isinstance(said, str) and said else str(error.message)
+    message = error.body if isinstance(error.body, str) else fields(error.body).get("message")
+    text = message if isinstance(message, str) and message else str(error.message)
     return "a web page, no answer of an API" if text.lstrip().startswith("<") else quoted(text)

@@ -92,13 +92,13 @@ def merged(*places: Mapping[str, Any] | None) -> dict[str, Any]:
     Args:
         places: where settings stand, the strongest last (the model's own, those bound to it, the call's).
     """
-    made: dict[str, Any] = {}
+    body: dict[str, Any] = {}
     for place in places:
-        made |= _settings(place) or {}
-    inside = [made.pop(name) for name in CONTAINERS if _settings(made.get(name)) is not None]
+        body |= _settings(place) or {}
+    inside = [body.pop(name) for name in CONTAINERS if _settings(body.get(name)) is not None]
     for settings in inside:
-        made |= merged(settings)
-    return made
+        body |= merged(settings)
+    return body
 
 
 def never_cut(settings: Mapping[str, Any]) -> str | None:
@@ -152,8 +152,8 @@ def _is_on(value: Any, free: tuple[str, ...], name: str = "") -> bool:
         return bool(value) and _word(value) not in free
     if name in SCHEMAS:  # an empty schema is any JSON
         return True
-    told = {key: each for key, each in held.items() if each is not None and each is not False and key.strip("_") not in MANNERS}
-    return bool(told) and not any(word in free for word in _words(told))
+    entries = {key: each for key, each in held.items() if each is not None and each is not False and key.strip("_") not in MANNERS}
+    return bool(entries) and not any(word in free for word in _words(entries))
 
 
 def _words(value: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from entropy_chains.core.tokens import Alternative, Token
 
 _NONE: dict[str, Any] = {}
 _FLOATS = {float}
-_HALF = "\N{REPLACEMENT CHARACTER}"
+HALF = "\N{REPLACEMENT CHARACTER}"  # what half a character is decoded to
 _BY_ID = "token_id:"  # vLLM's return_tokens_as_token_ids
 _BY_BYTES = "bytes:"  # how OpenAI writes a token that is no text of its own
 _alternative = partial(tuple.__new__, Alternative)  # a third of the price of Alternative(), and 20 are made a token
@@ -23,8 +23,8 @@ def fields(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     extra = getattr(value, "__pydantic_extra__", None)
-    own = getattr(value, "__dict__", _NONE)
-    return {**own, **extra} if extra else own
+    attributes = getattr(value, "__dict__", _NONE)
+    return {**attributes, **extra} if extra else attributes
 
 
 def items(value: Any) -> Sequence[Any]:
@@ -52,30 +52,30 @@ def entries_of(logprobs: Any) -> Iterable[Token]:
         return ()
     if isinstance(logprobs, list | tuple):
         return filter(None, map(_token, logprobs))
-    found = fields(logprobs)
-    if isinstance(found.get("tokens"), list):
-        return _completion_entries(found)
-    thinking = found.get("reasoning_content")
-    content = found.get("content")
+    lists = fields(logprobs)
+    if isinstance(lists.get("tokens"), list):
+        return _completion_entries(lists)
+    thinking = lists.get("reasoning_content")
+    content = lists.get("content")
     listed = [*thinking, *items(content)] if isinstance(thinking, list) else items(content)
     return filter(None, map(_token, listed))
 
 
 def _token(entry: Any) -> Token | None:
     """One entry of a chat, Responses or Ollama list; None for what is no entry."""
-    found = fields(entry)
-    text = found.get("token")
+    values = fields(entry)
+    text = values.get("token")
     if not isinstance(text, str):
         return None
-    number = found.get("id")
+    number = values.get("id")
     if text.startswith(_BY_ID) and (written := _id(text)) is not None:
-        return Token("", written, None, _logprob(found.get("logprob")), _alternatives(found.get("top_logprobs")))
+        return Token("", written, None, _logprob(values.get("logprob")), _alternatives(values.get("top_logprobs")))
     return Token(
         text,
         number if type(number) is int else None,
-        _bytes(found.get("bytes")),
-        _logprob(found.get("logprob")),
-        _alternatives(found.get("top_logprobs")),
+        _bytes(values.get("bytes")),
+        _logprob(values.get("logprob")),
+        _alternatives(values.get("top_logprobs")),
     )
 
 
@@ -98,16 +98,16 @@ def _alternatives(top: Any) -> tuple[Alternative, ...] | None:
         values = [row["logprob"] for row in rows]
         ids = [row["id"] for row in rows] if "id" in rows[0] else None
         # The bytes tell tokens apart that are not text; elsewhere the text says the same.
-        halves = [_bytes(row.get("bytes")) for row in rows] if _HALF in "".join(texts) else None
+        halves = [_bytes(row.get("bytes")) for row in rows] if HALF in "".join(texts) else None
     except (AttributeError, KeyError, TypeError):
         return None
     return _listed(texts, values, ids, halves)
 
 
-def _completion_entries(found: Mapping[str, Any]) -> Iterator[Token]:
+def _completion_entries(lists: Mapping[str, Any]) -> Iterator[Token]:
     """The completions shape: parallel lists, alternatives as ``{text: logprob}``."""
-    texts = found["tokens"]
-    values, tops = items(found.get("token_logprobs")), items(found.get("top_logprobs"))
+    texts = lists["tokens"]
+    values, tops = items(lists.get("token_logprobs")), items(lists.get("top_logprobs"))
     # Lists of different lengths do not tell which entry is whose.
     values = values if len(values) == len(texts) else [None] * len(texts)
     tops = tops if len(tops) == len(texts) else [None] * len(texts)
@@ -172,10 +172,10 @@ class Characters:
     def read(self, token: Token) -> Token:
         """The token with the text that became complete with it. One that only the bytes could tell keeps a U+FFFD."""
         text, sent = token.text, token.bytes
-        if not self._begun and _HALF not in text and not text.startswith(_BY_BYTES):
+        if not self._begun and HALF not in text and not text.startswith(_BY_BYTES):
             return token
         begun, self._begun = self._begun, b""
-        if sent is None or (sent == text.encode("utf-8", "replace") and (_HALF in text or not begun)):
+        if sent is None or (sent == text.encode("utf-8", "replace") and (HALF in text or not begun)):
             return token  # vLLM gives the bytes of the U+FFFD itself; and a text that is one ends what was begun
         whole, rest = _complete(begun + sent)
         if whole is None:

@@ -11,12 +11,13 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.backends.remote import forms
 from entropy_chains.backends.remote.continuations import WAYS, Request, Way, begun, way
 from entropy_chains.backends.remote.dialogue import Dialogue
+from entropy_chains.backends.remote.introductions import Introduction
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.plugin import settings_for
 from entropy_chains.backends.remote.readers import ChatReader, CompletionReader, ResponsesReader, Update, error_of, held_back
 from entropy_chains.backends.remote.refused import REMEDY, UNREAD, Known, known, without_logprobs
 from entropy_chains.backends.remote.servers import RENDER, Server
-from entropy_chains.backends.remote.token_count import LEAST
+from entropy_chains.backends.remote.token_count import SMALLEST_LIMIT
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.core.families import ThinkTags, detect_tags, template_hash
@@ -39,7 +40,7 @@ OWN = {"messages", "prompt", "input", "stream", "n", "logprobs", "top_logprobs",
 LOGPROBS = "message.output_text.logprobs"
 """What the Responses API is asked to include."""
 
-OPTIONS = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
+REQUEST_OPTIONS = {"extra_headers": "headers", "extra_query": "params", "timeout": "timeout"}
 """What ``request`` may say besides the body, and what the SDK's ``post`` calls it."""
 
 Reader = ChatReader | CompletionReader | ResponsesReader
@@ -50,6 +51,7 @@ class ServedModel:
 
     _drops_reasoning = False
     _chunks_of = "the server", REMEDY
+    _since: tuple[str, ...] = ()  # releases of the client that logprobs need
 
     def __init__(
         self,
@@ -78,9 +80,9 @@ class ServedModel:
             raise SettingsError(f"api is {api!r}; it must be 'chat' or 'responses'")
         if api == "responses" and continuation not in ("auto", "turn"):
             raise SettingsError(f"continuation is {continuation!r}; the Responses API has 'turn' only: leave it out, or api='chat'")
-        taken = OWN & set(request or {})
-        if taken:
-            raise SettingsError(f"request sets {', '.join(sorted(taken))}, which early stopping sets itself; use Sampling, k, …")
+        reserved = ", ".join(sorted(OWN & set(request or {})))
+        if reserved:
+            raise SettingsError(f"request sets {reserved}, which early stopping sets itself; use Sampling, k, …")
         self._client, self._served, self._name, self._k = client, model, name or model, k
         self._given_tags, self._given_segmentation, self._opened = think_tags, segmentation, opened
         self._continuation = continuation
@@ -90,6 +92,7 @@ class ServedModel:
         self._uncut = forms.never_cut(forms.merged(self._request))
         self._responses = api == "responses"
         self._server: Server | None = None
+        self._introduction = Introduction()
         self._probes_measured = True
         self._loop: tuple[Policy | None, OnMismatch] = None, "error"  # whose calls these are, and what a mismatch is there
 
@@ -132,12 +135,12 @@ class ServedModel:
 
     def with_template(self, **settings: Any) -> Self:
         """The same model with further settings of its chat template; ``tools`` go where the API has them."""
-        made, own = copy(self), dict(self._request.get("extra_body") or {})
+        variant, extra = copy(self), dict(self._request.get("extra_body") or {})
         tools = {"tools": settings.pop("tools")} if "tools" in settings else {}
         if settings:
-            own["chat_template_kwargs"] = {**(own.get("chat_template_kwargs") or {}), **settings}
-        made._request = {**self._request, **tools, **({"extra_body": own} if own else {})}
-        return made
+            extra["chat_template_kwargs"] = {**(extra.get("chat_template_kwargs") or {}), **settings}
+        variant._request = {**self._request, **tools, **({"extra_body": extra} if extra else {})}
+        return variant
 
     def details(self, sampling: Sampling = Sampling(), segmentation: Segmentation | None = None) -> dict[str, Any]:
         """What a trace says about how its entropies came about."""
@@ -160,11 +163,11 @@ class ServedModel:
         """Returns this backend for the calls of a loop. They have no policy of their own, and need logprobs where the loop does."""
         if policy is None:
             return self
-        made = copy(self)
-        made._loop = policy, on_mismatch
+        variant = copy(self)
+        variant._loop = policy, on_mismatch
         reads = policy.stop_rule.reads_signal
-        made.without_logprobs = without_logprobs(self.without_logprobs, policy, stop=stop) if reads else UNREAD
-        return made
+        variant.without_logprobs = without_logprobs(self.without_logprobs, policy, stop=stop) if reads else UNREAD
+        return variant
 
     def _known(self, k: int) -> Known:
         """Returns what is known about the logprobs of this model through this client."""
@@ -192,11 +195,13 @@ class ServedModel:
         on_mismatch: OnMismatch,
     ) -> Dialogue:
         k = (policy.k if policy else None) or self._k
-        may_stop = stop and self._uncut is None
+        ways, known = self._ways(), self._known(k)
+        uncut = self._uncut or known.in_vain(ways)
+        may_stop = stop and uncut is None
         loop, theirs = self._loop
         plan = Plan(
             tags=self.tags,
-            ways=self._ways(),
+            ways=ways,
             k=k,
             opened=self._opened,
             control=self._control_wanted,
@@ -204,10 +209,11 @@ class ServedModel:
             without_logprobs=without_logprobs(self.without_logprobs, policy, stop=may_stop) if policy else self.without_logprobs,
             on_mismatch=theirs if loop else on_mismatch,
             model=self._served,
-            known=self._known(k),
-            uncut=self._uncut,
+            known=known,
+            uncut=uncut,
             dropped=self._drops_reasoning,
             client=self._chunks_of,
+            since=(self._server.can.since, *self._since) if self._server and self._server.can.since else (),
             loop=loop,
         )
         return Dialogue(
@@ -252,11 +258,11 @@ class ServedModel:
         """
         raw = request.prefix is not None
         body: dict[str, Any] = {**self._request, "model": self._served, "stream": True}
-        options = {theirs: body.pop(ours) for ours, theirs in OPTIONS.items() if body.get(ours) is not None}
+        options = {theirs: body.pop(ours) for ours, theirs in REQUEST_OPTIONS.items() if body.get(ours) is not None}
         wanted = {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "seed")}
         body |= {name: value for name, value in wanted.items() if value is not None}
         if self._responses:
-            body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, LEAST)}
+            body |= {"input": list(request.messages), "max_output_tokens": max(request.max_tokens, SMALLEST_LIMIT)}
             logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": request.k}
         else:
             limit = self._server.can.max_tokens if self._server and not raw else "max_tokens"
@@ -269,21 +275,21 @@ class ServedModel:
                 # The end tag comes right after what the model was writing when it was told to end: give it a line of its own.
                 body |= {"reasoning_control": True, "reasoning_budget_message": "\n"}
         body |= {**(body.pop("extra_body", None) or {}), **request.extra}
-        given = {"body": body, "options": options, "cast_to": object, "stream": True}
+        arguments = {"body": body, "options": options, "cast_to": object, "stream": True}
         if raw:
-            return CompletionReader(held_back(body.get("stop"))), "/completions", given
+            return CompletionReader(held_back(body.get("stop"))), "/completions", arguments
         if self._responses:
-            return ResponsesReader(), "/responses", given
-        return ChatReader(held_back(body.get("stop"))), "/chat/completions", given
+            return ResponsesReader(), "/responses", arguments
+        return ChatReader(held_back(body.get("stop")), request.begun), "/chat/completions", arguments
 
     def _trial(self, messages: Sequence[Message], run: Generation, step: int, sampling: Sampling) -> Trial:
         """A probe of a finished run after one of its steps, with logprobs where the server gives them."""
         thinking = begun("".join(s.text for s in run.steps[:step]), self.tags, self._opened)
-        known = self._known(self._k)
-        measured = self._probes_measured and known.refused is None
-        requests = [way.request("probe", messages, thinking, self.tags, sampling.max_tokens) for way in self._ways()]
-        asked = [replace(request, logprobs=measured, k=known.within(self._k)) for request in requests]
-        return Trial(asked, refused=self._measure_no_more)
+        memory = self._known(self._k)
+        measured = self._probes_measured and memory.refused is None
+        plain = [way.request("probe", messages, thinking, self.tags, sampling.max_tokens) for way in self._ways()]
+        requests = [replace(request, logprobs=measured, k=memory.within(self._k)) for request in plain]
+        return Trial(requests, refused=self._measure_no_more)
 
     def _measure_no_more(self, refused: NoLogprobsError) -> None:
         """Logprobs of a probe were refused: later ones are asked without. They are not needed for a finished run's answer."""
@@ -297,8 +303,8 @@ class ServedModel:
     def _to_render(self, request: Request) -> dict[str, Any]:
         """What the server renders its chat template with."""
         body = forms.merged(self._request)
-        shown = {name: body[name] for name in ("tools", "chat_template_kwargs") if body.get(name)}
-        return {"messages": list(request.messages), **shown}
+        settings = {name: body[name] for name in ("tools", "chat_template_kwargs") if body.get(name)}
+        return {"messages": list(request.messages), **settings}
 
     @property
     def _template_url(self) -> str:

@@ -31,6 +31,7 @@ class Plan:
         uncut: why nothing may be cut; None where something may.
         dropped: the client drops the text of the reasoning, which is then read from its logprobs.
         client: the class whose chunks are read, where it is another's, and what to use where it passes on too little.
+        since: the releases that logprobs need, by their names, where older ones are about.
         loop: the policy of the loop that this call belongs to, whose k its entropies must have.
     """
 
@@ -47,4 +48,11 @@ class Plan:
     uncut: str | None = None
     dropped: bool = False
     client: tuple[str, str] = ("the server", REMEDY)
+    since: tuple[str, ...] = ()
     loop: Policy | None = None
+
+    @property
+    def update(self) -> str:
+        """What to update where no logprobs come; empty where that would not help."""
+        needed = " and ".join(f"{release} or later" for release in self.since)
+        return f"logprobs need {needed}: update what is older" if needed else ""

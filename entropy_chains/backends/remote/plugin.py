@@ -16,18 +16,18 @@ NO_TOKEN = 2**31 - 1
 """An id that no vocabulary has: vLLM refuses the prompt right after the plug-in had its say, so nothing is ever generated."""
 
 
-VERSION = "/version"
+VERSION_PATH = "/version"
 """Path, below the server's root, where a vLLM tells its version."""
 
 SAFE = (0, 6, 4)
 """The first vLLM that refuses an id that no vocabulary has; those before it die of one."""
 
 
-def may_be_greeted(told: Any) -> bool:
-    """Whether :func:`hello` does a server no harm, by what it tells at :data:`VERSION`: one of unknown version is left alone."""
-    version = told.get("version") if isinstance(told, Mapping) else None
-    found = re.match(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?\b", version) if isinstance(version, str) else None
-    return found is not None and tuple(int(part or 0) for part in found.groups()) >= SAFE
+def may_be_greeted(reply: Any) -> bool:
+    """Whether :func:`hello` does a server no harm, by its reply at :data:`VERSION_PATH`: one of unknown version is left alone."""
+    version = reply.get("version") if isinstance(reply, Mapping) else None
+    match = re.match(r"v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?\b", version) if isinstance(version, str) else None
+    return match is not None and tuple(int(part or 0) for part in match.groups()) >= SAFE
 
 
 def hello(model: str) -> dict[str, Any]:
@@ -40,8 +40,8 @@ def hello(model: str) -> dict[str, Any]:
 
 def version_in(refusal: str) -> str | None:
     """The plug-in's version, from the message of the refusal; None where the plug-in did not write it."""
-    found = re.search(r"entropy-chains plug-in (\S+) .*is here", refusal)
-    return found[1] if found else None
+    match = re.search(r"entropy-chains plug-in (\S+) .*is here", refusal)
+    return match[1] if match else None
 
 
 def settings_for(
@@ -60,10 +60,10 @@ def settings_for(
         engine, settings that change the logits which it reads, or settings of the user's own for it.
     """
     body = {**request, **(request.get("extra_body") or {})}
-    given = body.get("vllm_xargs") or {}
-    taken = any(body.get(name) for name in CHANGING) or any(str(key).startswith(PREFIX) for key in given)
-    if not policy.active or policy.stop_rule.reads_answers or policy.stop_rule.unrecorded or taken:
+    arguments = body.get("vllm_xargs") or {}
+    conflicts = any(body.get(name) for name in CHANGING) or any(str(key).startswith(PREFIX) for key in arguments)
+    if not policy.active or policy.stop_rule.reads_answers or policy.stop_rule.unrecorded or conflicts:
         return None
-    told = replace(policy, calibration={}, extra={}).for_model(model)  # what decides, and no more
-    keys = {PREFIX + "policy": json.dumps(told.to_dict()), PREFIX + "on_mismatch": on_mismatch}
-    return {"vllm_xargs": {**given, **keys}}
+    engine_policy = replace(policy, calibration={}, extra={}).for_model(model)  # what decides, and no more
+    keys = {PREFIX + "policy": json.dumps(engine_policy.to_dict()), PREFIX + "on_mismatch": on_mismatch}
+    return {"vllm_xargs": {**arguments, **keys}}

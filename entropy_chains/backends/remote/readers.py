@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.backends.remote.alignment import Alignment, Part, Piece
+from entropy_chains.backends.remote.echo import BegunTurn, Echo
 from entropy_chains.backends.remote.logprob_entries import entries_of, fields, items, tokens_of
 from entropy_chains.core.phases import Phase
 from entropy_chains.errors import BackendError, SettingsError, quoted
@@ -89,8 +90,8 @@ DETAILS = "reasoning_details"
 def reasoning_in(message: Mapping[str, Any]) -> str:
     """The reasoning in the fields of a message or a delta."""
     for name in REASONING:
-        if found := _text(message.get(name)):
-            return found
+        if text := _text(message.get(name)):
+            return text
     blocks = map(fields, items(message.get(DETAILS)))
     return "".join([_text(block.get("text")) or _text(block.get("summary")) for block in blocks])
 
@@ -104,6 +105,7 @@ class _Reader:
 
     Args:
         held: as in :class:`.alignment.Alignment`.
+        turn: the assistant's turn that the server was to go on from: what it sends back of it is left out.
 
     Attributes:
         begun: a chunk has come.
@@ -111,10 +113,11 @@ class _Reader:
         stray: what came in the place of a chunk and may be an error, where no finish reason comes any more.
     """
 
-    __slots__ = ("_alignment", "_reasoned", "begun", "finished", "stray")
+    __slots__ = ("_alignment", "_echo", "_reasoned", "begun", "finished", "stray")
 
-    def __init__(self, held: int = 0) -> None:
+    def __init__(self, held: int = 0, turn: BegunTurn | None = None) -> None:
         self._alignment = Alignment(held)
+        self._echo = Echo(turn) if turn else None
         self._reasoned = False  # reasoning was seen in a field of its own
         self.begun = self.finished = False
         self.stray: BackendError | None = None
@@ -123,8 +126,9 @@ class _Reader:
         raise NotImplementedError
 
     def finish(self) -> Update:
-        """The stream has ended: pieces that still waited for late logprobs."""
-        pieces = self._alignment.finish()
+        """The stream has ended: text that might have been sent back of the request, and pieces that waited for late logprobs."""
+        kept = self._alignment.add(self._echo.rest(), ()) if self._echo else []
+        pieces = [*kept, *self._alignment.finish()]
         return Update(tuple(pieces)) if pieces else NOTHING
 
     def _parts(self, reasoning: str, content: Any) -> list[Part]:
@@ -150,27 +154,31 @@ class _ChoiceReader(_Reader):
     __slots__ = ()
 
     def feed(self, chunk: Any) -> Update:
-        found = fields(chunk)
-        choice = self._choice(found.get("choices"))
-        if error := _error_of_choice(found, choice):
+        event = fields(chunk)
+        choice = self._choice(event.get("choices"))
+        if error := _error_of_choice(event, choice):
             raise error
-        usage = _usage(found["usage"]) if found.get("usage") else None
+        usage = _usage(event["usage"]) if event.get("usage") else None
         if choice is None:
-            self.stray = self.stray or stray_in(found)
-            if not (usage or found.get("id")):
+            self.stray = self.stray or stray_in(event)
+            if not (usage or event.get("id")):
                 return NOTHING
-            return Update(usage=usage, id=_text(found.get("id")) or None, model=_text(found.get("model")) or None)
+            return Update(usage=usage, id=_text(event.get("id")) or None, model=_text(event.get("model")) or None)
         message = fields(choice.get("delta") or choice.get("message"))
         logprobs, finish = choice.get("logprobs"), _text(choice.get("finish_reason")) or None
+        called = bool(message.get("tool_calls") or message.get("function_call"))
         self.begun, self.finished = True, self.finished or finish is not None
+        parts = self._texts(choice, message)
+        if self._echo is not None:
+            parts = [*self._echo.take(parts), *(self._echo.rest() if finish or called else ())]
         return Update(
-            tuple(self._alignment.add(self._texts(choice, message), entries_of(logprobs) if logprobs else ())),
+            tuple(self._alignment.add(parts, entries_of(logprobs) if logprobs else ())),
             finish,
             usage,
-            bool(message.get("tool_calls") or message.get("function_call")),
+            called,
             _text(message.get("refusal")),
-            _text(found.get("id")) or None,
-            _text(found.get("model")) or None,
+            _text(event.get("id")) or None,
+            _text(event.get("model")) or None,
         )
 
     def _choice(self, choices: Any) -> dict[str, Any] | None:
@@ -247,10 +255,10 @@ def read_message(response: Any) -> Update:
         SettingsError: more than one choice.
         BackendError: the response is an error.
     """
-    found = fields(response)
-    if isinstance(found.get("output"), list):
-        return _responses_message(found)
-    choices = items(found.get("choices"))
+    message = fields(response)
+    if isinstance(message.get("output"), list):
+        return _responses_message(message)
+    choices = items(message.get("choices"))
     raw = bool(choices) and isinstance(fields(choices[0]).get("text"), str)
     reader = CompletionReader() if raw else ChatReader()
     update = reader.feed(response)
@@ -258,18 +266,18 @@ def read_message(response: Any) -> Update:
     return Update(pieces, update.finish_reason, update.usage, update.tool_call, update.refusal, update.id, update.model)
 
 
-def _responses_message(found: dict[str, Any]) -> Update:
-    if found.get("error") or found.get("status") == "failed":
-        raise _error(found.get("error") or {"message": "the response failed"})
+def _responses_message(response: dict[str, Any]) -> Update:
+    if response.get("error") or response.get("status") == "failed":
+        raise _error(response.get("error") or {"message": "the response failed"})
     reader, pieces, refusal, called = ResponsesReader(), list[Piece](), "", False
-    for item in map(fields, found["output"]):
+    for item in map(fields, response["output"]):
         called = called or "_call" in _text(item.get("type"))
         for part in map(fields, (*items(item.get("summary")), *items(item.get("content")))):
             kind = "reasoning" if item.get("type") == "reasoning" else "output_text"
             pieces += reader.feed({"type": f"response.{kind}.delta", "delta": part.get("text"), **_logprobs(part)}).pieces
             refusal += _text(part.get("refusal"))
     pieces += reader.finish().pieces
-    end = _ending(found)
+    end = _ending(response)
     return Update(tuple(pieces), end.finish_reason, end.usage, called, refusal, end.id, end.model)
 
 
@@ -292,11 +300,11 @@ def _ending(response: dict[str, Any]) -> Update:
 
 def _usage(value: Any) -> Usage | None:
     """Counts under the names of either API."""
-    found = fields(value)
-    details = fields(found.get("completion_tokens_details") or found.get("output_tokens_details"))
+    usage = fields(value)
+    details = fields(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     counts = (
-        _count(found.get("prompt_tokens", found.get("input_tokens"))),
-        _count(found.get("completion_tokens", found.get("output_tokens"))),
+        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
         _count(details.get("reasoning_tokens")),
     )
     return None if counts == (None, None, None) else Usage(*counts)
@@ -317,15 +325,15 @@ def _joined(value: Any) -> str:
 
 def error_in(chunk: Any) -> BackendError | None:
     """The error that a chunk of a stream with choices is; None for any other one."""
-    found = fields(chunk)
-    return _error_of_choice(found, next(map(fields, items(found.get("choices"))), None))
+    event = fields(chunk)
+    return _error_of_choice(event, next(map(fields, items(event.get("choices"))), None))
 
 
-def _error_of_choice(found: dict[str, Any], choice: dict[str, Any] | None) -> BackendError | None:
-    if found.get("error"):
-        return _error(found["error"])
+def _error_of_choice(event: dict[str, Any], choice: dict[str, Any] | None) -> BackendError | None:
+    if event.get("error"):
+        return _error(event["error"])
     if choice is None:
-        return _error(found) if found.get("object") == "error" else None
+        return _error(event) if event.get("object") == "error" else None
     if choice.get("error") or choice.get("finish_reason") == "error":
         return _error(choice.get("error") or {"message": "no reason but finish_reason 'error'"})
     return None
@@ -333,26 +341,26 @@ def _error_of_choice(found: dict[str, Any], choice: dict[str, Any] | None) -> Ba
 
 def stray_in(chunk: Any) -> BackendError | None:
     """What a chunk without a choice says that may be an error; None where it says nothing of the kind."""
-    found = fields(chunk)
-    if next(iter(items(found.get("choices"))), None) is not None:
+    event = fields(chunk)
+    if next(iter(items(event.get("choices"))), None) is not None:
         return None
-    said = any(map(found.get, ("message", "detail", "msg", "errors"))) or "error" in (found.get("type"), found.get("object"))
-    return _error(found) if said else None
+    is_error = any(map(event.get, ("message", "detail", "msg", "errors"))) or "error" in (event.get("type"), event.get("object"))
+    return _error(event) if is_error else None
 
 
 def error_of(body: Any) -> BackendError | None:
     """The error that a JSON object with status 200 is, in the place of a stream; None where it says nothing of the kind."""
-    found = fields(body)
-    if not (found.get("error") or found.get("message") or found.get("detail") or found.get("msg")):
+    content = fields(body)
+    if not (content.get("error") or content.get("message") or content.get("detail") or content.get("msg")):
         return None
-    return _error(found.get("error") or found, "in the place of a stream")
+    return _error(content.get("error") or content, "in the place of a stream")
 
 
 def _error(value: Any, where: str = "in the stream") -> BackendError:
     """The server's message, wherever it stands."""
-    found = fields(value)
-    said = (found.get("message"), fields(found.get("error")).get("message"), found.get("detail"), found.get("msg"))
-    message = next(filter(None, map(_text, (value, *said))), "no message")
-    code = found.get("code") or found.get("type")
+    error = fields(value)
+    texts = (error.get("message"), fields(error.get("error")).get("message"), error.get("detail"), error.get("msg"))
+    message = next(filter(None, map(_text, (value, *texts))), "no message")
+    code = error.get("code") or error.get("type")
     named = f" ({code})" if isinstance(code, str | int) and code != "error" else ""
     return BackendError(f"the server sent an error {where}: {quoted(message)}{named}")

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from entropy_chains.errors import EntropyChainsError
 
-LEAST = 6
+SHORTEST_SECRET = 6
 """Characters of the shortest secret that is looked for: a shorter one would be found in common words."""
 
 _SECRET = re.compile(r"(?i)(key|token|secret|password|credentials?|authorization|cookie|headers?|query)$")
@@ -34,13 +34,13 @@ def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def secrets_of(*holders: Any) -> list[str]:
     """The keys, passwords, and values of headers and queries that clients, models and settings hold, longest first."""
-    found: set[str] = set()
+    secrets: set[str] = set()
     seen: set[int] = set()
     for holder in holders:
         for secret in _in_holder(holder, seen):
             bare = _SCHEME.sub("", secret)
-            found |= {text for text in (secret, bare, unquote(bare)) if len(text) >= LEAST}
-    return sorted(found, key=len, reverse=True)
+            secrets |= {text for text in (secret, bare, unquote(bare)) if len(text) >= SHORTEST_SECRET}
+    return sorted(secrets, key=len, reverse=True)
 
 
 def _in_holder(holder: Any, seen: set[int]) -> Iterator[str]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import warnings
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from entropy_chains.backends.remote.continuations import Way
 from entropy_chains.backends.remote.logprob_entries import fields, items
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
@@ -27,6 +28,11 @@ IN_AN_APP: WithoutLogprobs = "full"
 
 UNREAD = "unread"
 """In the place of what to do without logprobs: the rule reads none."""
+
+RETHINKS = "after a stop the model begins to think again, so its calls run in full"
+"""Why nothing more is stopped of a model that did so."""
+
+INSTEAD = "a server that goes on from a begun thinking, such as vLLM, keeps it from that"
 
 STATUSES = (400, 403, 422)
 """What a refused setting is answered with."""
@@ -66,13 +72,13 @@ def refusal(error: BaseException) -> str | None:
     if status is not None and status not in STATUSES + IF_UNSUPPORTED:
         return None
     texts = list(_texts(body)) or [str(error)]
-    said = " ".join(texts)
-    if not _NAMED.search(_ECHOED.sub("", said)) or _ELSE.search(said):
+    message = " ".join(texts)
+    if not _NAMED.search(_ECHOED.sub("", message)) or _ELSE.search(message):
         return None
-    if status in IF_UNSUPPORTED and not _UNSUPPORTED.search(said):
+    if status in IF_UNSUPPORTED and not _UNSUPPORTED.search(message):
         return None
     sentences = [text for text in texts if " " in text]  # the rest is names and codes
-    return quoted("; ".join(sentences) or said, 300)
+    return quoted("; ".join(sentences) or message, 300)
 
 
 @contextmanager
@@ -82,10 +88,10 @@ def refusals(logprobs: bool) -> Iterator[None]:
         yield
     except Exception as error:
         ours = isinstance(error, EntropyChainsError) and type(error) is not BackendError
-        said = refusal(error) if logprobs and not ours else None
-        if said is None:
+        message = refusal(error) if logprobs and not ours else None
+        if message is None:
             raise
-        raise NoLogprobsError(f"the server refuses logprobs ({said}), so there is no entropy: {REMEDY}", said) from error
+        raise NoLogprobsError(f"the server refuses logprobs ({message}), so there is no entropy: {REMEDY}", message) from error
 
 
 _BOUNDS = (
@@ -96,11 +102,11 @@ _LIMIT = re.compile(rf"(?:{'|'.join(_BOUNDS)})[^\d#]{{0,24}}?(?<![A-Za-z])(?<![A
 """The largest number that is allowed, in the words of servers and validators: "max allowed: 5", "between 0 and 5", "<= 5"."""
 
 
-def allowed(said: str | None, asked: int) -> int | None:
-    """How many alternatives a server allows that refused ``asked`` of them; None where it does not say so."""
-    found = _LIMIT.finditer(re.sub(rf"\b{asked}\b", "#", said or ""))
-    limits = [int(match["number"]) - bool(match["beyond"]) for match in found]
-    return next((limit for limit in limits if 0 < limit < asked), None)
+def allowed(text: str | None, k: int) -> int | None:
+    """How many alternatives a server allows that refused ``k`` of them; None where it does not say so."""
+    matches = _LIMIT.finditer(re.sub(rf"\b{k}\b", "#", text or ""))
+    limits = [int(match["number"]) - bool(match["beyond"]) for match in matches]
+    return next((limit for limit in limits if 0 < limit < k), None)
 
 
 def _status(error: BaseException, body: Any) -> int | None:
@@ -134,21 +140,32 @@ def without_logprobs(chosen: str, policy: Policy | None, *, stop: bool) -> str:
 
 @dataclass(slots=True)
 class Known:
-    """What is known about the logprobs of one model.
+    """What is known of one model, from what came of its requests.
 
     Attributes:
         refused: why requests do not ask for them: the server refuses that; None where it does not.
         most: alternatives that the server allows; None where it refused none.
+        rethinking: names of the ways to the answer, those of one backend each, by which it thought again after a stop.
         told: what warnings have spoken of.
     """
 
     refused: str | None = None
     most: int | None = None
+    rethinking: set[tuple[str, ...]] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
 
     def within(self, k: int) -> int:
         """So many alternatives, or as many as the server allows."""
         return k if self.most is None else min(k, self.most)
+
+    def in_vain(self, ways: Sequence[Way]) -> str | None:
+        """Why no stop is worth its cost where the answer is asked for in these ways; None where it may be."""
+        return RETHINKS if tuple(way.name for way in ways) in self.rethinking else None
+
+    def thinks_again(self, ways: Sequence[Way], model: str) -> None:
+        """The model thought again after a stop, asked in the last of these ways. Said once."""
+        self.rethinking.add(tuple(way.name for way in ways))
+        self.warn(f"{model}: {RETHINKS} from now on, for a stop costs more than it saves; {INSTEAD}", about="rethinking")
 
     def warn(self, text: str, about: str = "no logprobs") -> None:
         """Say so, once ``about`` one thing."""

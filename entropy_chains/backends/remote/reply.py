@@ -65,10 +65,10 @@ class Reply(TokenCount):
         text, tokens = "".join(p.text for p in self.said), [p.token for p in self.said]
         answer = None if self.again or is_cut(self.finish) else clean_answer(text, tags)
         signals = dict[str, float]()
-        known = [t.logprob for t in tokens if t.logprob is not None]
+        logprobs = [t.logprob for t in tokens if t.logprob is not None]
         # Signals need the logprobs of all tokens of the answer, and no others: of a part of it they would be other figures.
-        if answer is not None and answer == text.strip() and len(known) == len(tokens):
-            signals["trial_confidence"] = math.fsum(map(math.exp, known)) / len(known)
+        if answer is not None and answer == text.strip() and len(logprobs) == len(tokens):
+            signals["trial_confidence"] = math.fsum(map(math.exp, logprobs)) / len(logprobs)
             tally = Tally(floor)
             for token in tokens:
                 tally.add(token_entropy(token, k=k))

@@ -20,6 +20,7 @@ class Abilities:
         unthinking: settings of a request under which a model does not think: for the answer after a stop, asked in a turn.
         always_thinking: beginnings of the names of models that think under these settings, too.
         control: they close the thinking of a running stream when told so.
+        since: the first release that sends logprobs, by its name, where older ones are about; empty = all of them do, or none.
         logprobs_with_tools: they send logprobs on a streamed call with tools.
         plugin: this package's plug-in may be inside.
         usage_on_close: they count tokens on every chunk if asked to, so a closed stream has counts as well.
@@ -35,6 +36,7 @@ class Abilities:
     unthinking: Mapping[str, Any] = field(default_factory=dict)
     always_thinking: tuple[str, ...] = ()
     control: bool = False
+    since: str = ""
     logprobs_with_tools: bool = True
     plugin: bool = False
     usage_on_close: bool = False
@@ -47,6 +49,8 @@ class Abilities:
 
 RENDER = "/apply-template"
 """Path of llama.cpp, and of those that speak the same, that renders a conversation."""
+
+OLLAMA_SINCE = "Ollama 0.12.11"
 
 SERVERS = {
     "vllm": Abilities(
@@ -71,8 +75,10 @@ SERVERS = {
         ways=("prefill", "turn"),
         counters=("sglang:generation_tokens_total", "sglang:num_running_reqs"),
     ),
-    "ollama": Abilities(owners=("library",), unthinking={"reasoning_effort": "none"}, always_thinking=("gpt-oss",)),  # at /v1
-    "ollama-native": Abilities(unthinking={"think": False}, always_thinking=("gpt-oss",)),
+    "ollama": Abilities(  # at /v1
+        owners=("library",), unthinking={"reasoning_effort": "none"}, always_thinking=("gpt-oss",), since=OLLAMA_SINCE
+    ),
+    "ollama-native": Abilities(unthinking={"think": False}, always_thinking=("gpt-oss",), since=OLLAMA_SINCE),
     "openai": Abilities(owners=("openai", "system", "openai-internal"), max_tokens="max_completion_tokens"),
     "unknown": Abilities(),
 }
@@ -109,8 +115,8 @@ class Server:
 
     def always_thinks(self, model: str) -> str | None:
         """Why a stop would be in vain with a model: it would think anew before its answer; None where it need not."""
-        found = any(model.rpartition("/")[2].startswith(begun) for begun in self.can.always_thinking)
-        return f"{model} cannot be kept from thinking again after a stop" if found else None
+        thinks_anew = any(model.rpartition("/")[2].startswith(begun) for begun in self.can.always_thinking)
+        return f"{model} cannot be kept from thinking again after a stop" if thinks_anew else None
 
 
 OLLAMA = Server("ollama-native")
@@ -125,9 +131,9 @@ def end_thinking(stream: str | None) -> dict[str, Any]:
     return {"id": stream, "action": "reasoning_end"}
 
 
-def is_done(told: Any) -> bool:
+def is_done(reply: Any) -> bool:
     """Whether the server's reply to it says that it did so."""
-    return isinstance(told, Mapping) and told.get("success") is True
+    return isinstance(reply, Mapping) and reply.get("success") is True
 
 
 def _get(address: str) -> Generator[str, Any, Any]:
@@ -155,8 +161,8 @@ def identify(base_url: str, model: str, get: Callable[[str], Generator[Any, Any,
 
 def _owner(listed: Any, model: str) -> str:
     """Who the server says owns the model, or any of its models."""
-    found = listed.get("data") if isinstance(listed, Mapping) else None
-    entries = [e for e in found if isinstance(e, Mapping)] if isinstance(found, list) else []
+    data = listed.get("data") if isinstance(listed, Mapping) else None
+    entries = [e for e in data if isinstance(e, Mapping)] if isinstance(data, list) else []
     mine = [e for e in entries if e.get("id") == model] or entries
     owner = mine[0].get("owned_by") if mine else None
     return owner if isinstance(owner, str) else ""

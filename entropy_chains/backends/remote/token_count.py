@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from entropy_chains.backends.remote.readers import Update, Usage
 
-MOST = 2**20
+MOST_TOKENS = 2**20
 """More tokens than a reply has, where nobody said how many it may have."""
 
-LEAST = 16
+SMALLEST_LIMIT = 16
 """The fewest tokens that every API takes as a limit (OpenAI's Responses)."""
 
-LONGEST = 128
+LONGEST_TOKEN = 128
 """Characters of the longest tokens that vocabularies have (a row of blanks in OpenAI's)."""
 
 
@@ -65,8 +65,8 @@ class TokenCount:
 
     @property
     def _least(self) -> int:
-        return max(self.entries, self.characters // LONGEST)
+        return max(self.entries, self.characters // LONGEST_TOKEN)
 
     @property
     def _most(self) -> int:
-        return max(min(self.limit or MOST, MOST), 2 * self.pieces, LEAST)
+        return max(min(self.limit or MOST_TOKENS, MOST_TOKENS), 2 * self.pieces, SMALLEST_LIMIT)

@@ -26,10 +26,10 @@ BEGUN = re.compile(rb"(?<![^\n])(?:d|da|dat|data|data:[ \t]*\r?)\Z")
 
 MARK = b"\xef\xbb\xbf"
 
-LONGEST = 16
+LARGEST_PART = 16
 """Bytes that may belong to one that has not come whole."""
 
-FIRST = 4096
+MOST_FIRST_BYTES = 4096
 """Most bytes that are kept of a reply's beginning: an error that came in the place of a stream."""
 
 
@@ -54,12 +54,12 @@ class Transfer:
 
     def take(self, data: bytes) -> bytes:
         """More bytes have come: those of them that the SDK is given now."""
-        if len(self.first) < FIRST:
-            self.first += data[: FIRST - len(self.first)]
+        if len(self.first) < MOST_FIRST_BYTES:
+            self.first += data[: MOST_FIRST_BYTES - len(self.first)]
         near = self._last + data
         self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
         self.failed = self.failed or (b"event:" in near and FAILED.search(near) is not None)
-        self._last = near[-LONGEST:]
+        self._last = near[-LARGEST_PART:]
         data, self._begun = self._begun + data, b""
         if not self._opened:
             if len(data) < len(MARK) and MARK.startswith(data):
@@ -81,10 +81,10 @@ class Transfer:
     def error(self) -> dict[str, Any] | None:
         """What came in the place of a stream, if it is a JSON object, as an error with status 200 is."""
         try:
-            found = json.loads(self.first)
+            content = json.loads(self.first)
         except ValueError:
             return None
-        return found if isinstance(found, dict) else None
+        return content if isinstance(content, dict) else None
 
     def listen(self, stream: Any) -> Any:
         """The stream of an SDK, sync or async, whose bytes are seen from now on; any other one as it is."""
@@ -102,13 +102,15 @@ class Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._resource, name)
 
-    def create(self, **given: Any) -> Any:
-        made = self._resource.create(**given)
-        return _awaited(made, self._transfer) if isawaitable(made) else _Checked(self._transfer.listen(made), self._transfer)
+    def create(self, **arguments: Any) -> Any:
+        response = self._resource.create(**arguments)
+        if isawaitable(response):
+            return _awaited(response, self._transfer)
+        return _Checked(self._transfer.listen(response), self._transfer)
 
 
-async def _awaited(made: Awaitable[Any], transfer: Transfer) -> Any:
-    return _Checked(transfer.listen(await made), transfer)
+async def _awaited(response: Awaitable[Any], transfer: Transfer) -> Any:
+    return _Checked(transfer.listen(await response), transfer)
 
 
 class _Checked:

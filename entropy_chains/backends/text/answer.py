@@ -21,6 +21,6 @@ def broken_off(error: BackendError, run: Generation) -> BackendError:
 def run_instead(full: Generation, stopped: Generation, outcome: Outcome) -> Generation:
     """The full run in place of a stop whose answer was malformed; the tokens of both were computed."""
     tokens = full.tokens + stopped.tokens
-    told = replace(outcome, stopped=False, tokens=tokens, tokens_saved=None)
+    full_outcome = replace(outcome, stopped=False, tokens=tokens, tokens_saved=None)
     prefill = full.prefill_tokens + stopped.prefill_tokens
-    return replace(full, outcome=told, tokens=tokens, prefill_tokens=prefill, seconds=full.seconds + stopped.seconds)
+    return replace(full, outcome=full_outcome, tokens=tokens, prefill_tokens=prefill, seconds=full.seconds + stopped.seconds)

@@ -134,31 +134,31 @@ class Markup:
         return _span(Phase.THINKING if self.phase is Phase.THINKING else Phase.ANSWER, self._held)
 
     def _begin(self) -> list[Span]:
-        said = self._held.lstrip()
-        self.phase = phase_at_start(said, self._tags)
+        lead = self._held.lstrip()
+        self.phase = phase_at_start(lead, self._tags)
         if self.phase is Phase.THINKING:
-            self._held, self._edge, self.thought = said[len(self._tags.open) :], True, True
+            self._held, self._edge, self.thought = lead[len(self._tags.open) :], True, True
         elif self.phase is Phase.ANSWER:
-            start = next((tag for tag in self._tags.answer_starts if said.startswith(tag)), "")
+            start = next((tag for tag in self._tags.answer_starts if lead.startswith(tag)), "")
             if start:
-                self._held, self._edge = said[len(start) :], True
+                self._held, self._edge = lead[len(start) :], True
         return []
 
     def _think(self) -> list[Span]:
         close = self._tags.close
         if self._edge:
-            said = self._held.lstrip()
-            if self._opened and said != self._tags.open and self._tags.open.startswith(said):
+            lead = self._held.lstrip()
+            if self._opened and lead != self._tags.open and self._tags.open.startswith(lead):
                 return []  # it may still come
-            self._held = said.removeprefix(self._tags.open).lstrip() if self._opened else said
+            self._held = lead.removeprefix(self._tags.open).lstrip() if self._opened else lead
             self._opened, self._edge = False, not self._held
         text, closed, left = self._held.partition(close)
         if closed:
             self.phase, self._held, self._edge, self._after = Phase.ANSWER, left, True, self._tags.after.strip()
             return _span(Phase.THINKING, text)
-        kept = begun_at_end(text, [close])
-        self._held = text[len(text) - kept :]
-        return _span(Phase.THINKING, text[: len(text) - kept])
+        tail_length = begun_at_end(text, [close])
+        self._held = text[len(text) - tail_length :]
+        return _span(Phase.THINKING, text[: len(text) - tail_length])
 
     def _answer(self) -> list[Span]:
         text = self._held.lstrip() if self._edge else self._held
@@ -166,9 +166,9 @@ class Markup:
             if self._after.startswith(text) and text != self._after:
                 return []  # it may still come
             text, self._after = text.removeprefix(self._after).lstrip(), ""
-        kept = self._ending(text)
-        self._held, self._edge = text[len(text) - kept :], self._edge and not text
-        return _span(Phase.ANSWER, text[: len(text) - kept])
+        tail_length = self._ending(text)
+        self._held, self._edge = text[len(text) - tail_length :], self._edge and not text
+        return _span(Phase.ANSWER, text[: len(text) - tail_length])
 
     def _ending(self, text: str) -> int:
         """Characters at the answer's end that are, or may become, the text that ends it."""
@@ -198,11 +198,11 @@ class AnswerMarkup:
         """What of the answer is known with this text."""
         self._held += text
         while self._leading:
-            said = self._held.lstrip()
-            if self._leading[0].startswith(said) and said != self._leading[0]:
+            lead = self._held.lstrip()
+            if self._leading[0].startswith(lead) and lead != self._leading[0]:
                 return ""  # it may still come
-            if said.startswith(self._leading[0]):
-                self._held = said[len(self._leading[0]) :]
+            if lead.startswith(self._leading[0]):
+                self._held = lead[len(self._leading[0]) :]
             del self._leading[0]
         spans, self._held = self._markup.take(self._held), ""
         self.again = self.again or bool(text_in(spans, Phase.THINKING).strip())
@@ -214,8 +214,8 @@ class AnswerMarkup:
     @property
     def rest(self) -> str:
         """What is kept back: text like any other, if nothing more comes."""
-        kept = self._held if self._leading else text_in(self._markup.rest, Phase.ANSWER)
-        return "" if self.again else kept if self._begun else kept.lstrip()
+        text = self._held if self._leading else text_in(self._markup.rest, Phase.ANSWER)
+        return "" if self.again else text if self._begun else text.lstrip()
 
 
 def text_in(spans: Sequence[Span], phase: Phase) -> str:

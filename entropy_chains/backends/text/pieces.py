@@ -30,10 +30,10 @@ def token_of(piece: Piece) -> Token:
     """The token of a piece. Raises InputError for an entropy that no list of alternatives has."""
     if isinstance(piece, Token):
         return piece
-    text, given = (piece, 0.0) if isinstance(piece, str) else piece
-    if given is None:
+    text, figures = (piece, 0.0) if isinstance(piece, str) else piece
+    if figures is None:
         return Token(text)
-    logprobs = _logprobs(float(given)) if isinstance(given, int | float) else tuple(map(float, given))
+    logprobs = _logprobs(float(figures)) if isinstance(figures, int | float) else tuple(map(float, figures))
     others = (Alternative(f"{text}~{n}", logprob) for n, logprob in enumerate(logprobs[1:], 1))
     return Token(text, logprob=logprobs[0], alternatives=(Alternative(text, logprobs[0]), *others))
 

@@ -109,7 +109,7 @@ class OutputReader:
         return self._shown(self._markup.take(text), hidden)
 
     def _shown(self, spans: Iterable[Span], hidden: str = "", *, filtered: bool = False) -> list[Span]:
-        shown = []
+        visible = []
         for phase, text in spans:
             part = text
             if phase is Phase.ANSWER:
@@ -123,8 +123,8 @@ class OutputReader:
                 self.answer += part
             else:
                 self.reasoning += part
-            shown.append((phase, part))
-        return shown
+            visible.append((phase, part))
+        return visible
 
 
 class Readable:

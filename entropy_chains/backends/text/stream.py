@@ -24,8 +24,8 @@ def tags_of(model: LanguageModel) -> ThinkTags | None:
 
 def text_before(text: str, endings: Iterable[str]) -> str:
     """The text up to the first of some endings, without blanks at its ends; all of it where there is none."""
-    found = [at for ending in endings if (at := text.find(ending)) >= 0]
-    return text[: min(found, default=len(text))].strip()
+    places = [at for ending in endings if (at := text.find(ending)) >= 0]
+    return text[: min(places, default=len(text))].strip()
 
 
 class Growing:
@@ -40,8 +40,8 @@ class Growing:
         """What may be shown now."""
         self._came += text
         came = self._came
-        found = [at for ending in self._endings if (at := came.find(ending)) >= 0]
-        return self._show(came[: min([*found, len(came) - begun_at_end(came, self._endings)])].rstrip())
+        places = [at for ending in self._endings if (at := came.find(ending)) >= 0]
+        return self._show(came[: min([*places, len(came) - begun_at_end(came, self._endings)])].rstrip())
 
     def finish(self, whole: str) -> str:
         """What is left to show of the whole text; nothing where it turned out to be another text."""

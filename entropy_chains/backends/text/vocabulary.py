@@ -23,7 +23,7 @@ RESERVED = (
 )
 """What ``apply_chat_template`` takes that is no setting of the template: the backend gives it, or goes without."""
 
-REASONING = "reasoning_content"
+REASONING_FIELD = "reasoning_content"
 """Where a message's thinking stands."""
 
 
@@ -64,9 +64,9 @@ class Vocabulary:
         self._hidden: dict[int, bool] = {}
         family = detect_family(tokenizer.chat_template)
         self.tags = tags or (family.tags if family else None)
-        self._field = family.field if family else REASONING
-        own = tokenizer.eos_token_id if eos is None else eos
-        self.eos = frozenset(own if isinstance(own, Sequence) else [own])
+        self._field = family.field if family else REASONING_FIELD
+        ids = tokenizer.eos_token_id if eos is None else eos
+        self.eos = frozenset(ids if isinstance(ids, Sequence) else [ids])
         self.pad = next(i for i in (tokenizer.pad_token_id, *sorted(e for e in self.eos if e is not None), 0) if i is not None)
 
     def __len__(self) -> int:
@@ -130,13 +130,13 @@ class Vocabulary:
 
     def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         settings = {**self._template_kwargs, "add_generation_prompt": add_generation_prompt}
-        asked = [self._with_thinking(message) for message in messages]
-        return str(self._tokenizer.apply_chat_template(asked, tokenize=False, **settings))
+        turns = [self._with_thinking(message) for message in messages]
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **settings))
 
     def _with_thinking(self, message: Message) -> Message:
         """A message with its thinking where the family's template reads it."""
-        thinking = message.get(REASONING)
-        if not thinking or self._field == REASONING:
+        thinking = message.get(REASONING_FIELD)
+        if not thinking or self._field == REASONING_FIELD:
             return message
         # In channels a turn that calls has room for one text before the call: the thinking is what the model goes on from.
         spent = {"content": ""} if self.tags and self.tags.in_channels and message.get("tool_calls") else {}
@@ -193,15 +193,15 @@ class Vocabulary:
             reader: that has read it.
             ids: those after its thinking.
         """
-        found = reader.calls
-        if found and getattr(self._tokenizer, "response_template", None):
+        calls = reader.calls
+        if calls and getattr(self._tokenizer, "response_template", None):
             with suppress(Exception):  # a description that does not fit says nothing
-                told = self._tokenizer.parse_response(self.decode(ids), prefix="").get("tool_calls") or []
-                return tuple(_described(call) for call in told) or found
-        return found
+                entries = self._tokenizer.parse_response(self.decode(ids), prefix="").get("tool_calls") or []
+                return tuple(_described(call) for call in entries) or calls
+        return calls
 
 
 def _described(call: Mapping[str, Any]) -> ToolCall:
-    told = call.get("function", call)
-    arguments = told.get("arguments") or {}
-    return ToolCall(told["name"], arguments if isinstance(arguments, str) else json.dumps(arguments))
+    function = call.get("function", call)
+    arguments = function.get("arguments") or {}
+    return ToolCall(function["name"], arguments if isinstance(arguments, str) else json.dumps(arguments))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.outputs import ChatResult
 
+from entropy_chains import Monitor, Policy
 from entropy_chains.adapters import RefineRun, Show
 from entropy_chains.backends import Generation
 from langchain_entropy_chains._chunks import as_chunk, usage_of
@@ -23,50 +24,66 @@ class Call:
 
     Attributes:
         inner: the inner model with the call's settings.
-        given: these settings, for a call that is passed through.
-        settings: whether to stop, and what a mismatch is.
-        held: it is left to the holdout.
+        kwargs: these settings, for a call that is passed through.
+        terms: whether to stop, and what a mismatch is.
+        holdout: it is left to the holdout.
         refused: why nothing may be stopped, or None.
+        policy: when to stop; None only measures.
     """
 
     inner: InnerModel
-    given: dict[str, Any]
-    settings: dict[str, Any]
-    held: bool
+    kwargs: dict[str, Any]
+    terms: dict[str, Any]
+    holdout: bool
     refused: str | None
+    policy: Policy | None
 
-    def shown(self, event: Show) -> list[ChatGenerationChunk]:
-        chunk = self.inner.shown.chunk(event)
+    def chunks(self, event: Show) -> list[ChatGenerationChunk]:
+        chunk = self.inner.writer.chunk(event)
         return [] if chunk is None else [chunk]
 
     def end(self, metadata: dict[str, Any], usage: Any = None, content: str = "") -> ChatGenerationChunk:
-        return self.inner.shown.last(metadata, usage, content)
+        return self.inner.writer.last(metadata, usage, content)
 
     def finished(self, run: Generation) -> ChatGenerationChunk:
         usage = usage_of(self.inner.readers, run.tokens, run.reasoning_tokens)
-        told = {"model_name": self.inner.model, **({"finish_reason": run.finish_told} if run.finish_told else {})}
-        return self.end({**told, **self.inner.shown.once, **run.outcome.metadata()}, usage)
+        finish = {"finish_reason": run.finish_told} if run.finish_told else {}
+        return self.end({"model_name": self.inner.model, **finish, **self.inner.writer.once, **run.outcome.metadata()}, usage)
 
     def refined(self, run: RefineRun) -> ChatGenerationChunk:
         reasoning = sum(call.reasoning_tokens for call in run.calls[:-1])
         usage = usage_of(self.inner.readers, run.outcome.tokens, reasoning)
-        metadata = {"model_name": self.inner.model, **self.inner.shown.once, **run.outcome.metadata()}
+        metadata = {"model_name": self.inner.model, **self.inner.writer.once, **run.outcome.metadata()}
         return self.end(metadata, usage, run.answer or "")
 
+    def passed(self, result: ChatResult) -> ChatResult:
+        """A result that was passed through, with its metadata."""
+        for generation in result.generations:
+            message = generation.message
+            metadata = self.passed_metadata(getattr(message, "usage_metadata", None))
+            message.response_metadata = {**message.response_metadata, **metadata}
+        return result
 
-def whole(result: ChatResult) -> Iterator[ChatGenerationChunk]:
+    def passed_metadata(self, usage: Any) -> dict[str, Any]:
+        """The metadata of a call that is passed through; of its tokens nothing where its ``usage`` is not known."""
+        tokens = usage["output_tokens"] if usage else None
+        metadata = Monitor(self.policy, stop=False).finish(self.refused, tokens=tokens).metadata()
+        return metadata if usage else {name: value for name, value in metadata.items() if name != "early_stop_tokens"}
+
+
+def result_as_stream(result: ChatResult) -> Iterator[ChatGenerationChunk]:
     """A result as a stream."""
     yield as_chunk(result.generations[0].message)
 
 
-def as_whole(result: ChatResult) -> ChatResult:
+def with_token_usage(result: ChatResult) -> ChatResult:
     """A result put together from a stream, with what LangChain's models tell of whole replies only."""
     message = result.generations[0].message
     usage = getattr(message, "usage_metadata", None)
     if not usage:
         return result
-    told = {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"]}
-    told["total_tokens"] = usage["total_tokens"]
-    message.response_metadata.setdefault("token_usage", told)
-    named = {"model_name": name} if (name := message.response_metadata.get("model_name")) else {}
-    return ChatResult(generations=result.generations, llm_output={"token_usage": told, **named})
+    token_usage = {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"]}
+    token_usage["total_tokens"] = usage["total_tokens"]
+    message.response_metadata.setdefault("token_usage", token_usage)
+    model_name = {"model_name": name} if (name := message.response_metadata.get("model_name")) else {}
+    return ChatResult(generations=result.generations, llm_output={"token_usage": token_usage, **model_name})

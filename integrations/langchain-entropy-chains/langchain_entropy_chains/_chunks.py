@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from entropy_chains import Token
 from entropy_chains.adapters import (
     REASONING,
+    BegunTurn,
     Characters,
     ChatReader,
     Phase,
@@ -53,16 +54,17 @@ class ChunkReader:
     Args:
         held: most characters that the server holds back.
         strict: a stream without a finish reason broke off, unless it ended in order.
+        turn: as in :class:`entropy_chains.adapters.ChatReader`.
 
     Attributes:
         transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
     """
 
-    def __init__(self, *, held: int = 0, strict: bool = False):
-        self._reader, self._characters, self._strict = ChatReader(held), Characters(), strict
+    def __init__(self, *, held: int = 0, strict: bool = False, turn: BegunTurn | None = None):
+        self._reader, self._characters, self._strict = ChatReader(held, turn), Characters(), strict
         self.transfer = Transfer()
-        self._told = False  # the inner has passed on a text of its own
+        self._has_text = False  # the inner has passed on a text of its own
         self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes
         self._sighted = self._begun = False  # logprobs came; anything came
         self._unmeasured = 0  # chunks more than entries, of a thinking whose text the inner drops
@@ -74,12 +76,12 @@ class ChunkReader:
         message = chunk.message
         info = {**(chunk.generation_info or {}), **message.response_metadata}
         logprobs, finish = info.get("logprobs"), info.get("finish_reason") or info.get("done_reason")
-        reasoning, content = texts(message)
+        reasoning, content = reasoning_and_content(message)
         called = calls_tool(message)
-        self._told = self._told or bool(reasoning or content)
+        self._has_text = self._has_text or bool(reasoning or content)
         self._sighted = self._sighted or bool(logprobs)
-        if self._waiting or (logprobs and not (self._told or called or finish)):
-            reasoning, logprobs = self._judged(reasoning, content, logprobs, over=bool(called or finish))
+        if self._waiting or (logprobs and not (self._has_text or called or finish)):
+            reasoning, logprobs = self._dropped_reasoning(reasoning, content, logprobs, over=bool(called or finish))
         delta: dict[str, Any] = {
             "content": content,
             "reasoning_content": reasoning,
@@ -87,11 +89,11 @@ class ChunkReader:
             "refusal": message.additional_kwargs.get("refusal"),
         }
         event: dict[str, Any] = {"choices": [{"delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
-        if told := getattr(message, "usage_metadata", None):
-            self.usage = _largest(self.usage, told)
+        if usage := getattr(message, "usage_metadata", None):
+            self.usage = _larger_counts(self.usage, usage)
             event["usage"] = self.usage
         update = replace(self._reader.feed(event), raw=chunk)
-        if self._begun and not (self._told or finish or called or told or _holds(message)):
+        if self._begun and not (self._has_text or finish or called or usage or _has_content(message)):
             token = bool(message.response_metadata)  # what the SDK adds to a stream that it parses has none
             self._unmeasured += token - len(_entries(info.get("logprobs")))
             if not self._sighted:
@@ -114,53 +116,53 @@ class ChunkReader:
 
     def finish(self) -> Update:
         """What is left when the stream is over. Raises BackendError where it broke off."""
-        waited, self._waiting = self._waiting, []
-        if waited:
-            delta = {"reasoning_content": _text(waited, self._characters)}
-            first = self._reader.feed({"choices": [{"delta": delta, "logprobs": waited}]}).pieces
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            delta = {"reasoning_content": _text_of_entries(waiting, self._characters)}
+            first = self._reader.feed({"choices": [{"delta": delta, "logprobs": waiting}]}).pieces
         rest = ended(self._reader, self.transfer) if self._strict else self._reader.finish()
-        return replace(rest, pieces=(*first, *rest.pieces)) if waited else rest
+        return replace(rest, pieces=(*first, *rest.pieces)) if waiting else rest
 
-    def _judged(self, reasoning: str, content: str, logprobs: Any, *, over: bool) -> tuple[str, Any]:
+    def _dropped_reasoning(self, reasoning: str, content: str, logprobs: Any, *, over: bool) -> tuple[str, Any]:
         """The reasoning that the inner dropped, and the entries that are read now. ``over``: nothing more is held back."""
-        own = _entries(logprobs)
-        listed, before = [*self._waiting, *own], len(self._waiting)
-        text = _text(listed, Characters())
+        new_entries = _entries(logprobs)
+        entries, before = [*self._waiting, *new_entries], len(self._waiting)
+        text = _text_of_entries(entries, Characters())
         late = text.startswith(reasoning + content) or (reasoning + content).startswith(text)
-        if self._told and before and late:  # it was held back
+        if self._has_text and before and late:  # it was held back
             self._waiting = []
-            return reasoning, listed
-        if not self._told and not over and self._held and len(text) <= self._held:
-            self._waiting = listed
+            return reasoning, entries
+        if not self._has_text and not over and self._held and len(text) <= self._held:
+            self._waiting = entries
             return "", None
         self._waiting, self._held = [], 0
-        dropped = listed if not (self._told or over) else listed[:before]
-        return _text(dropped, self._characters) + reasoning, listed
+        dropped_entries = entries if not (self._has_text or over) else entries[:before]
+        return _text_of_entries(dropped_entries, self._characters) + reasoning, entries
 
 
 def _entries(logprobs: Any) -> list[Any]:
     return [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
 
 
-def _text(listed: Sequence[Any], characters: Characters) -> str:
-    bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in listed]  # alternatives cost time
+def _text_of_entries(entries: Sequence[Any], characters: Characters) -> str:
+    bare = [{name: fields(entry).get(name) for name in ("token", "bytes")} for entry in entries]  # alternatives cost time
     text = "".join([characters.read(token).text for token in entries_of(bare)])
     return text.replace("\N{REPLACEMENT CHARACTER}", "")  # half a character is no text, and of no phase
 
 
-def _holds(message: BaseMessage) -> bool:
+def _has_content(message: BaseMessage) -> bool:
     """Whether a chunk holds anything."""
     return bool(message.content or message.additional_kwargs)
 
 
-def texts(message: BaseMessage) -> tuple[str, str]:
+def reasoning_and_content(message: BaseMessage) -> tuple[str, str]:
     """A message's reasoning and its content."""
     reasoning = reasoning_in(message.additional_kwargs)
     if isinstance(message.content, str):
         return reasoning, message.content
     blocks = [block for block in message.content if isinstance(block, dict)]
-    thought = "".join([str(b.get("reasoning") or b.get("thinking") or "") for b in blocks])
-    return reasoning or thought, "".join([str(b.get("text") or "") for b in blocks])
+    thinking = "".join([str(b.get("reasoning") or b.get("thinking") or "") for b in blocks])
+    return reasoning or thinking, "".join([str(b.get("text") or "") for b in blocks])
 
 
 def calls_tool(message: BaseMessage) -> bool:
@@ -169,11 +171,11 @@ def calls_tool(message: BaseMessage) -> bool:
     return bool(getattr(message, "tool_call_chunks", None)) or any(message.additional_kwargs.get(name) for name in names)
 
 
-def _largest(known: Any, told: Any) -> Any:
-    """The larger of every count: servers tell the whole so far with every chunk, or each count once."""
-    if not isinstance(told, dict):
-        return max(known or 0, told or 0)
-    return {**(known or {}), **{name: _largest((known or {}).get(name), count) for name, count in told.items()}}
+def _larger_counts(earlier: Any, later: Any) -> Any:
+    """The larger of every count of two chunks: servers tell the whole so far with every chunk, or each count once."""
+    if not isinstance(later, dict):
+        return max(earlier or 0, later or 0)
+    return {**(earlier or {}), **{name: _larger_counts((earlier or {}).get(name), count) for name, count in later.items()}}
 
 
 def usage_of(readers: Sequence[ChunkReader], tokens: int, reasoning: int) -> UsageMetadata | None:
@@ -184,12 +186,12 @@ def usage_of(readers: Sequence[ChunkReader], tokens: int, reasoning: int) -> Usa
         tokens: completion tokens computed.
         reasoning: those of them before the answer.
     """
-    told = [reader.usage for reader in readers if reader.usage]
-    if not told:
+    usages = [reader.usage for reader in readers if reader.usage]
+    if not usages:
         return None
-    total = reduce(add_usage, told)
+    total = reduce(add_usage, usages)
     # A stream that was closed tells nothing: its prompt is that of the answer's request without the thinking in it.
-    unseen = sum(max(0, told[0]["input_tokens"] - reader.pieces) for reader in readers if not reader.usage)
+    unseen = sum(max(0, usages[0]["input_tokens"] - reader.pieces) for reader in readers if not reader.usage)
     prompt = total["input_tokens"] + unseen
     usage: dict[str, Any] = {**total, "input_tokens": prompt, "output_tokens": tokens, "total_tokens": prompt + tokens}
     details = dict(total.get("output_token_details") or {})
@@ -216,30 +218,31 @@ class ChunkWriter:
         """The chunk to pass on; None where there is nothing to show."""
         reasoning = "".join([c.text for c in event.chunks if c.phase is Phase.THINKING])
         content = "".join([c.text for c in event.chunks if c.phase is not Phase.THINKING])
-        kept = {REASONING[0]: reasoning} if reasoning else {}
+        reasoning_field = {REASONING[0]: reasoning} if reasoning else {}
         raw = event.update.raw
         if raw is None:
-            message = AIMessageChunk(content=content, additional_kwargs=kept)
-            return ChatGenerationChunk(message=message) if content or reasoning else None
-        own = raw.message
-        info = {**(raw.generation_info or {}), **own.response_metadata}
+            if not (content or reasoning):
+                return None
+            return ChatGenerationChunk(message=AIMessageChunk(content=content, additional_kwargs=reasoning_field))
+        message = raw.message
+        info = {**(raw.generation_info or {}), **message.response_metadata}
         logprobs = info.pop("logprobs", None)
         every = {name: info.pop(name) for name in EVERY_CHUNK if name in info}
-        plain = isinstance(own.content, str) or not own.content
+        plain = isinstance(message.content, str) or not message.content
         if plain:
             every.pop("output_version", None)  # the content is not of that version yet: LangChain makes it so
         if reasoning and not content:
             every.pop("model_provider", None)  # the provider's own reading of a chunk may know no reasoning in this field
         self.once |= info
-        changed: dict[str, Any] = {
-            "content": content if plain else own.content,
-            "additional_kwargs": {**{n: v for n, v in own.additional_kwargs.items() if n not in REASONING}, **kept},
+        changes: dict[str, Any] = {
+            "content": content if plain else message.content,
+            "additional_kwargs": {**{n: v for n, v in message.additional_kwargs.items() if n not in REASONING}, **reasoning_field},
             "response_metadata": every,
             "usage_metadata": None,
             "chunk_position": None,
         }
         generation_info = {"logprobs": logprobs} if logprobs and self._logprobs else None
-        return ChatGenerationChunk(message=own.model_copy(update=changed), generation_info=generation_info)
+        return ChatGenerationChunk(message=message.model_copy(update=changes), generation_info=generation_info)
 
     def last(self, metadata: dict[str, Any], usage: UsageMetadata | None, content: str = "") -> ChatGenerationChunk:
         """The last chunk: what is said once."""
@@ -249,6 +252,6 @@ class ChunkWriter:
 
 def as_chunk(message: BaseMessage) -> ChatGenerationChunk:
     """A whole message as a stream's only chunk."""
-    known = set(AIMessageChunk.model_fields) - {"type", "tool_call_chunks", "chunk_position"}
-    given = {name: value for name, value in message if name in known}
-    return ChatGenerationChunk(message=AIMessageChunk(**given))
+    names = set(AIMessageChunk.model_fields) - {"type", "tool_call_chunks", "chunk_position"}
+    values = {name: value for name, value in message if name in names}
+    return ChatGenerationChunk(message=AIMessageChunk(**values))

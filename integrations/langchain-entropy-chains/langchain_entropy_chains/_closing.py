@@ -17,7 +17,7 @@ DEPTH = 8
 
 
 @contextmanager
-def closed(stream: Any) -> Generator[Iterator[Any], None, None]:
+def closing_response(stream: Any) -> Generator[Iterator[Any], None, None]:
     """A stream; at the end it is closed, and the response that it reads, too."""
     try:
         yield stream
@@ -29,7 +29,7 @@ def closed(stream: Any) -> Generator[Iterator[Any], None, None]:
 
 
 @asynccontextmanager
-async def aclosed(stream: Any) -> AsyncGenerator[AsyncIterator[Any], None]:
+async def aclosing_response(stream: Any) -> AsyncGenerator[AsyncIterator[Any], None]:
     """The same for ``asyncio``."""
     try:
         yield stream
@@ -50,16 +50,16 @@ def _close(response: Any) -> None:
 
 def _responses(stream: Any) -> list[Any]:
     """The responses that a generator, and those that it goes through, hold open: each belongs to this one request."""
-    found, seen, now = list[Any](), set[int](), [stream]
+    responses, seen, generators = list[Any](), set[int](), [stream]
     for _ in range(DEPTH):
-        held = [each for generator in now for each in gc.get_referents(generator) if id(each) not in seen]
-        seen.update(map(id, held))
-        for each in held:
+        objects = [each for generator in generators for each in gc.get_referents(generator) if id(each) not in seen]
+        seen.update(map(id, objects))
+        for each in objects:
             response = each if _is_response(each) else getattr(each, "__dict__", {}).get("response")
-            if _is_response(response) and not any(response is known for known in found):
-                found.append(response)
-        now = [each for each in held if isinstance(each, GeneratorType | AsyncGeneratorType)]
-    return found
+            if _is_response(response) and not any(response is other for other in responses):
+                responses.append(response)
+        generators = [each for each in objects if isinstance(each, GeneratorType | AsyncGeneratorType)]
+    return responses
 
 
 def _is_response(value: Any) -> bool:

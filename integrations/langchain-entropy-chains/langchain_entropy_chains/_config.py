@@ -12,14 +12,14 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 
 from entropy_chains import is_holdout
 from entropy_chains.errors import SettingsError
-from langchain_entropy_chains._roots import rooted
-from langchain_entropy_chains._traced import Carried, Computed, told
+from langchain_entropy_chains._roots import with_root
+from langchain_entropy_chains._traced import Carried, Computed, traced_result
 from langchain_entropy_chains._version import __version__
 
-OFF, HELD, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
+OFF, HOLDOUT, STRUCTURED = "early_stop", "early_stop_holdout", "early_stop_structured"
 """Settings of a call: False runs it in full; True leaves it to the holdout; True says that structured output was asked for."""
 
-ASKED = ("ls_structured_output_format", "structured_output_format")
+STRUCTURED_KEYS = ("ls_structured_output_format", "structured_output_format")
 """By these LangChain says so, which the model's own methods are not told. Not every model's settings show it."""
 
 
@@ -31,17 +31,17 @@ class Switched(BaseChatModel):
         raise NotImplementedError
 
     def _entropy_chains_switched(
-        self, config: RunnableConfig | None, given: dict[str, Any]
+        self, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> tuple[RunnableConfig, dict[str, Any]]:
         config = _versioned(ensure_config(config))
-        given = {**switch_of(config), **given}
-        if any(map(given.get, ASKED)):
-            given[STRUCTURED] = True
+        kwargs = {**switch_of(config), **kwargs}
+        if any(map(kwargs.get, STRUCTURED_KEYS)):
+            kwargs[STRUCTURED] = True
         share, salt = self._entropy_chains_holdout()
-        if share and HELD not in given:
-            config, root = rooted(config)
-            given[HELD] = is_holdout(root, share=share, salt=salt)
-        return config, given
+        if share and HOLDOUT not in kwargs:
+            config, root = with_root(config)
+            kwargs[HOLDOUT] = is_holdout(root, share=share, salt=salt)
+        return config, kwargs
 
     def _entropy_chains_chosen(self, config: RunnableConfig | None) -> Switched:
         """The model that serves a call: a config may choose another."""
@@ -84,12 +84,12 @@ class Switched(BaseChatModel):
     def _generate_with_cache(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         with Computed() as computed:
             result = super()._generate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
-        return told(result, run_manager, cached=not computed)
+        return traced_result(result, run_manager, cached=not computed)
 
     async def _agenerate_with_cache(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
         with Computed() as computed:
             result = await super()._agenerate_with_cache(messages, stop=stop, run_manager=run_manager, **kwargs)
-        return told(result, run_manager, cached=not computed)
+        return traced_result(result, run_manager, cached=not computed)
 
 
 def switch_of(config: RunnableConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
 
-OBJECTS, ITEMS, MOST = 4, 100, 10_000
+OBJECTS, ITEMS, THINGS = 4, 100, 10_000
 """Looked at, at most: objects in objects, items of a container, things in all. Functions and runnables are followed throughout."""
 
 PLAIN = (str, bytes, int, float, complex, type(None))
@@ -24,7 +24,7 @@ PLAIN = (str, bytes, int, float, complex, type(None))
 MAKERS = ("init_chat_model",)
 """Functions of LangChain that make a chat model."""
 
-RUNS = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch", "transform", "atransform")
+RUN_METHODS = ("invoke", "ainvoke", "stream", "astream", "batch", "abatch", "transform", "atransform")
 """Methods that any runnable in the place of another one has as well."""
 
 
@@ -41,29 +41,29 @@ def renewed(function: Any, renew: Callable[[Any], Any]) -> Any:
         function: whatever can be called.
         renew: gives a runnable with other models, or the very same.
     """
-    if isinstance(function, MethodType) and isinstance(function.__self__, Runnable) and function.__name__ in RUNS:
+    if isinstance(function, MethodType) and isinstance(function.__self__, Runnable) and function.__name__ in RUN_METHODS:
         owner = renew(function.__self__)
         return function if owner is function.__self__ else getattr(owner, function.__name__)
-    return _copied(function, renew) if isinstance(function, FunctionType) and _is_langchains(function) else function
+    return _renewed_copy(function, renew) if isinstance(function, FunctionType) and _is_langchains(function) else function
 
 
-def _copied(function: FunctionType, renew: Callable[[Any], Any]) -> FunctionType:
+def _renewed_copy(function: FunctionType, renew: Callable[[Any], Any]) -> FunctionType:
     """A copy with the runnables in its closure renewed."""
     cells = function.__closure__ or ()
     closure = [_cell(cell, renew) for cell in cells]
     if all(a is b for a, b in zip(closure, cells, strict=True)):
         return function
-    made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(closure))
-    made.__kwdefaults__, made.__annotations__ = function.__kwdefaults__, function.__annotations__
-    made.__dict__.update(function.__dict__)
-    made.__doc__, made.__qualname__, made.__module__ = function.__doc__, function.__qualname__, function.__module__
-    return made
+    copy = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(closure))
+    copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, function.__annotations__
+    copy.__dict__.update(function.__dict__)
+    copy.__doc__, copy.__qualname__, copy.__module__ = function.__doc__, function.__qualname__, function.__module__
+    return copy
 
 
 def _cell(cell: CellType, renew: Callable[[Any], Any]) -> CellType:
-    held = cell.cell_contents if _is_set(cell) else None
-    made = renew(held) if isinstance(held, Runnable) else held
-    return cell if made is held else CellType(made)
+    content = cell.cell_contents if _is_set(cell) else None
+    new = renew(content) if isinstance(content, Runnable) else content
+    return cell if new is content else CellType(new)
 
 
 # --- what is out of reach
@@ -71,26 +71,26 @@ def _cell(cell: CellType, renew: Callable[[Any], Any]) -> CellType:
 
 def models_of(function: Any) -> Iterator[BaseChatModel]:
     """The chat models that a function can be seen to use: in its closure and defaults, and by the names in its code."""
-    for each in _seen(function):
+    for each in _models_and_makers(function):
         if isinstance(each, BaseChatModel):
             yield each
 
 
 def makes_models(function: Any) -> bool:
     """Whether a function can be seen to name a class of chat models, or what makes one."""
-    return any(not isinstance(each, BaseChatModel) for each in _seen(function))
+    return any(not isinstance(each, BaseChatModel) for each in _models_and_makers(function))
 
 
-def _seen(value: Any) -> Iterator[Any]:
+def _models_and_makers(value: Any) -> Iterator[Any]:
     """Chat models, and what makes them."""
     waiting: deque[tuple[Any, int, frozenset[str]]] = deque([(value, OBJECTS, frozenset())])
-    known = set[int]()
-    while waiting and len(known) < MOST:
+    seen = set[int]()
+    while waiting and len(seen) < THINGS:
         value, objects, names = waiting.popleft()
-        if isinstance(value, PLAIN) or id(value) in known:
+        if isinstance(value, PLAIN) or id(value) in seen:
             continue
-        known.add(id(value))
-        if isinstance(value, BaseChatModel) or _makes(value):
+        seen.add(id(value))
+        if isinstance(value, BaseChatModel) or _makes_model(value):
             yield value
         elif isinstance(value, FunctionType):
             waiting.extendleft((part, objects, frozenset(_names(value.__code__))) for part in _parts_of_function(value))
@@ -104,7 +104,7 @@ def _seen(value: Any) -> Iterator[Any]:
             waiting.extend((part, objects - 1, names) for part in list(getattr(value, "__dict__", {}).values()))
 
 
-def _makes(value: Any) -> bool:
+def _makes_model(value: Any) -> bool:
     if isinstance(value, type):
         return issubclass(value, BaseChatModel) and not value.__module__.startswith("langchain_core.")
     return isinstance(value, FunctionType) and value.__name__ in MAKERS and _is_langchains(value)
@@ -116,10 +116,10 @@ def _parts_of_function(function: FunctionType) -> Iterator[Any]:
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
     for name in _names(function.__code__):
-        used = function.__globals__.get(name)
-        near = not isinstance(used, FunctionType) or used.__globals__ is function.__globals__ or _makes(used)
-        if near and not (isinstance(used, type) and _is_langchains(function)):
-            yield used
+        value = function.__globals__.get(name)
+        near = not isinstance(value, FunctionType) or value.__globals__ is function.__globals__ or _makes_model(value)
+        if near and not (isinstance(value, type) and _is_langchains(function)):
+            yield value
 
 
 def _parts(value: Any) -> Iterator[Any] | None:
@@ -127,8 +127,8 @@ def _parts(value: Any) -> Iterator[Any] | None:
     if isinstance(value, partial):
         return iter((value.func, *value.args, *value.keywords.values()))
     if isinstance(value, MethodType):
-        own = _is_langchains(value.__func__) and value.__func__.__name__ not in RUNS  # a part of how LangChain works
-        return iter(() if own else (value.__func__, value.__self__))
+        is_internal = _is_langchains(value.__func__) and value.__func__.__name__ not in RUN_METHODS  # a part of how LangChain works
+        return iter(() if is_internal else (value.__func__, value.__self__))
     if isinstance(value, Mapping):
         return iter(list(value.values()))
     if isinstance(value, list | tuple | set):

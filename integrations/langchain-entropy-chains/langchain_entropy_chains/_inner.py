@@ -18,12 +18,12 @@ from entropy_chains import Segmentation
 from entropy_chains.adapters import (
     OLLAMA,
     Dialogue,
+    Introduction,
     Known,
     Listening,
     OnMismatch,
     Request,
     ServedModel,
-    Server,
     Update,
     adrive,
     drive,
@@ -36,10 +36,9 @@ from entropy_chains.adapters import (
 from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
-from langchain_entropy_chains._closing import aclosed, closed
-from langchain_entropy_chains._model_info import drops_reasoning, identified, limit, model_name, number
-from langchain_entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from langchain_entropy_chains._ollama import seeded, settings_of, speaks_ollama
+from langchain_entropy_chains._closing import aclosing_response, closing_response
+from langchain_entropy_chains._model_info import drops_reasoning, limit, model_name, numeric_field, with_reply_ids
+from langchain_entropy_chains._ollama import SINCE, settings_of, speaks_ollama, with_seed
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -54,7 +53,7 @@ CLIENTS = ("client", "async_client")
 RAW_SETTINGS = ("model", "temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty", "logit_bias")
 """Settings that a raw completion shares with a chat."""
 
-_SERVERS: WeakKeyDictionary[Any, dict[str, Server]] = WeakKeyDictionary()
+_SERVERS: WeakKeyDictionary[Any, dict[str, Introduction]] = WeakKeyDictionary()
 """What servers said of themselves, for as long as the user's client lives: it does not change from call to call."""
 
 
@@ -70,7 +69,7 @@ class InnerModel(ServedModel):
 
     Attributes:
         readers: one for every request sent.
-        shown: what the user sees of them.
+        writer: of the chunks that the user sees.
     """
 
     def __init__(
@@ -89,18 +88,18 @@ class InnerModel(ServedModel):
         if not self._drops_reasoning:
             self._chunks_of = type(chat).__name__, INSTEAD
         if speaks_ollama(chat):
-            self._server, self._chunks_of = OLLAMA, (type(chat).__name__, NEWER_OLLAMA)
+            self._server, self._since = OLLAMA, (SINCE,)
         self._limit = limit(chat, kwargs)
-        self._named = identified(chat)
-        asked = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
+        self._named = with_reply_ids(chat)
+        wants_logprobs = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
         self.readers: list[ChunkReader] = []
-        self.shown = ChunkWriter(logprobs=asked)
+        self.writer = ChunkWriter(logprobs=wants_logprobs)
 
     @property
     def sampling(self) -> Sampling:
         """The model's own temperature, seed and token limit, as far as it has them."""
-        given = {name: self._kwargs.get(name, number(self._chat, name)) for name in ("temperature", "seed")}
-        return Sampling(**given, max_tokens=self._limit.value if self._limit else NO_LIMIT)
+        settings = {name: self._kwargs.get(name, numeric_field(self._chat, name)) for name in ("temperature", "seed")}
+        return Sampling(**settings, max_tokens=self._limit.value if self._limit else NO_LIMIT)
 
     @property
     def in_full(self) -> str | None:
@@ -112,6 +111,10 @@ class InnerModel(ServedModel):
     def _known(self, k: int) -> Known:
         """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
         return known(self._owner, (self._served, k, bool(self._kwargs.get("tools"))))
+
+    def check_ways(self) -> None:
+        """Raises SettingsError where no way to the answer is left of those wanted."""
+        self._ways()
 
     @property
     def _control_wanted(self) -> bool:
@@ -136,128 +139,123 @@ class InnerModel(ServedModel):
 
     def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
         """One request; closing this closes the connection, so that the server stops."""
-        reader = self._reader()
-        with hiding(self._chat, self._kwargs), _failures(request):
+        reader = self._reader(request)
+        with hiding(self._chat, self._kwargs), _request_errors(request):
             if request.prefix is None:
-                chat, given = self._asked(request, seed)
-                stream = self._heard(chat, reader)._stream(**given)
+                chat, kwargs = self._stream_call(request, seed)
+                stream = self._listening(chat, reader)._stream(**kwargs)
             else:
                 stream = self._completion(request, reader)
-            with closed(stream) as chunks:
+            with closing_response(stream) as chunks:
                 for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
 
     async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
-        reader = self._reader()
-        with hiding(self._chat, self._kwargs), _failures(request):
+        reader = self._reader(request)
+        with hiding(self._chat, self._kwargs), _request_errors(request):
             if request.prefix is None:
-                chat, given = self._asked(request, seed)
-                stream = self._heard(chat, reader)._astream(**given)
+                chat, kwargs = self._stream_call(request, seed)
+                stream = self._listening(chat, reader)._astream(**kwargs)
             else:
                 stream = self._acompletion(request, reader)
-            async with aclosed(stream) as chunks:
+            async with aclosing_response(stream) as chunks:
                 async for chunk in chunks:
                     yield reader.feed(chunk)
             yield reader.finish()
 
-    def _reader(self) -> ChunkReader:
+    def _reader(self, request: Request) -> ChunkReader:
         stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
-        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai))
+        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai, turn=request.begun))
         return self.readers[-1]
 
-    def _heard(self, chat: BaseChatModel, reader: ChunkReader) -> BaseChatModel:
+    def _listening(self, chat: BaseChatModel, reader: ChunkReader) -> BaseChatModel:
         """The model; where it is known how, a copy of it whose streams tell how they end."""
         if not self._speaks_openai:
             return chat
         ears = {name: Listening(getattr(chat, name), reader.transfer) for name in CLIENTS if getattr(chat, name, None)}
         return chat.model_copy(update=ears)
 
-    def _asked(self, request: Request, seed: int | None) -> tuple[BaseChatModel, dict[str, Any]]:
+    def _stream_call(self, request: Request, seed: int | None) -> tuple[BaseChatModel, dict[str, Any]]:
         """The model, and the settings of its ``_stream``."""
-        given = dict(self._kwargs)
+        kwargs = dict(self._kwargs)
         if request.logprobs:
-            wanted = given.get("top_logprobs") or number(self._chat, "top_logprobs") or 0
-            given |= {"logprobs": True, "top_logprobs": self._known(self._k).within(max(request.k, wanted))}
+            wanted = kwargs.get("top_logprobs") or numeric_field(self._chat, "top_logprobs") or 0
+            kwargs |= {"logprobs": True, "top_logprobs": self._known(self._k).within(max(request.k, wanted))}
         if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
-            given.setdefault("stream_usage", True)
+            kwargs.setdefault("stream_usage", True)
         if request.extra:
-            given |= self._further(request.extra, given)
+            kwargs |= self._extra_settings(request.extra, kwargs)
         chat = self._named
         if seed is not None and self._server is OLLAMA:
-            chat, given = seeded(chat, given, seed)
+            chat, kwargs = with_seed(chat, kwargs, seed)
         elif seed is not None:
-            given["seed"] = seed
-        given = {"messages": convert_to_messages(request.messages), "stop": self._stop, **given}
-        return self._limit.put(request.max_tokens, chat, given) if self._limit else (chat, given)
+            kwargs["seed"] = seed
+        kwargs = {"messages": convert_to_messages(request.messages), "stop": self._stop, **kwargs}
+        return self._limit.put(request.max_tokens, chat, kwargs) if self._limit else (chat, kwargs)
 
-    def _further(self, extra: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    def _extra_settings(self, extra: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a request besides the user's own, as this class takes them."""
         if self._speaks_openai:
-            own = given.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
-            return {"extra_body": {**own, **extra}}
+            body = kwargs.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
+            return {"extra_body": {**body, **extra}}
         further = settings_of(extra) if self._server is OLLAMA else None
         if further is None:
             raise BackendError(f"{type(self._chat).__name__} cannot go on from a given text: use continuation='turn'")
         return further
 
     def _completion(self, request: Request, reader: ChunkReader) -> Generator[ChatGenerationChunk, None, None]:
-        client, asked, given = self._chat.root_client, *self._raw(request)  # type: ignore[attr-defined]  # looked up before
-        rendered = client.post(self._template_url, body=asked, cast_to=object)
-        made = client.completions.create(prompt=prompt_of(rendered, request), **given)
-        with closing(reader.transfer.listen(made)) as stream:
+        client, template_body, settings = self._chat.root_client, *self._completion_call(request)  # type: ignore[attr-defined]  # looked up before
+        rendered = client.post(self._template_url, body=template_body, cast_to=object)
+        response = client.completions.create(prompt=prompt_of(rendered, request), **settings)
+        with closing(reader.transfer.listen(response)) as stream:
             for event in stream:
                 yield _completion_chunk(event)
 
     async def _acompletion(self, request: Request, reader: ChunkReader) -> AsyncGenerator[ChatGenerationChunk, None]:
-        client, asked, given = self._chat.root_async_client, *self._raw(request)  # type: ignore[attr-defined]
-        rendered = await client.post(self._template_url, body=asked, cast_to=object)
-        stream = reader.transfer.listen(await client.completions.create(prompt=prompt_of(rendered, request), **given))
+        client, template_body, settings = self._chat.root_async_client, *self._completion_call(request)  # type: ignore[attr-defined]
+        rendered = await client.post(self._template_url, body=template_body, cast_to=object)
+        stream = reader.transfer.listen(await client.completions.create(prompt=prompt_of(rendered, request), **settings))
         try:
             async for event in stream:
                 yield _completion_chunk(event)
         finally:
             await stream.close()
 
-    def _raw(self, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _completion_call(self, request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
         """What to render, and the settings of a raw completion."""
         if not self._speaks_openai or self._kwargs.get("tools"):
             raise BackendError("a raw completion knows no tools, and needs an OpenAI-compatible model: use continuation='turn'")
         messages = convert_to_messages(request.messages)
         payload = self._chat._get_request_payload(messages, stop=self._stop, **self._kwargs)  # type: ignore[attr-defined]
-        given = {name: payload[name] for name in (*RAW_SETTINGS, "extra_body") if payload.get(name) is not None}
+        settings = {name: payload[name] for name in (*RAW_SETTINGS, "extra_body") if payload.get(name) is not None}
         limit = request.max_tokens if self._limit else Sampling().max_tokens  # without one most servers give 16 tokens
         usage = {"stream": True, "stream_options": {"include_usage": True}}
         logprobs = {"logprobs": request.k} if request.logprobs else {}
-        return {"messages": payload["messages"]}, {**given, **usage, **logprobs, "max_tokens": limit}
+        return {"messages": payload["messages"]}, {**settings, **usage, **logprobs, "max_tokens": limit}
 
     # --- who the server is
 
     def connect(self) -> None:
         """Ask an OpenAI-compatible server who it is, once a client. One that cannot be reached is met by the call itself."""
         client = getattr(self._chat, "root_client", None)
-        if client is not None and not self._is_known(client):
+        if client is not None:
             from entropy_chains.adapters import who
 
-            self._learn(client, who(client, self._served, needed=False))
+            self._server = self._met_by(client).who(lambda: who(client, self._served, needed=False))
 
     async def aconnect(self) -> None:
         """The same for ``asyncio``."""
         client = getattr(self._chat, "root_async_client", None)
-        if client is not None and not self._is_known(client):
+        if client is not None:
             from entropy_chains.adapters import awho
 
-            self._learn(client, await awho(client, self._served, needed=False))
+            self._server = await self._met_by(client).awho(lambda: awho(client, self._served, needed=False))
 
-    def _is_known(self, client: Any) -> bool:
-        self._server = _SERVERS.get(client, {}).get(self._served)
-        return self._server is not None
-
-    def _learn(self, client: Any, server: Server | None) -> None:
-        self._server = server
-        if server is not None:
-            _SERVERS.setdefault(client, {})[self._served] = server
+    def _met_by(self, client: Any) -> Introduction:
+        """What this client's server said of itself; the sync and the async client of a model ask the same one."""
+        return _SERVERS.setdefault(getattr(self._chat, "root_client", None) or client, {}).setdefault(self._served, Introduction())
 
     # --- a backend for the refine loop
 
@@ -267,10 +265,10 @@ class InnerModel(ServedModel):
         """See :class:`entropy_chains.backends.Backend`. Measured, and never stopped."""
         runs = []
         for messages in conversations:
-            dialogue = self._watched(messages, sampling, segmentation)
+            dialogue = self._unstopped_dialogue(messages, sampling, segmentation)
             with closing(drive(dialogue, lambda request: self.updates(request, sampling.seed))) as events:
-                for shown in events:
-                    self.shown.chunk(shown)
+                for event in events:
+                    self.writer.chunk(event)
             runs.append(dialogue.result())
         return runs
 
@@ -280,14 +278,14 @@ class InnerModel(ServedModel):
         """The same for ``asyncio``."""
         runs = []
         for messages in conversations:
-            dialogue = self._watched(messages, sampling, segmentation)
+            dialogue = self._unstopped_dialogue(messages, sampling, segmentation)
             async with aclosing(adrive(dialogue, lambda request: self.aupdates(request, sampling.seed))) as events:
-                async for shown in events:
-                    self.shown.chunk(shown)
+                async for event in events:
+                    self.writer.chunk(event)
             runs.append(dialogue.result())
         return runs
 
-    def _watched(self, messages: Sequence[Message], sampling: Sampling, segmentation: Segmentation) -> Dialogue:
+    def _unstopped_dialogue(self, messages: Sequence[Message], sampling: Sampling, segmentation: Segmentation) -> Dialogue:
         return self._dialogue(
             messages,
             policy=None,
@@ -300,7 +298,7 @@ class InnerModel(ServedModel):
 
 
 @contextmanager
-def _failures(request: Request) -> Iterator[None]:
+def _request_errors(request: Request) -> Iterator[None]:
     """Errors of a request that follows a stop as BackendError, which the dialogue judges; a run's own stay the inner model's."""
     try:
         with refusals(request.logprobs):
@@ -314,15 +312,15 @@ def _failures(request: Request) -> Iterator[None]:
 def _completion_chunk(event: Any) -> ChatGenerationChunk:
     """An event of a raw completion as a chat's chunk."""
     choice = event.choices[0] if event.choices else None
-    told = event.usage
+    usage = event.usage
     counts = (
-        {"input_tokens": told.prompt_tokens, "output_tokens": told.completion_tokens, "total_tokens": told.total_tokens}
-        if told
+        {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens, "total_tokens": usage.total_tokens}
+        if usage
         else {}
     )
     message = AIMessageChunk(
         content=(choice.text if choice else None) or "",
-        usage_metadata=UsageMetadata(**counts) if told else None,  # type: ignore[typeddict-item]
+        usage_metadata=UsageMetadata(**counts) if usage else None,  # type: ignore[typeddict-item]
         response_metadata={"model_provider": "openai"},
     )
     finish = choice.finish_reason if choice else None

@@ -39,17 +39,17 @@ class InnerFields(Switched):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, with other fields of its own or of the inner model."""
-        of_inner = {name: value for name, value in (update or {}).items() if self._entropy_chains_is_inner(name)}
-        own = {name: value for name, value in (update or {}).items() if name not in of_inner}
-        made = super().model_copy(update=own, deep=deep)
-        for name, value in of_inner.items():
-            setattr(made, name, value)
-        return made
+        inner_values = {name: value for name, value in (update or {}).items() if self._entropy_chains_is_inner(name)}
+        own_values = {name: value for name, value in (update or {}).items() if name not in inner_values}
+        copy = super().model_copy(update=own_values, deep=deep)
+        for name, value in inner_values.items():
+            setattr(copy, name, value)
+        return copy
 
     def _entropy_chains_is_inner(self, name: str, *, fields_only: bool = True) -> bool:
         """Whether a name is that of a public field of the inner model, or of a property. Its methods would not stop."""
         if name.startswith("_") or name in type(self).model_fields or "inner" not in self.__dict__:  # it is being made
             return False
         kind = type(self.inner)
-        shown = isinstance(getattr(kind, name, None), property | cached_property)
-        return name in kind.model_fields or (shown and not fields_only)
+        is_property = isinstance(getattr(kind, name, None), property | cached_property)
+        return name in kind.model_fields or (is_property and not fields_only)

@@ -25,18 +25,18 @@ def conversation(messages: Sequence[BaseMessage]) -> list[Message]:
     Raises:
         SettingsError: a message holds an image or the like.
     """
-    made = []
+    turns = []
     for message in messages:
-        for sent in convert_to_openai_messages([message]):
-            sent["content"] = _text(sent.get("content"))
-            for call in sent.get("tool_calls", ()):
+        for turn in convert_to_openai_messages([message]):
+            turn["content"] = _text_of_content(turn.get("content"))
+            for call in turn.get("tool_calls", ()):
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
             reasoning = message.additional_kwargs.get("reasoning_content") if isinstance(message, AIMessage) else None
-            made.append({**sent, "reasoning_content": reasoning} if reasoning else sent)
-    return made
+            turns.append({**turn, "reasoning_content": reasoning} if reasoning else turn)
+    return turns
 
 
-def _text(content: Any) -> str:
+def _text_of_content(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     texts = []
@@ -54,10 +54,10 @@ def tool_calls(calls: Sequence[ToolCall]) -> list[ToolCallChunk]:
 
     What is no call by its form keeps its text, as a JSON string: LangChain mends broken objects, and would call them.
     """
-    return [_chunk(call, n) for n, call in enumerate(calls)]
+    return [_tool_call_chunk(call, n) for n, call in enumerate(calls)]
 
 
-def _chunk(call: ToolCall, index: int) -> ToolCallChunk:
+def _tool_call_chunk(call: ToolCall, index: int) -> ToolCallChunk:
     name, args = None, json.dumps(call.arguments)
     with suppress(ValueError):
         if call.name and isinstance(json.loads(call.arguments or "{}"), dict):

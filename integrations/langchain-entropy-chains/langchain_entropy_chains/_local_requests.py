@@ -29,18 +29,18 @@ def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, A
     Raises:
         SettingsError: no tool has this name.
     """
-    name = _chosen(choice)
+    name = _choice_name(choice)
     if not tools or name in ("none", False):
         return []
     if name in (None, True, "auto", "any", "required"):
         return tools
-    found = [t for t in tools if t["function"]["name"] == name]
-    if not found:
+    matches = [t for t in tools if t["function"]["name"] == name]
+    if not matches:
         raise SettingsError(f"tool_choice is {choice!r}; it must be auto, any, none or one of the tools' names")
-    return found
+    return matches
 
 
-def _chosen(choice: Any) -> Any:
+def _choice_name(choice: Any) -> Any:
     """The word or name in a choice, as ``{"type": "any"}``, ``{"function": {"name": …}}`` or ``{"auto": {}}``."""
     if not isinstance(choice, Mapping):
         return choice
@@ -61,25 +61,27 @@ class LocalRequest:
     settings: dict[str, Any]
     endings: tuple[str, ...]
     tags: ThinkTags | None
-    held: bool
+    holdout: bool
     has_tools: bool
     uncut: str | None
 
-    def generate(self, rows: Sequence[list[Message]], held: Sequence[bool], cancelled: threading.Event | None) -> list[Generation]:
+    def generate(
+        self, rows: Sequence[list[Message]], holdout: Sequence[bool], cancelled: threading.Event | None
+    ) -> list[Generation]:
         backend = self.backend.worker(cancelled) if cancelled else self.backend
-        return backend.generate(rows, holdout=held, **self.settings)
+        return backend.generate(rows, holdout=holdout, **self.settings)
 
     def stream(self) -> Any:
-        return self.backend.stream(self.messages, holdout=self.held, **self.settings)
+        return self.backend.stream(self.messages, holdout=self.holdout, **self.settings)
 
-    def shown(self) -> Shown:
+    def reply_text(self) -> Shown:
         endings = (*self.endings, TOOL_CALL) if self.has_tools else self.endings
         return Shown(self.tags, endings)
 
-    def chunks(self, chunk: Chunk, shown: Shown) -> Iterator[ChatGenerationChunk]:
+    def chunks(self, chunk: Chunk, reply_text: Shown) -> Iterator[ChatGenerationChunk]:
         """What a reader sees of a chunk; the last one carries usage, metadata and tool calls."""
         run = chunk.final
-        reasoning, answer = shown.take(chunk) if run is None else shown.finish(run)
+        reasoning, answer = reply_text.take(chunk) if run is None else reply_text.finish(run)
         if reasoning:
             yield ChatGenerationChunk(message=AIMessageChunk(content="", additional_kwargs={"reasoning_content": reasoning}))
         if answer:
@@ -89,15 +91,15 @@ class LocalRequest:
             yield ChatGenerationChunk(message=last)
 
     def result(self, run: Generation) -> ChatResult:
-        shown = self.shown()
-        reasoning = shown.reasoning(run)
-        kept = {"additional_kwargs": {"reasoning_content": reasoning}} if reasoning else {}
+        reply_text = self.reply_text()
+        reasoning = reply_text.reasoning(run)
+        reasoning_field = {"additional_kwargs": {"reasoning_content": reasoning}} if reasoning else {}
         parsed = AIMessageChunk(content="", tool_call_chunks=self._calls(run), chunk_position="last")  # read as in a stream
         message = AIMessage(
-            shown.answer(run),
+            reply_text.answer(run),
             tool_calls=parsed.tool_calls,
             invalid_tool_calls=parsed.invalid_tool_calls,
-            **kept,
+            **reasoning_field,
             **self._figures(run),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -126,10 +128,10 @@ class LocalRequest:
 
 
 class BatchRuns:
-    """The prompts of one batch: the first that asks for its run has all of them run. ``held``: which are in the holdout."""
+    """The prompts of one batch: the first that asks for its run has all of them run. ``holdout``: which are left to it."""
 
-    def __init__(self, conversations: list[list[Message]], held: list[bool]):
-        self._waiting: list[Any] = list(zip(conversations, held, strict=True))
+    def __init__(self, conversations: list[list[Message]], holdout: list[bool]):
+        self._waiting: list[Any] = list(zip(conversations, holdout, strict=True))
         self._runs: list[Generation] | None = None
         self._error: BaseException | None = None
         self._lock = threading.Lock()
@@ -141,14 +143,14 @@ class BatchRuns:
                 raise self._error
             if self._runs is None:
                 try:
-                    conversations, held = zip(*self._waiting, strict=True)
-                    self._runs = request.generate(conversations, held, cancelled)
+                    conversations, holdout = zip(*self._waiting, strict=True)
+                    self._runs = request.generate(conversations, holdout, cancelled)
                 except BaseException as error:
                     self._error = error
                     raise
-            asked = (request.messages, request.held)
-            if asked not in self._waiting:  # LangChain changed the messages on the way
-                return request.generate([request.messages], [request.held], cancelled)[0]
-            n = self._waiting.index(asked)
+            prompt = (request.messages, request.holdout)
+            if prompt not in self._waiting:  # LangChain changed the messages on the way
+                return request.generate([request.messages], [request.holdout], cancelled)[0]
+            n = self._waiting.index(prompt)
             self._waiting[n] = None
             return self._runs[n]

@@ -15,13 +15,14 @@ from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.outputs import Generation as Reply
 from rich.table import Table
 
-from entropy_chains.adapters import FLAT, Close, Dialogue, Update, held_back, tokens_of
+from entropy_chains.adapters import FLAT, OLLAMA, Close, Dialogue, Update, held_back, tokens_of
 from entropy_chains.backends import Generation
 from entropy_chains.errors import NoLogprobsError
-from langchain_entropy_chains._chunks import ChunkReader, as_chunk, texts
+from langchain_entropy_chains._chunks import ChunkReader, as_chunk, reasoning_and_content
 from langchain_entropy_chains._traced import CACHED
 
-NO_LOGPROBS = "no logprobs arrived: switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
+SWITCH_ON = "switch them on in the model (logprobs=True, top_logprobs=20) and use chat completions"
+NO_LOGPROBS = f"no logprobs arrived: {SWITCH_ON}, or {OLLAMA.can.since} or later"
 RECORD = "early_stop_record"
 """Metadata field with the run's steps, as JSON."""
 
@@ -67,8 +68,8 @@ class MeasuredRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        named = {"run_id": self.run_id, "root": self.root, "model": self.model, "measured": self.measured}
-        return {**named, "entropies": list(self.entropies), "would_save": self.would_save, **self.metadata}
+        identity = {"run_id": self.run_id, "root": self.root, "model": self.model, "measured": self.measured}
+        return {**identity, "entropies": list(self.entropies), "would_save": self.would_save, **self.metadata}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,17 @@ class Summary:
         return {**totals, "rows": [r.to_dict() for r in self.rows]}
 
     def __str__(self) -> str:
-        told = f"{self.runs} runs, {self.measured} measured, {self.tokens} tokens: {self.stopped} stopped"
-        return f"{told}, {self.would_stop} would have been, saving about {self.would_save} tokens"
+        return (
+            f"{self.runs} runs, {self.measured} measured, {self.tokens} tokens: {self.stopped} stopped, "
+            f"{self.would_stop} would have been, saving about {self.would_save} tokens"
+        )
 
     def __rich__(self) -> Table:
         table = Table("run", "model", "tokens", "stop after step", "would save", "why", caption=str(self))
         for row in self.rows:
             step, saved = row.metadata.get("early_stop_step"), row.would_save
-            shown = "" if step is None else f"{step}", "" if saved is None else f"{saved}"
-            table.add_row(row.run_id[-8:], row.model or "", str(row.tokens), *shown, row.reason)
+            cells = "" if step is None else f"{step}", "" if saved is None else f"{saved}"
+            table.add_row(row.run_id[-8:], row.model or "", str(row.tokens), *cells, row.reason)
         return table
 
 
@@ -122,19 +125,19 @@ class Measurement:
         self.dialogue, self.run_id, self.root, self.model, self.why = dialogue, run_id, root, model, why
         self.fault: str | None = None  # nothing more is measured
         self._reader = ChunkReader(held=held_back(stop))
-        self._heard = self._sighted = self._cached = self._closed = False
-        self._known: dict[str, Any] | None = None  # figures that a wrapper below measured itself
+        self._streamed = self._sighted = self._cached = self._closed = False
+        self._wrapper_table: dict[str, Any] | None = None  # of a wrapper below that measured the run itself
         dialogue.start()
 
     # --- what comes
 
     def chunk(self, text: Any, chunk: Reply | None) -> None:
         """A piece of a stream. A legacy model gives no chat chunk, or none at all."""
-        self._heard = True
+        self._streamed = True
         if isinstance(chunk, ChatGenerationChunk):
-            self._hear(chunk)
+            self._feed(chunk)
         else:
-            self._hear(_chunk(text if isinstance(text, str) else "", chunk.generation_info if chunk else None))
+            self._feed(_text_chunk(text if isinstance(text, str) else "", chunk.generation_info if chunk else None))
 
     def end(self, response: LLMResult) -> None:
         """The run has ended."""
@@ -143,35 +146,35 @@ class Measurement:
             self.fault = f"{len(replies)} choices in one run; only one can be followed: set n to 1"
             return
         message = getattr(replies[0], "message", None)
-        found = dict(getattr(message, "response_metadata", None) or {})
-        self._cached = not self._heard and was_cached(getattr(message, "usage_metadata", None) or {})
-        if "early_stop_reason" in found and not self._cached:
-            self._known = {name: value for name, value in found.items() if name.startswith(FLAT)}
+        metadata = dict(getattr(message, "response_metadata", None) or {})
+        self._cached = not self._streamed and was_cached(getattr(message, "usage_metadata", None) or {})
+        if "early_stop_reason" in metadata and not self._cached:
+            self._wrapper_table = {name: value for name, value in metadata.items() if name.startswith(FLAT)}
         elif not self._cached:
-            if not self._heard:
+            if not self._streamed:
                 self._whole(replies[0], message)
             self._take(self._reader.finish())
             self.dialogue.check_measured()
 
     def _whole(self, reply: Reply, message: BaseMessage | None) -> None:
         """A finished message, as the stream that it would have been."""
-        whole = as_chunk(message) if message is not None else _chunk(reply.text, None)
+        whole = as_chunk(message) if message is not None else _text_chunk(reply.text, None)
         info = {**whole.message.response_metadata, **(reply.generation_info or {})}
-        reasoning, content = texts(whole.message)
+        reasoning, content = reasoning_and_content(whole.message)
         logprobs = info.pop("logprobs", None)
         entries = logprobs if isinstance(logprobs, list) else (logprobs or {}).get("content")
         if isinstance(entries, list) and not reasoning:
-            dropped = _before(entries, content)
-            for entry in entries[:dropped]:
-                self._hear(_chunk("", {"logprobs": [entry]}))
-            logprobs = entries[dropped:]
-        called, own = isinstance(message, AIMessage) and bool(message.tool_calls), whole.message
-        shown: dict[str, Any] = {"response_metadata": {}, "tool_calls": [], "tool_call_chunks": []}
-        self._hear(ChatGenerationChunk(message=own.model_copy(update=shown), generation_info={**info, "logprobs": logprobs}))
-        if called:  # after what was thought before it
+            dropped_count = _entries_before(entries, content)
+            for entry in entries[:dropped_count]:
+                self._feed(_text_chunk("", {"logprobs": [entry]}))
+            logprobs = entries[dropped_count:]
+        blanks: dict[str, Any] = {"response_metadata": {}, "tool_calls": [], "tool_call_chunks": []}
+        content_only = whole.message.model_copy(update=blanks)
+        self._feed(ChatGenerationChunk(message=content_only, generation_info={**info, "logprobs": logprobs}))
+        if isinstance(message, AIMessage) and message.tool_calls:  # after what was thought before it
             self._take(Update(tool_call=True))
 
-    def _hear(self, chunk: ChatGenerationChunk) -> None:
+    def _feed(self, chunk: ChatGenerationChunk) -> None:
         self._take(self._reader.feed(chunk))
 
     def _take(self, update: Update) -> None:
@@ -216,8 +219,8 @@ class Measurement:
             would_save = metadata[WOULD_SAVE] = max(0, run.reasoning_tokens - run.steps[outcome.step - 1].end)
         if measured and record is not None:
             metadata[RECORD] = _recorded(run, record)
-        if self._known is not None:
-            metadata, measured = self._known, True
+        if self._wrapper_table is not None:
+            metadata, measured = self._wrapper_table, True
             would_save = metadata.get(WOULD_SAVE)
         entropies = tuple(s.record.entropy for s in run.steps) if measured else ()
         return MeasuredRun(self.run_id, self.root, self.model, measured, metadata, entropies, would_save), run
@@ -240,11 +243,11 @@ def _recorded(run: Generation, details: Mapping[str, Any]) -> str:
     return json.dumps({**details, **lists, "rest": run.rest_tokens}, separators=(",", ":"))
 
 
-def _chunk(text: str, info: dict[str, Any] | None) -> ChatGenerationChunk:
+def _text_chunk(text: str, info: dict[str, Any] | None) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=AIMessageChunk(content=text), generation_info=info)
 
 
-def _before(entries: Sequence[Any], content: str) -> int:
+def _entries_before(entries: Sequence[Any], content: str) -> int:
     """How many entries come before the content's first: tokens whose text the client dropped."""
     texts = [t.text for t in tokens_of(list(entries))]
     if len(texts) != len(entries):

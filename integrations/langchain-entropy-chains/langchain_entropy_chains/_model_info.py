@@ -32,13 +32,13 @@ class Limit:
     value: int
     place: str
 
-    def put(self, tokens: int, chat: BaseChatModel, given: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any]]:
+    def put(self, tokens: int, chat: BaseChatModel, kwargs: dict[str, Any]) -> tuple[BaseChatModel, dict[str, Any]]:
         """Model and settings of a call with another limit, in the same place."""
         if self.place == "model":
-            return chat.model_copy(update={self.name: tokens}), given
+            return chat.model_copy(update={self.name: tokens}), kwargs
         if self.place == OPTIONS:
-            return chat, {**given, OPTIONS: {**given[OPTIONS], self.name: tokens}}
-        return chat, {**given, self.name: tokens}
+            return chat, {**kwargs, OPTIONS: {**kwargs[OPTIONS], self.name: tokens}}
+        return chat, {**kwargs, self.name: tokens}
 
 
 def model_name(chat: BaseChatModel, kwargs: Mapping[str, Any] = {}) -> str:
@@ -53,7 +53,7 @@ def can_stream(chat: BaseChatModel, *, asynchronous: bool) -> bool:
     return kind._stream is not BaseChatModel._stream or (asynchronous and kind._astream is not BaseChatModel._astream)
 
 
-def given_to(model: BaseLanguageModel[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def call_settings(model: BaseLanguageModel[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a call's request: those in the model's fields, and over them the call's."""
     return forms.merged(forms.of_model(model), _defaults(model), getattr(model, "model_kwargs", {}), kwargs)
 
@@ -76,56 +76,56 @@ def without_any_logprobs(chat: BaseChatModel) -> str | None:
 
 def refusal(chat: BaseChatModel, kwargs: Mapping[str, Any], mode: Mode = "thinking", *, asynchronous: bool = False) -> str | None:
     """Why nothing may be stopped in this call; None where it may."""
-    given = given_to(chat, kwargs)
-    uncut = forms.never_cut(given)
+    settings = call_settings(chat, kwargs)
+    uncut = forms.never_cut(settings)
     if uncut:
         return uncut
     responses = getattr(chat, "_use_responses_api", None)
     if responses is not None and responses({**_defaults(chat), **kwargs}):
         return "LangChain passes on no logprobs of the Responses API: set use_responses_api=False"
-    if chat.disable_streaming is True or (chat.disable_streaming and given.get("tools")):
+    if chat.disable_streaming is True or (chat.disable_streaming and settings.get("tools")):
         return f"the model has disable_streaming={chat.disable_streaming!r}"
     if not can_stream(chat, asynchronous=asynchronous):
         only = " but in asynchronous calls" if can_stream(chat, asynchronous=True) else ""
         return f"{type(chat).__name__} cannot stream{only}"
-    if mode == "refine" and given.get("tools"):
+    if mode == "refine" and settings.get("tools"):
         return "tools are bound: a loop of several calls would call them more than once"
     return None
 
 
 def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> Limit | None:
     """The limit on the reply's tokens: the call's, else the model's; None where there is none."""
-    own = {name: number(chat, name) for name in forms.LIMITS}
+    fields = {name: numeric_field(chat, name) for name in forms.LIMITS}
     options = kwargs.get(OPTIONS)
-    places = {"call": kwargs, OPTIONS: options if isinstance(options, Mapping) else {}, "model": own}
-    found = (Limit(name, int(place[name]), where) for where, place in places.items() for name in forms.LIMITS if place.get(name))
-    return next((each for each in found if each.value > 0), None)  # Ollama's -1 is none
+    places = {"call": kwargs, OPTIONS: options if isinstance(options, Mapping) else {}, "model": fields}
+    limits = (Limit(name, int(place[name]), where) for where, place in places.items() for name in forms.LIMITS if place.get(name))
+    return next((each for each in limits if each.value > 0), None)  # Ollama's -1 is none
 
 
-def checked_ways(continuation: Continuation | Sequence[Continuation]) -> None:
+def check_ways(continuation: Continuation | Sequence[Continuation]) -> None:
     """Raises SettingsError for a way to the answer that cannot be had through LangChain."""
     if "control" in ([continuation] if isinstance(continuation, str) else continuation):
         raise SettingsError("continuation is 'control', which LangChain cannot pass on: use auto, prefill, completion or turn")
 
 
-def number(chat: BaseChatModel, name: str) -> Any:
+def numeric_field(chat: BaseChatModel, name: str) -> Any:
     """A setting of the model that is a number; None where it has none."""
     value = getattr(chat, name, None)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def identified(chat: BaseChatModel) -> BaseChatModel:
+def with_reply_ids(chat: BaseChatModel) -> BaseChatModel:
     """The same model, whose chunks keep the reply's id where its class drops that in streams and tells it of whole replies."""
     convert = getattr(chat, "_convert_chunk_to_generation_chunk", None)  # langchain-openai's, and of all that build on it
     if convert is None:
         return chat
 
-    def keeping(chunk: Any, *given: Any, **more: Any) -> Any:
-        made = convert(chunk, *given, **more)
-        if made is not None and isinstance(chunk, Mapping) and chunk.get("id"):
-            made.generation_info = {**(made.generation_info or {}), "id": chunk["id"]}
-        return made
+    def keeping(chunk: Any, *args: Any, **kwargs: Any) -> Any:
+        generation = convert(chunk, *args, **kwargs)
+        if generation is not None and isinstance(chunk, Mapping) and chunk.get("id"):
+            generation.generation_info = {**(generation.generation_info or {}), "id": chunk["id"]}
+        return generation
 
-    named = chat.model_copy()
-    named.__dict__["_convert_chunk_to_generation_chunk"] = keeping
-    return named
+    copy = chat.model_copy()
+    copy.__dict__["_convert_chunk_to_generation_chunk"] = keeping
+    return copy

@@ -11,10 +11,10 @@ from langchain_entropy_chains._model_info import OPTIONS
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-INSTEAD = "it has them from langchain-ollama 1.1 on, with a server of Ollama 0.12.11 or later"
-"""What to do where its chunks have no logprobs."""
+SINCE = "langchain-ollama 1.1"
+"""The first release that passes logprobs on."""
 
-KEPT = {"reasoning": True}
+PASS_ON_THINKING = {"reasoning": True}
 """A call's setting under which the class passes on thinking, also where the request says ``"think": false`` in vain (gpt-oss)."""
 
 
@@ -25,11 +25,11 @@ def speaks_ollama(chat: object) -> bool:
 
 def settings_of(extra: Mapping[str, Any]) -> dict[str, Any] | None:
     """The settings of a call that stand for those of a request; None where they are another server's."""
-    return {**KEPT, **extra} if extra.keys() <= OLLAMA.can.unthinking.keys() else None
+    return {**PASS_ON_THINKING, **extra} if extra.keys() <= OLLAMA.can.unthinking.keys() else None
 
 
-def seeded(chat: BaseChatModel, given: Mapping[str, Any], seed: int) -> tuple[BaseChatModel, dict[str, Any]]:
+def with_seed(chat: BaseChatModel, kwargs: Mapping[str, Any], seed: int) -> tuple[BaseChatModel, dict[str, Any]]:
     """The model and the settings of a call with this seed, which a call takes among its options only."""
-    if given.get(OPTIONS) is not None:
-        return chat, {**given, OPTIONS: {**given[OPTIONS], "seed": seed}}
-    return chat.model_copy(update={"seed": seed}), {**given}
+    if kwargs.get(OPTIONS) is not None:
+        return chat, {**kwargs, OPTIONS: {**kwargs[OPTIONS], "seed": seed}}
+    return chat.model_copy(update={"seed": seed}), {**kwargs}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 
-def opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
+def open_inner(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, dict[str, Any], RunnableConfig]:
     """What chooses the chat model by the config (None: nothing does), the chat model, and the settings and config bound to it."""
     if isinstance(inner, str):
         try:
@@ -26,18 +26,18 @@ def opened(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel, di
             raise SettingsError(f"inner is {inner!r}, and langchain is not installed: {remedy}") from error
         inner, settings = init_chat_model(inner, **settings), {}
     if settings:
-        named = ", ".join(sorted(settings))
-        raise SettingsError(f"EarlyStopChatModel knows no {named}; a setting of the model is set on the model itself")
+        names = ", ".join(sorted(settings))
+        raise SettingsError(f"EarlyStopChatModel knows no {names}; a setting of the model is set on the model itself")
     inner, bound, config = unbound(inner)
     choices = None
     if is_configurable(inner):
         choices = inner
         try:
-            inner, more, told = unbound(inner._model(config))
+            inner, inner_settings, inner_config = unbound(inner._model(config))
         except Exception as error:  # without a model of its own it cannot be made
             remedy = "give it one (model=…), or use with_early_stop(model, policy), which waits for the call"
             raise SettingsError(f"inner is made by the call's config alone ({type(error).__name__}): {remedy}") from error
-        bound, config = {**more, **bound}, merge_configs(told, config)
+        bound, config = {**inner_settings, **bound}, merge_configs(inner_config, config)
     if not isinstance(inner, BaseChatModel):
         remedy = "give a chat model, or use with_early_stop() for a chain that holds one"
         raise SettingsError(f"inner is a {type(inner).__name__}, not a chat model: {remedy}")

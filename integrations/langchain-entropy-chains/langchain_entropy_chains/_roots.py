@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
 
-MOST = 100_000
+MOST_RUNS = 100_000
 """Runs under way at once that are known."""
 
 
@@ -30,10 +30,10 @@ class RootRuns(BaseCallbackHandler):
 
     def root(self, run: UUID) -> UUID:
         """The root of a run; the run itself where it was begun before anybody watched."""
-        known = self._roots.get(run)
-        if known is not None:
-            return known
-        tree = _current()  # LangSmith's own runs, as around an agent's middleware, are told to no callback
+        root = self._roots.get(run)
+        if root is not None:
+            return root
+        tree = _current_run_tree()  # LangSmith's own runs, as around an agent's middleware, are told to no callback
         if tree is None or str(run) not in tree.dotted_order:
             return run
         above = [UUID(part[-36:]) for part in tree.dotted_order.split(".")]
@@ -43,7 +43,7 @@ class RootRuns(BaseCallbackHandler):
         self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         self._roots[run_id] = self.root(parent_run_id) if parent_run_id else run_id
-        if len(self._roots) > MOST:  # runs that nobody ended
+        if len(self._roots) > MOST_RUNS:  # runs that nobody ended
             with suppress(KeyError, RuntimeError):
                 del self._roots[next(iter(self._roots))]
 
@@ -76,7 +76,7 @@ class RootRuns(BaseCallbackHandler):
         self._roots.pop(run_id, None)
 
 
-def _current() -> Any:
+def _current_run_tree() -> Any:
     """LangSmith's run that this code is in; None where there is none. Where nothing is traced, LangSmith is not loaded."""
     helpers = sys.modules.get("langsmith.run_helpers")
     return helpers.get_current_run_tree() if helpers else None
@@ -94,11 +94,11 @@ WATCH = _Watch()
 register_configure_hook(ContextVar("entropy_chains_roots", default=WATCH), inheritable=True)
 
 
-def rooted(config: RunnableConfig) -> tuple[RunnableConfig, str]:
+def with_root(config: RunnableConfig) -> tuple[RunnableConfig, str]:
     """The config, and the id of the root run that a call with it belongs to; a call without a parent is given its id here."""
     callbacks = config.get("callbacks")
     parent = callbacks.parent_run_id if isinstance(callbacks, BaseCallbackManager) else None
     if parent is not None:
         return config, str(WATCH.root(parent))
-    run, outside = config.get("run_id") or uuid4(), _current()
+    run, outside = config.get("run_id") or uuid4(), _current_run_tree()
     return {**config, "run_id": run}, str(outside.trace_id if outside else run)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from entropy_chains import Outcome, ThinkTags
-from entropy_chains.adapters import MALFORMED, OLLAMA, Request, begun, clean_answer, entries_of, way
+from entropy_chains.adapters import MALFORMED, OLLAMA, Request, begun, clean_answer, entries_of, way, without_echo
 from entropy_chains.backends import Generation
 from entropy_chains.errors import EntropyChainsError, SettingsError
 from langchain_entropy_chains._config import OFF
@@ -60,20 +60,20 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
             continuation: ``turn`` (any chat model) or ``prefill`` (a ChatOpenAI on vLLM or SGLang; the exact continuation).
         """
         request = self._request(continuation, model)
-        answer = model.invoke(list(request.messages), _in_full(config), **_settings(model, request))
+        answer = _own(model.invoke(list(request.messages), _in_full(config), **_request_kwargs(model, request)), request)
         if self._usable(answer):
-            return self._told(answer)
-        return self._told(model.invoke(self.messages, _in_full(config)), MALFORMED)
+            return self._with_table(answer)
+        return self._with_table(model.invoke(self.messages, _in_full(config)), MALFORMED)
 
     async def afinish(
         self, model: Runnable[Any, Any], config: RunnableConfig | None = None, *, continuation: str = "turn"
     ) -> AIMessage:
         """The same for ``asyncio``."""
         request = self._request(continuation, model)
-        answer = await model.ainvoke(list(request.messages), _in_full(config), **_settings(model, request))
+        answer = _own(await model.ainvoke(list(request.messages), _in_full(config), **_request_kwargs(model, request)), request)
         if self._usable(answer):
-            return self._told(answer)
-        return self._told(await model.ainvoke(self.messages, _in_full(config)), MALFORMED)
+            return self._with_table(answer)
+        return self._with_table(await model.ainvoke(self.messages, _in_full(config)), MALFORMED)
 
     def _request(self, continuation: str, model: Any) -> Request:
         if continuation not in ("turn", "prefill"):
@@ -87,19 +87,26 @@ class EarlyStopped(EntropyChainsError):  # noqa: N818 (says what it is)
     def _usable(self, answer: AIMessage) -> bool:
         return bool(answer.tool_calls) or clean_answer(answer.text, self._tags) is not None
 
-    def _told(self, answer: AIMessage, why: str | None = None) -> AIMessage:
+    def _with_table(self, answer: AIMessage, why: str | None = None) -> AIMessage:
         """The answer with the run's table; its usage is its own request's, for the stopped stream is a run of its own."""
-        usage, listed = answer.usage_metadata, entries_of(answer.response_metadata.get("logprobs"))
-        made = usage["output_tokens"] if usage else len([*listed])
-        outcome = replace(self.outcome, tokens=self.outcome.tokens + made)
+        usage, entries = answer.usage_metadata, entries_of(answer.response_metadata.get("logprobs"))
+        tokens = usage["output_tokens"] if usage else len([*entries])
+        outcome = replace(self.outcome, tokens=self.outcome.tokens + tokens)
         if why:
             outcome = replace(outcome, stopped=False, reason=why, tokens_saved=None)
         return answer.model_copy(update={"response_metadata": {**answer.response_metadata, **outcome.metadata()}})
 
 
+def _own(answer: AIMessage, request: Request) -> AIMessage:
+    """The answer without what the server sent back of the request."""
+    if request.begun is None or not isinstance(answer.content, str):
+        return answer
+    return answer.model_copy(update={"content": without_echo(answer.content, request.begun)})
+
+
 def _in_full(config: RunnableConfig | None) -> RunnableConfig:
-    given = config or {}
-    return {**given, "metadata": {**(given.get("metadata") or {}), OFF: False}}
+    config = config or {}
+    return {**config, "metadata": {**(config.get("metadata") or {}), OFF: False}}
 
 
 def _chat_of(model: Any) -> Any:
@@ -108,11 +115,11 @@ def _chat_of(model: Any) -> Any:
     return getattr(chat, "inner", chat)
 
 
-def _settings(model: Any, request: Request) -> dict[str, Any]:
+def _request_kwargs(model: Any, request: Request) -> dict[str, Any]:
     if not request.extra:
         return {}
     if speaks_ollama(_chat_of(model)):
         return settings_of(request.extra) or {}
     bound = getattr(model, "kwargs", None)  # those of a binding; a call's extra_body replaces both, so they are merged
-    own = [getattr(model, "extra_body", None), bound.get("extra_body") if isinstance(bound, Mapping) else None, request.extra]
-    return {"extra_body": {name: value for extra in own if isinstance(extra, Mapping) for name, value in extra.items()}}
+    bodies = [getattr(model, "extra_body", None), bound.get("extra_body") if isinstance(bound, Mapping) else None, request.extra]
+    return {"extra_body": {name: value for body in bodies if isinstance(body, Mapping) for name, value in body.items()}}

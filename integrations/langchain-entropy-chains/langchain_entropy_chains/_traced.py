@@ -47,39 +47,39 @@ class Computed:
         _COMPUTED.reset(self._token)
 
 
-def told(result: ChatResult, run_manager: Any, *, cached: bool) -> ChatResult:
+def traced_result(result: ChatResult, run_manager: Any, *, cached: bool) -> ChatResult:
     """A result, with what is said of a cached one set right; its tracers are told."""
     if cached:
-        changed = [g.model_copy(update={"message": _of_the_cache(g.message)}) for g in result.generations]
-        result = result.model_copy(update={"generations": changed})
+        generations = [g.model_copy(update={"message": _cached_message(g.message)}) for g in result.generations]
+        result = result.model_copy(update={"generations": generations})
     if run_manager is not None and result.generations:
-        carry(run_manager.handlers, run_manager.run_id, result.generations[0].message.response_metadata)
+        write_to_tracers(run_manager.handlers, run_manager.run_id, result.generations[0].message.response_metadata)
     return result
 
 
-def _of_the_cache(message: Any) -> Any:
+def _cached_message(message: Any) -> Any:
     """Neither computed nor saved: what the run said that made it is no longer true of this one."""
-    known = message.response_metadata
-    if not isinstance(message, AIMessage) or f"{FLAT}reason" not in known:
+    metadata = message.response_metadata
+    if not isinstance(message, AIMessage) or f"{FLAT}reason" not in metadata:
         return message
-    kept = {name: value for name, value in known.items() if name.removeprefix(FLAT) not in FIGURES}
-    changed = {f"{FLAT}stopped": False, f"{FLAT}reason": CACHED, f"{FLAT}tokens": 0}
-    return message.model_copy(update={"response_metadata": kept | changed})
+    rest = {name: value for name, value in metadata.items() if name.removeprefix(FLAT) not in FIGURES}
+    changes = {f"{FLAT}stopped": False, f"{FLAT}reason": CACHED, f"{FLAT}tokens": 0}
+    return message.model_copy(update={"response_metadata": rest | changes})
 
 
-def carry(handlers: Iterable[BaseCallbackHandler], run_id: Any, metadata: Mapping[str, Any]) -> None:
+def write_to_tracers(handlers: Iterable[BaseCallbackHandler], run_id: Any, metadata: Mapping[str, Any]) -> None:
     """Write what is said of a run to LangSmith's tracers that follow it; the run has not ended yet."""
-    found = {name: value for name, value in metadata.items() if name.startswith(FLAT)}
-    for handler in handlers if found else ():
+    table = {name: value for name, value in metadata.items() if name.startswith(FLAT)}
+    for handler in handlers if table else ():
         run = handler.run_map.get(str(run_id)) if _is_tracer(handler) else None  # type: ignore[attr-defined]
         if run is not None:
-            add(run, found)
+            add_metadata(run, table)
 
 
-def add(run: Any, found: Mapping[str, Any]) -> None:
+def add_metadata(run: Any, table: Mapping[str, Any]) -> None:
     """Metadata of a run, in a dict of its own: LangChain may share one between runs."""
-    run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **found}
-    if found.get("early_stop_stopped"):
+    run.extra["metadata"] = {**(run.extra.get("metadata") or {}), **table}
+    if table.get("early_stop_stopped"):
         run.tags = sorted({*(run.tags or []), TAG})
 
 
@@ -107,4 +107,4 @@ class Carried:
         """A chunk, before it is passed on."""
         metadata, name = getattr(chunk, "response_metadata", {}), str(getattr(chunk, "id", ""))
         if self._handlers and f"{FLAT}reason" in metadata:
-            carry(self._handlers, name[-36:], metadata)
+            write_to_tracers(self._handlers, name[-36:], metadata)

@@ -31,14 +31,14 @@ class Replacing:
 
     Attributes:
         missed: what holds chat models that it could not swap, in words.
-        made: what makes chat models itself, as far as can be seen.
+        makers: what makes chat models itself, as far as can be seen.
     """
 
     def __init__(self, swap: Swap):
         self._swap = swap
         self._under_way: set[int] = set()  # a chain may hold itself: one with message history does
         self.missed: list[str] = []
-        self.made: list[str] = []
+        self.makers: list[str] = []
 
     def __call__(self, value: Any) -> Any:
         """See :func:`replaced`."""
@@ -59,9 +59,9 @@ class Replacing:
             same = all(fields[name] is getattr(value, name) for name in fields)
             return value if same else _Chosen(default=value, swap=self._swap)
         if is_configurable(value):
-            from langchain_entropy_chains._configurable import stopping
+            from langchain_entropy_chains._configurable import with_change
 
-            return stopping(value, lambda made: replaced(made, self._swap))
+            return with_change(value, lambda model: replaced(model, self._swap))
         for kind, names in FUNCTIONS.items():
             if isinstance(value, kind):
                 return self._with_functions(value, names)
@@ -69,50 +69,50 @@ class Replacing:
             self.missed.append(f"the graph {value.name!r}")
             return value
         if isinstance(value, Runnable) and isinstance(value, BaseModel):
-            for name, held in {**dict(value), **(value.__pydantic_private__ or {})}.items():
-                if callable(held) and not isinstance(held, Runnable | type):
-                    self._look(held, f"the function {name_of(held)!r}")
-                elif name not in type(value).model_fields and isinstance(held, Runnable):
-                    self._look(held, f"the private {name!r} of a {type(value).__name__}")
-            changed = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
-            return value.model_copy(update=changed) if changed else value
+            for name, part in {**dict(value), **(value.__pydantic_private__ or {})}.items():
+                if callable(part) and not isinstance(part, Runnable | type):
+                    self._report(part, f"the function {name_of(part)!r}")
+                elif name not in type(value).model_fields and isinstance(part, Runnable):
+                    self._report(part, f"the private {name!r} of a {type(value).__name__}")
+            changes = {name: new for name in type(value).model_fields if (new := self(old := getattr(value, name))) is not old}
+            return value.model_copy(update=changes) if changes else value
         if isinstance(value, Runnable):
-            self._look(value, f"a {type(value).__name__}")
+            self._report(value, f"a {type(value).__name__}")
             return value
         return self._with_items(value) if isinstance(value, Mapping | list | tuple) else value
 
     def _with_items(self, value: Any) -> Any:
         """A container of the same kind, with other items."""
         if isinstance(value, Mapping):
-            changed = {name: new for name, each in value.items() if (new := self(each)) is not each}
-            if not changed:
+            changes = {name: new for name, each in value.items() if (new := self(each)) is not each}
+            if not changes:
                 return value
-            made = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
-            made.update(changed)
-            return made
-        swapped = [self(each) for each in value]
-        if all(a is b for a, b in zip(swapped, value, strict=True)):
+            container = copy.copy(value) if isinstance(value, MutableMapping) else dict(value)
+            container.update(changes)
+            return container
+        items = [self(each) for each in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
             return value
-        return value._make(swapped) if hasattr(value, "_make") else type(value)(swapped)
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
 
-    def _look(self, value: Any, what: str) -> None:
+    def _report(self, value: Any, what: str) -> None:
         """Tell of what cannot be swapped, if it uses a chat model that does not stop."""
         if not all(isinstance(chat, Switched) for chat in models_of(value)):
             self.missed.append(what)
         elif makes_models(value):
-            self.made.append(what)
+            self.makers.append(what)
 
     def _with_functions(self, value: Any, names: tuple[str, ...]) -> Any:
-        given = {name: function for name in names if (function := getattr(value, name, None)) is not None}
-        made = {name: renewed(function, self) for name, function in given.items()}
-        for name, function in made.items():
-            if function is given[name]:
-                self._look(function, f"the function {name_of(function)!r}")
-        if all(made[name] is given[name] for name in given):
+        functions = {name: function for name in names if (function := getattr(value, name, None)) is not None}
+        new_functions = {name: renewed(function, self) for name, function in functions.items()}
+        for name, function in new_functions.items():
+            if function is functions[name]:
+                self._report(function, f"the function {name_of(function)!r}")
+        if all(new_functions[name] is functions[name] for name in functions):
             return value
         new = copy.copy(value)
         new.__dict__.pop("deps", None)  # what LangChain found in the function that was
-        for name, function in made.items():
+        for name, function in new_functions.items():
             setattr(new, name, function)
         return new
 
@@ -140,5 +140,5 @@ class _Chosen(DynamicRunnable[Any, Any]):
         return specs
 
     def _prepare(self, config: RunnableConfig | None = None) -> tuple[Runnable[Any, Any], RunnableConfig]:
-        chosen, config = self.default.prepare(config)
-        return replaced(chosen, self.swap), config
+        runnable, config = self.default.prepare(config)
+        return replaced(runnable, self.swap), config

@@ -17,7 +17,7 @@ from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
 from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph, replaced
-from langchain_entropy_chains.chat_models import EarlyStopChatModel
+from langchain_entropy_chains.chat_models import EarlyStopChatModel, for_model
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
@@ -46,24 +46,24 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
         SettingsError: there is no chat model in reach.
     """
     policy = Policy.of(policy)
-    found: list[BaseChatModel] = []
+    chats: list[BaseChatModel] = []
 
     def swap(chat: BaseChatModel) -> BaseChatModel:
-        found.append(chat)
+        chats.append(chat)
         if isinstance(chat, EarlyStopChatModel | _Instrumented):
             return chat
-        return stopping(chat, policy, settings)
+        return stopping_model(chat, policy, settings)
 
     tree = Replacing(swap)
     copy: R = tree(runnable)
-    if copy is runnable and not found:
+    if copy is runnable and not chats:
         raise SettingsError(f"no chat model is in reach in this {type(runnable).__name__}: {_remedy(runnable)}")
     if tree.missed:
-        passed = ", ".join(dict.fromkeys(tree.missed))
+        holders = ", ".join(dict.fromkeys(tree.missed))
         remedy = "to reach them, change the models themselves: instrument(model, policy)"
-        warnings.warn(f"early stopping passes over chat models in {passed}: {remedy}", stacklevel=2)
-    if tree.made:
-        makers, remedy = ", ".join(dict.fromkeys(tree.made)), "wrap them where they are made: EarlyStopChatModel(model, policy)"
+        warnings.warn(f"early stopping passes over chat models in {holders}: {remedy}", stacklevel=2)
+    if tree.makers:
+        makers, remedy = ", ".join(dict.fromkeys(tree.makers)), "wrap them where they are made: EarlyStopChatModel(model, policy)"
         warnings.warn(f"early stopping passes over chat models that may be made in {makers}: {remedy}", stacklevel=2)
     return copy
 
@@ -73,7 +73,7 @@ def check_wrapper(policy: Policy | None, settings: Mapping[str, Any]) -> None:
     EarlyStopChatModel(FakeListChatModel(responses=[""]), policy, **settings)
 
 
-def stopping(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, Any]) -> BaseChatModel:
+def stopping_model(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, Any]) -> BaseChatModel:
     """A chat model that stops by this policy: of one that stops by itself a copy, around any other one a wrapper.
 
     Raises:
@@ -81,10 +81,10 @@ def stopping(chat: BaseChatModel, policy: Policy | None, settings: Mapping[str, 
     """
     if not isinstance(chat, EarlyStopChatModel | ChatTransformers):
         return EarlyStopChatModel(chat, policy, **settings)
-    kind, changed = type(chat), {"policy": policy, **settings}
+    kind, changes = type(chat), {"policy": policy, **settings}
     check_settings(kind.__name__, settings, kind.model_fields)
-    kind(**{**dict(chat), **changed})  # checks the values, which a copy does not
-    return chat.model_copy(update=changed)
+    kind(**{**dict(chat), **changes})  # checks the values, which a copy does not
+    return chat.model_copy(update=changes)
 
 
 def _remedy(runnable: Any) -> str:
@@ -114,19 +114,17 @@ class EarlyStopping:
 
     def around(self, plain: BaseChatModel, owner: BaseChatModel) -> EarlyStopChatModel:
         """The wrapper of one call; ``owner`` is the model that the user has, ``plain`` the same under its own class."""
-        made = EarlyStopChatModel(plain, self.policy, **self.settings)
-        made._owner, made._meant = owner, self.model
-        return made
+        return for_model(self.model, EarlyStopChatModel(plain, self.policy, **self.settings), owner)
 
 
 class _Instrumented(Added, Switched):
     """What :func:`instrument` puts before a model's class: its calls go through an EarlyStopChatModel around itself.
 
-    The class is made for one call of :func:`instrument`, and holds what that was told; the model's fields stay as they are. A copy
+    The class is made for one call of :func:`instrument`, and holds its terms; the model's fields stay as they are. A copy
     has the class and fields of its own: it stops too, with its own settings, address and key.
     """
 
-    _entropy_chains_told: ClassVar[EarlyStopping]
+    _entropy_chains_terms: ClassVar[EarlyStopping]
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -135,21 +133,21 @@ class _Instrumented(Added, Switched):
 
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Any:
-        made = super().model_construct(_fields_set, **values)
+        model = super().model_construct(_fields_set, **values)
         if not _is_copy(cls, values):
-            give_class(made, own_class(made))
-        return made
+            give_class(model, own_class(model))
+        return model
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
         return False  # what is loaded would be the plain model, and stop nothing
 
     def to_json_not_implemented(self) -> Any:
-        told = super().to_json_not_implemented()
-        return {**told, "repr": repr(self._entropy_chains_wrapper())}  # traces get it: the model's own may hold headers
+        data = super().to_json_not_implemented()
+        return {**data, "repr": repr(self._entropy_chains_wrapper())}  # traces get it: the model's own may hold headers
 
     def __reduce__(self) -> Any:
-        return _instrumented_as, (own_class(self), self._entropy_chains_told, self.__getstate__())
+        return _instrumented_as, (own_class(self), self._entropy_chains_terms, self.__getstate__())
 
     def _entropy_chains_wrapper(self) -> EarlyStopChatModel:
         """The wrapper of one call, around the same model under its own class: fields set later are seen by both."""
@@ -157,17 +155,17 @@ class _Instrumented(Added, Switched):
         plain = kind.__new__(kind)
         for slot in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"):
             object.__setattr__(plain, slot, getattr(self, slot))
-        return self._entropy_chains_told.around(plain, self)
+        return self._entropy_chains_terms.around(plain, self)
 
     def _entropy_chains_holdout(self) -> tuple[float, str]:
         return self._entropy_chains_wrapper()._entropy_chains_holdout()
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        told = without_secrets(super()._get_invocation_params(stop=stop, **kwargs))
-        return {**told, **self._entropy_chains_wrapper()._early_stop_params}
+        params = without_secrets(super()._get_invocation_params(stop=stop, **kwargs))
+        return {**params, **self._entropy_chains_wrapper()._entropy_chains_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        params = self._entropy_chains_wrapper()._early_stop_params
+        params = self._entropy_chains_wrapper()._entropy_chains_params
         return super()._get_llm_string(stop=stop, **kwargs) + str(sorted(params.items()))
 
     def _generate(
@@ -195,20 +193,20 @@ class _Instrumented(Added, Switched):
         return self._entropy_chains_wrapper()._astream(*args, **kwargs)
 
 
-def _is_copy(kind: type[BaseChatModel], given: Mapping[str, Any]) -> bool:
+def _is_copy(kind: type[BaseChatModel], values: Mapping[str, Any]) -> bool:
     """Whether a model is made of all the fields of another one, as configurable fields do it, and not anew."""
-    return given.keys() >= kind.model_fields.keys()
+    return values.keys() >= kind.model_fields.keys()
 
 
-def _instrumented(kind: type[BaseChatModel], told: EarlyStopping) -> Any:
+def _instrumented(kind: type[BaseChatModel], terms: EarlyStopping) -> Any:
     """The class of a model of class ``kind``, and of its copies, that is instrumented."""
     remedy = "use with_early_stop(chain, policy) or EarlyStopChatModel(model, policy)"
-    return subclass(kind, _Instrumented, remedy, _entropy_chains_told=told)
+    return subclass(kind, _Instrumented, remedy, _entropy_chains_terms=terms)
 
 
-def _instrumented_as(kind: type[BaseChatModel], told: EarlyStopping, state: dict[str, Any]) -> BaseChatModel:
+def _instrumented_as(kind: type[BaseChatModel], terms: EarlyStopping, state: dict[str, Any]) -> BaseChatModel:
     """An instrumented model as it was pickled."""
-    model: BaseChatModel = unpickled(kind, state, _instrumented(kind, told))
+    model: BaseChatModel = unpickled(kind, state, _instrumented(kind, terms))
     return model
 
 
@@ -235,30 +233,30 @@ def instrument(model: M, policy: Policy | str | Path | None = None, **settings: 
     if isinstance(model, _Instrumented | EarlyStopChatModel):
         raise SettingsError(ALREADY)
     policy = Policy.of(policy)
-    told = EarlyStopping(model_name(model), policy, settings)
-    told.around(model, model)  # what is wrong with the settings is said now
-    give_class(model, _instrumented(type(model), told))
+    terms = EarlyStopping(model_name(model), policy, settings)
+    terms.around(model, model)  # what is wrong with the settings is said now
+    give_class(model, _instrumented(type(model), terms))
     return model
 
 
 def _instrument_choices(model: Any, policy: Policy | str | Path | None, settings: Mapping[str, Any]) -> None:
     """The same for a model that is made for each call."""
-    from langchain_entropy_chains._configurable import StoppingConfigurable, instrumented
+    from langchain_entropy_chains._configurable import StoppingConfigurable, change_in_place
 
     if isinstance(model, StoppingConfigurable):
         raise SettingsError(ALREADY)
     policy = Policy.of(policy)
     check_wrapper(policy, settings)
-    instrumented(model, lambda made: replaced(made, lambda chat: EarlyStopChatModel(chat, policy, **settings)))
+    change_in_place(model, lambda inner: replaced(inner, lambda chat: EarlyStopChatModel(chat, policy, **settings)))
 
 
 def uninstrument(model: M) -> M:
     """Take back what :func:`instrument` did. Raises SettingsError where it did nothing."""
     if is_configurable(model):
-        from langchain_entropy_chains._configurable import StoppingConfigurable, uninstrumented
+        from langchain_entropy_chains._configurable import StoppingConfigurable, undo_change
 
         if isinstance(model, StoppingConfigurable):
-            uninstrumented(model)
+            undo_change(model)
             return model
     if not isinstance(model, _Instrumented):
         raise SettingsError(f"this {type(model).__name__} was not changed by instrument()")

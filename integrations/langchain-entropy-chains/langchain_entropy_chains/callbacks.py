@@ -22,10 +22,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
 from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, check_options, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
-from langchain_entropy_chains._config import ASKED, OFF
+from langchain_entropy_chains._config import OFF, STRUCTURED_KEYS
 from langchain_entropy_chains._inner_fields import InnerFields
 from langchain_entropy_chains._measured import NO_LOGPROBS, MeasuredRun, Measurement, Summary
-from langchain_entropy_chains._model_info import given_to
+from langchain_entropy_chains._model_info import call_settings
 from langchain_entropy_chains._roots import RootRuns
 from langchain_entropy_chains._stopped import EarlyStopped
 
@@ -84,7 +84,7 @@ class EntropyCallbackHandler(RootRuns):
         check_options({"temperature_mode": temperature_mode, "on_mismatch": on_mismatch})
         self._policy = Policy.of(policy)
         if self._policy is not None:
-            _check(self._policy, stop)
+            _check_policy(self._policy, stop)
         elif stop:
             raise SettingsError("stop=True needs a policy: make one with `entropy-chains calibrate`")
         is_holdout("", share=holdout)  # a wrong share is said here
@@ -99,7 +99,7 @@ class EntropyCallbackHandler(RootRuns):
         self._stops: dict[UUID, dict[str, EarlyStopped]] = {}  # by root run, then by what was asked
         self._rows: deque[MeasuredRun] = deque(maxlen=keep)
         self._totals: Counter[str] = Counter()
-        self._said: set[str] = set()
+        self._warnings: set[str] = set()
         self._lock = Lock()
 
     # --- what was seen
@@ -128,27 +128,27 @@ class EntropyCallbackHandler(RootRuns):
         **kwargs: Any,
     ) -> None:
         """A run begins. One that was stopped and is tried again by a retry is stopped at once: no request is sent."""
-        asked, root = messages[0], self.root(parent_run_id) if parent_run_id else run_id
-        found = dict(metadata or {})
-        off = found.get(OFF) is False
-        again = self._stops.get(root, {}).get(_key(asked))
-        if again is not None and not off:
-            raise again
+        conversation, root = messages[0], self.root(parent_run_id) if parent_run_id else run_id
+        metadata = metadata or {}
+        off = metadata.get(OFF) is False
+        earlier_stop = self._stops.get(root, {}).get(_conversation_key(conversation))
+        if earlier_stop is not None and not off:
+            raise earlier_stop
         with self._safely():
-            uncut = _uncut(_asking(), kwargs) if self.raise_error else None
-            self._live[run_id] = self._measurement(asked, run_id, root, found, uncut, off), asked
+            uncut = _uncut(_calling_model(), kwargs) if self.raise_error else None
+            self._live[run_id] = self._measurement(conversation, run_id, root, metadata, uncut, off), conversation
 
     def on_llm_start(self, serialized: Any, prompts: list[str], **kwargs: Any) -> None:
         self.on_chat_model_start(serialized, [[]], **kwargs)
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
-        found = self._live.get(run_id)
-        if found is None:
+        measurement, conversation = self._live.get(run_id, (None, ()))
+        if measurement is None:
             return
-        with self._safely(found[0]):
-            found[0].chunk(token, chunk)
-            if found[0].closing:
-                raise self._stopped(run_id, *found)
+        with self._safely(measurement):
+            measurement.chunk(token, chunk)
+            if measurement.closing:
+                raise self._stopped(run_id, measurement, conversation)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         measurement, _ = self._live.pop(run_id, (None, None))
@@ -180,15 +180,21 @@ class EntropyCallbackHandler(RootRuns):
     # --- inside
 
     def _measurement(
-        self, asked: Sequence[BaseMessage], run_id: UUID, root: UUID, found: Mapping[str, Any], uncut: str | None, off: bool
+        self,
+        conversation: Sequence[BaseMessage],
+        run_id: UUID,
+        root: UUID,
+        metadata: Mapping[str, Any],
+        uncut: str | None,
+        off: bool,
     ) -> Measurement:
-        policy, model, why = self._policy, found.get("ls_model_name"), None
+        policy, model, why = self._policy, metadata.get("ls_model_name"), None
         if policy is not None:
-            known = {"model": model} if model else {}
-            running = {"mode": "thinking", "estimator": "renormalised", "temperature_mode": self._mode, **known}
+            run: dict[str, Any] = {"mode": "thinking", "estimator": "renormalised", "temperature_mode": self._mode}
+            run |= {"temperature": metadata.get("ls_temperature"), "max_tokens": metadata.get("ls_max_tokens")}
+            run |= {"model": model} if model else {}
             try:
-                set_to = {"temperature": found.get("ls_temperature"), "max_tokens": found.get("ls_max_tokens")}
-                policy.check(on_mismatch=self._on_mismatch, **set_to, **running)
+                policy.check(on_mismatch=self._on_mismatch, **run)
             except PolicyMismatch as mismatch:
                 if self.raise_error:
                     raise
@@ -198,28 +204,28 @@ class EntropyCallbackHandler(RootRuns):
             stop, why = False, uncut
         if policy is not None and policy.stop_rule.reads_answers:
             why = f"the rule {policy.rule} on {policy.signal} reads answers, which a callback has not: see replay"
-        held = is_holdout(str(root), share=self._holdout, salt=self._salt)
+        holdout = is_holdout(str(root), share=self._holdout, salt=self._salt)
         segmentation = (self._policy.segmentation if self._policy else None) or self._segmentation
-        dialogue = Dialogue(asked, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=held)  # type: ignore[arg-type]
-        return Measurement(dialogue, run_id=str(run_id), root=str(root), model=model, why=why, stop=found.get("ls_stop"))
+        dialogue = Dialogue(conversation, self._plan, policy=policy, segmentation=segmentation, stop=stop, holdout=holdout)  # type: ignore[arg-type]
+        return Measurement(dialogue, run_id=str(run_id), root=str(root), model=model, why=why, stop=metadata.get("ls_stop"))
 
-    def _stopped(self, run_id: UUID, measurement: Measurement, asked: Sequence[BaseMessage]) -> EarlyStopped:
+    def _stopped(self, run_id: UUID, measurement: Measurement, conversation: Sequence[BaseMessage]) -> EarlyStopped:
         del self._live[run_id]
         self._keep(measurement)
-        stopped = EarlyStopped(measurement.result()[1], asked, str(run_id), self._plan.tags, self._plan.opened)
+        stop = EarlyStopped(measurement.result()[1], conversation, str(run_id), self._plan.tags, self._plan.opened)
         root = UUID(measurement.root)
         if root in self._roots:  # what is above ends, and takes this with it
-            self._stops.setdefault(root, {})[_key(asked)] = stopped
-        return stopped
+            self._stops.setdefault(root, {})[_conversation_key(conversation)] = stop
+        return stop
 
     def _keep(self, measurement: Measurement, why: str | None = None) -> MeasuredRun:
         row, _ = measurement.result(why=why, record=self._details() if self._record else None)
         if row.reason == NO_LOGPROBS:
-            self._say(NO_LOGPROBS)
+            self._warn_once(NO_LOGPROBS)
         with self._lock:
             self._rows.append(row)
             counts = {"runs": True, "measured": row.measured, "stopped": row.stopped, "would_stop": row.would_save is not None}
-            self._totals.update({name: int(counted) for name, counted in counts.items()})
+            self._totals.update({name: int(count) for name, count in counts.items()})
             self._totals.update({"tokens": row.tokens, "would_save": row.would_save or 0})
         return row
 
@@ -237,18 +243,18 @@ class EntropyCallbackHandler(RootRuns):
         except Exception as error:
             if isinstance(error, PolicyMismatch) and self.raise_error:
                 raise
-            told = str(error) if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: {error}"
-            self._say(f"not measured: {told}")
+            fault = str(error) if isinstance(error, EntropyChainsError) else f"{type(error).__name__}: {error}"
+            self._warn_once(f"not measured: {fault}")
             if measurement is not None:
-                measurement.fault = measurement.fault or f"not measured: {told}"
+                measurement.fault = measurement.fault or f"not measured: {fault}"
 
-    def _say(self, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            logger.warning("early stopping: %s", what)
+    def _warn_once(self, warning: str) -> None:
+        if warning not in self._warnings:
+            self._warnings.add(warning)
+            logger.warning("early stopping: %s", warning)
 
 
-def _check(policy: Policy, stop: bool) -> None:
+def _check_policy(policy: Policy, stop: bool) -> None:
     """Raises SettingsError for a policy that a callback can never follow."""
     if policy.mode != "thinking":
         raise SettingsError(f"policy has mode {policy.mode!r}; a callback sees single runs: use EarlyStopChatModel(mode='refine')")
@@ -259,14 +265,14 @@ def _check(policy: Policy, stop: bool) -> None:
         raise SettingsError("policy has k null (the full vocabulary); an API gives a top-k only: calibrate with top-logprobs")
 
 
-def _uncut(model: BaseLanguageModel[Any] | None, told: Mapping[str, Any]) -> str | None:
-    """Why nothing may be cut in a call of a model, of which LangChain tells this; None where something may."""
-    settings = told.get("invocation_params") or {}
-    given = forms.merged(settings) if model is None else given_to(model, settings)
-    return forms.never_cut(given) or (forms.STRUCTURED if any(map((told.get("options") or {}).get, ASKED)) else None)
+def _uncut(model: BaseLanguageModel[Any] | None, kwargs: Mapping[str, Any]) -> str | None:
+    """Why nothing may be cut in a call of a model, of which LangChain tells handlers ``kwargs``; None where something may."""
+    params = kwargs.get("invocation_params") or {}
+    settings = forms.merged(params) if model is None else call_settings(model, params)
+    return forms.never_cut(settings) or (forms.STRUCTURED if any(map((kwargs.get("options") or {}).get, STRUCTURED_KEYS)) else None)
 
 
-def _asking() -> BaseLanguageModel[Any] | None:
+def _calling_model() -> BaseLanguageModel[Any] | None:
     """The model that calls its handlers just now; None where somebody else does.
 
     LangChain does not tell handlers which one it is. What it tells of its fields is made once, and lacks those that its class does
@@ -285,6 +291,6 @@ def _untouched(run_id: UUID, output: Any) -> Any:
     return output
 
 
-def _key(messages: Sequence[BaseMessage]) -> str:
+def _conversation_key(messages: Sequence[BaseMessage]) -> str:
     """What was asked, ids left out: a retry asks the same."""
     return repr([(m.type, m.content, getattr(m, "tool_calls", None)) for m in messages])

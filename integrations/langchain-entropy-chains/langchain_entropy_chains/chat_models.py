@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains import Monitor, Policy, Segmentation, ThinkTags, arun_refine, is_holdout, run_refine, stopping_enabled
+from entropy_chains import Policy, Segmentation, ThinkTags, arun_refine, is_holdout, run_refine, stopping_enabled
 from entropy_chains.adapters import (
     IN_AN_APP,
     Continuation,
@@ -32,12 +32,12 @@ from entropy_chains.adapters import (
     without_secrets,
 )
 from entropy_chains.errors import SettingsError
-from langchain_entropy_chains._call import Call, as_whole, whole
-from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, switch_of
+from langchain_entropy_chains._call import Call, result_as_stream, with_token_usage
+from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._inner_fields import InnerFields
-from langchain_entropy_chains._model_info import can_stream, checked_ways, model_name, refusal, without_any_logprobs
-from langchain_entropy_chains._opening import opened, unbound
+from langchain_entropy_chains._model_info import can_stream, check_ways, model_name, refusal, without_any_logprobs
+from langchain_entropy_chains._opening import open_inner, unbound
 from langchain_entropy_chains._traced import computing
 from langchain_entropy_chains._tree import replaced
 
@@ -124,18 +124,18 @@ class EarlyStopChatModel(InnerFields):
 
     _owner: BaseChatModel | None = PrivateAttr(default=None)  # the user's model, where ``inner`` is made of it for one call
     _choices: Any = PrivateAttr(default=None)  # a model with configurable fields, which makes the inner one of every call
-    _meant: str | None = PrivateAttr(default=None)  # the name of the model that instrument() was called for
+    _intended: str | None = PrivateAttr(default=None)  # the model that the policy was named for: another one runs in full
 
     def __init__(self, inner: BaseChatModel | Runnable[Any, Any] | str, policy: Policy | str | Path | None = None, **settings: Any):
-        own = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
-        choices, chat, bound, config = opened(inner, settings)
+        fields = {name: settings.pop(name) for name in list(settings) if name in type(self).model_fields}
+        choices, chat, bound, config = open_inner(inner, settings)
         copied = {name: getattr(chat, name, None) for name in COPIED if name in type(self).model_fields}
         copied |= merge_configs({name: copied[name] for name in INHERITED if copied[name]}, config)  # type: ignore[arg-type]
         copied = {name: value for name, value in copied.items() if name in COPIED}
         policy = Policy.of(policy)
-        given = {"bound": bound, **copied, **own, "inner": chat, "policy": policy}
-        check_options(own)
-        super().__init__(**{name: value for name, value in given.items() if value is not None})
+        values = {"bound": bound, **copied, **fields, "inner": chat, "policy": policy}
+        check_options(fields)
+        super().__init__(**{name: value for name, value in values.items() if value is not None})
         self._choices = choices
         self._check_settings()
 
@@ -144,8 +144,8 @@ class EarlyStopChatModel(InnerFields):
             raise SettingsError(f"k is {self.k}; it must be at least 1")
         if self.max_steps < 1:
             raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
-        checked_ways(self.continuation)
-        self._inner_model(None, {})._ways()
+        check_ways(self.continuation)
+        self._inner_model(None, {}).check_ways()
         is_holdout("", share=self.holdout)
         if self.policy is not None:
             self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
@@ -174,17 +174,17 @@ class EarlyStopChatModel(InnerFields):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, **self._early_stop_params}
+        return {"model_name": self.model_name, **self._entropy_chains_params}
 
     @property
-    def _early_stop_params(self) -> dict[str, Any]:
+    def _entropy_chains_params(self) -> dict[str, Any]:
         """What tells a cached reply of this policy from another's."""
         policy = self.policy.fingerprint if self.policy else None
         return {"early_stop_policy": policy, "early_stop_mode": self.mode, "early_stop_enabled": stopping_enabled()}
 
     def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        told = self.inner._get_invocation_params(**self._with_bound(stop, kwargs))
-        return {**without_secrets(told), **self._early_stop_params}
+        params = self.inner._get_invocation_params(**self._with_bound(stop, kwargs))
+        return {**without_secrets(params), **self._entropy_chains_params}
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         return super()._get_llm_string(**self._with_bound(stop, kwargs))  # replies under other headers are other replies
@@ -194,9 +194,9 @@ class EarlyStopChatModel(InnerFields):
 
     def _with_bound(self, stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The settings of a call: its own, and those bound to the model."""
-        given = {**self.bound, **kwargs}
-        bound = given.pop("stop", None)
-        return {"stop": bound if stop is None else stop, **given}
+        kwargs = {**self.bound, **kwargs}
+        bound_stop = kwargs.pop("stop", None)
+        return {"stop": bound_stop if stop is None else stop, **kwargs}
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         return self.inner._combine_llm_outputs(llm_outputs)
@@ -209,8 +209,8 @@ class EarlyStopChatModel(InnerFields):
 
     def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
         """As the inner model does it."""
-        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
-        return self._around(self.inner.bind_tools(tools, **chosen, **kwargs))
+        choice = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self._around(self.inner.bind_tools(tools, **choice, **kwargs))
 
     def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
         """As the inner model does it; such calls are never stopped."""
@@ -222,8 +222,8 @@ class EarlyStopChatModel(InnerFields):
         def swap(chat: BaseChatModel) -> BaseChatModel:
             return chat if isinstance(chat, EarlyStopChatModel) else self.model_copy(update={"inner": chat})
 
-        made: Runnable[Any, Any] = replaced(runnable, swap)
-        return made
+        around: Runnable[Any, Any] = replaced(runnable, swap)
+        return around
 
     def _entropy_chains_holdout(self) -> tuple[float, str]:
         return self.holdout, self.holdout_salt
@@ -251,48 +251,42 @@ class EarlyStopChatModel(InnerFields):
 
     def _call(self, stop: list[str] | None, kwargs: dict[str, Any], *, asynchronous: bool = False) -> Call:
         computing()
-        given = self._with_bound(stop, {**switch_of(ensure_config()), **kwargs})
-        stop = given.pop("stop")
-        wanted, held = given.pop(OFF, True), given.pop(HELD, False)
-        structured = given.pop(STRUCTURED, False)
-        given.pop("stream", None)
+        kwargs = self._with_bound(stop, {**switch_of(ensure_config()), **kwargs})
+        stop = kwargs.pop("stop")
+        wanted, holdout = kwargs.pop(OFF, True), kwargs.pop(HOLDOUT, False)
+        structured = kwargs.pop(STRUCTURED, False)
+        kwargs.pop("stream", None)
         active = bool(self.policy and self.policy.active and wanted and stopping_enabled())
-        refused = self._another(given) or (forms.STRUCTURED if structured else None)
-        refused = refused or refusal(self.inner, given, self.mode, asynchronous=asynchronous)
+        refused = self._other_model(kwargs) or (forms.STRUCTURED if structured else None)
+        refused = refused or refusal(self.inner, kwargs, self.mode, asynchronous=asynchronous)
         if refused and active:
             warnings.warn(NOT_STOPPED + refused, stacklevel=2)
-        inner = self._inner_model(stop, given, wanted=wanted)
-        settings = {"stop": wanted, "on_mismatch": self.on_mismatch}
-        return Call(inner, {"stop": stop, **given}, settings, bool(held), refused)
+        inner = self._inner_model(stop, kwargs, wanted=wanted)
+        terms = {"stop": wanted, "on_mismatch": self.on_mismatch}
+        return Call(inner, {"stop": stop, **kwargs}, terms, bool(holdout), refused, self.policy)
 
-    def _another(self, given: dict[str, Any]) -> str | None:
+    def _other_model(self, kwargs: dict[str, Any]) -> str | None:
         """Why a copy or binding of an instrumented model runs in full: it is of a model that nobody named a policy for."""
-        name, policy = model_name(self.inner, given), self.policy
-        if policy is None or self.on_mismatch != "error" or name in (self._meant or name, policy.model, *policy.aliases):
+        name, policy = model_name(self.inner, kwargs), self.policy
+        if policy is None or self.on_mismatch != "error" or name in (self._intended or name, policy.model, *policy.aliases):
             return None
         return f"the policy is for model {policy.model!r}, and this is another one, {name!r}: run in full"
 
-    def _able(self, call: Call) -> Call:
+    def _checked_call(self, call: Call) -> Call:
         """The same call, or a refused one where its server, now known, cannot serve it."""
         why = call.inner.in_full
         if why is None:
             return call
-        if self.policy and self.policy.active and call.settings["stop"] and stopping_enabled():
+        if self.policy and self.policy.active and call.terms["stop"] and stopping_enabled():
             warnings.warn(NOT_STOPPED + why, stacklevel=2)
         return replace(call, refused=why)
 
-    def _refused(self, call: Call, usage: Any) -> dict[str, Any]:
-        """The metadata of a call that is passed through."""
-        told = Monitor(self.policy, stop=False).finish(call.refused, tokens=usage["output_tokens"] if usage else None).metadata()
-        return told if usage else {name: value for name, value in told.items() if name != "early_stop_tokens"}
-
     def _dialogue(self, call: Call, messages: list[BaseMessage]) -> Any:
-        given = {"segmentation": self.segmentation, "holdout": call.held, **call.settings}
-        return call.inner.dialogue(messages, self.policy, **given)
+        return call.inner.dialogue(messages, self.policy, segmentation=self.segmentation, holdout=call.holdout, **call.terms)
 
     def _refining(self, call: Call) -> dict[str, Any]:
         settings = {"policy": self.policy, "steps": self.max_steps, "sampling": call.inner.sampling}
-        return {**settings, "holdout": [call.held], **call.settings}
+        return {**settings, "holdout": [call.holdout], **call.terms}
 
     # --- the two shells
 
@@ -305,9 +299,9 @@ class EarlyStopChatModel(InnerFields):
     ) -> ChatResult:
         call = self._call(stop, kwargs)
         if call.refused:
-            return self._told(call, self.inner._generate(messages, **call.given))
-        with closing(self._talk(call, messages)) as chunks:
-            return as_whole(generate_from_stream(chunks))
+            return call.passed(self.inner._generate(messages, **call.kwargs))
+        with closing(self._chunks(call, messages)) as chunks:
+            return with_token_usage(generate_from_stream(chunks))
 
     async def _agenerate(
         self,
@@ -318,9 +312,9 @@ class EarlyStopChatModel(InnerFields):
     ) -> ChatResult:
         call = self._call(stop, kwargs, asynchronous=True)
         if call.refused:
-            return self._told(call, await self.inner._agenerate(messages, **call.given))
-        async with aclosing(self._atalk(call, messages)) as chunks:
-            return as_whole(generate_from_stream(iter([chunk async for chunk in chunks])))
+            return call.passed(await self.inner._agenerate(messages, **call.kwargs))
+        async with aclosing(self._achunks(call, messages)) as chunks:
+            return with_token_usage(generate_from_stream(iter([chunk async for chunk in chunks])))
 
     def _stream(
         self,
@@ -329,7 +323,7 @@ class EarlyStopChatModel(InnerFields):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with closing(self._talk(self._call(stop, kwargs), messages)) as chunks:
+        with closing(self._chunks(self._call(stop, kwargs), messages)) as chunks:
             for chunk in chunks:
                 if run_manager:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -342,21 +336,22 @@ class EarlyStopChatModel(InnerFields):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with aclosing(self._atalk(self._call(stop, kwargs, asynchronous=True), messages)) as chunks:
+        async with aclosing(self._achunks(self._call(stop, kwargs, asynchronous=True), messages)) as chunks:
             async for chunk in chunks:
                 if run_manager:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
-    def _talk(self, call: Call, messages: list[BaseMessage]) -> Generator[ChatGenerationChunk, None, None]:
+    def _chunks(self, call: Call, messages: list[BaseMessage]) -> Generator[ChatGenerationChunk, None, None]:
         if not call.refused:
             call.inner.connect()
-            call = self._able(call)
+            call = self._checked_call(call)
         if call.refused:
-            streams = can_stream(self.inner, asynchronous=False)
-            passed = self.inner._stream(messages, **call.given) if streams else whole(self.inner._generate(messages, **call.given))
-            yield from passed
-            yield call.end(self._refused(call, None))
+            if can_stream(self.inner, asynchronous=False):
+                yield from self.inner._stream(messages, **call.kwargs)
+            else:
+                yield from result_as_stream(self.inner._generate(messages, **call.kwargs))
+            yield call.end(call.passed_metadata(None))
             return
         if self.mode == "refine":
             yield call.refined(run_refine(call.inner, [messages], **self._refining(call))[0])  # type: ignore[arg-type,list-item]
@@ -364,21 +359,21 @@ class EarlyStopChatModel(InnerFields):
         dialogue = self._dialogue(call, messages)
         with closing(drive(dialogue, call.inner.updates)) as events:
             for event in events:
-                yield from call.shown(event)
+                yield from call.chunks(event)
         yield call.finished(dialogue.result())
 
-    async def _atalk(self, call: Call, messages: list[BaseMessage]) -> AsyncGenerator[ChatGenerationChunk, None]:
+    async def _achunks(self, call: Call, messages: list[BaseMessage]) -> AsyncGenerator[ChatGenerationChunk, None]:
         if not call.refused:
             await call.inner.aconnect()
-            call = self._able(call)
+            call = self._checked_call(call)
         if call.refused:
             if can_stream(self.inner, asynchronous=True):
-                async for chunk in self.inner._astream(messages, **call.given):
+                async for chunk in self.inner._astream(messages, **call.kwargs):
                     yield chunk
             else:
-                for chunk in whole(await self.inner._agenerate(messages, **call.given)):
+                for chunk in result_as_stream(await self.inner._agenerate(messages, **call.kwargs)):
                     yield chunk
-            yield call.end(self._refused(call, None))
+            yield call.end(call.passed_metadata(None))
             return
         if self.mode == "refine":
             yield call.refined((await arun_refine(call.inner, [messages], **self._refining(call)))[0])  # type: ignore[arg-type,list-item]
@@ -386,14 +381,20 @@ class EarlyStopChatModel(InnerFields):
         dialogue = self._dialogue(call, messages)
         async with aclosing(adrive(dialogue, call.inner.aupdates)) as events:
             async for event in events:
-                for chunk in call.shown(event):
+                for chunk in call.chunks(event):
                     yield chunk
         yield call.finished(dialogue.result())
 
-    def _told(self, call: Call, result: ChatResult) -> ChatResult:
-        """A result that was passed through, with its metadata."""
-        for generation in result.generations:
-            message = generation.message
-            refused = self._refused(call, getattr(message, "usage_metadata", None))
-            message.response_metadata = {**message.response_metadata, **refused}
-        return result
+
+def for_model(name: str | None, wrapper: EarlyStopChatModel, owner: BaseChatModel | None = None) -> EarlyStopChatModel:
+    """The wrapper, whose policy was named for one model: calls of another one, which the policy is not for, run in full.
+
+    Args:
+        name: the model's name; None where the policy is for whatever model there is.
+        wrapper: it is changed, and returned.
+        owner: the user's model, where the inner one is made of it for one call.
+    """
+    wrapper._intended = name
+    if owner is not None:
+        wrapper._owner = owner
+    return wrapper

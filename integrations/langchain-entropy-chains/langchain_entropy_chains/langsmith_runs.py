@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from langsmith.types import Run as LangSmithRun
 
 FIELDS: list[Any] = ["ID", "TRACE_ID", "METADATA", "START_TIME", "END_TIME", "PROMPT_TOKENS", "INPUTS", "OUTPUTS"]
-FOUND = 'eq(metadata_key, "early_stop_tokens")'
+WITH_TABLE = 'eq(metadata_key, "early_stop_tokens")'
 """LangSmith's filter for model runs that early stopping left its table on (EarlyStopTracer writes it)."""
 
 BEGINNING = datetime(2020, 1, 1, tzinfo=UTC)
@@ -37,7 +37,7 @@ def read_runs(project: str, *, since: datetime | None = None, client: langsmith.
     """
     client = client or langsmith.Client()
     try:
-        return asyncio.run(_read(client, str(client.read_project(project_name=project).id), since or BEGINNING))
+        return asyncio.run(_query(client, str(client.read_project(project_name=project).id), since or BEGINNING))
     except LangSmithNotFoundError as error:
         raise InputError(f"LangSmith has no project {project!r}; check the name, and LANGSMITH_API_KEY's workspace") from error
     except (LangSmithError, langsmith.LangsmithError) as error:  # one of requests, one of the newer part of the SDK
@@ -47,27 +47,27 @@ def read_runs(project: str, *, since: datetime | None = None, client: langsmith.
         ) from error
 
 
-async def _read(client: langsmith.Client, project_id: str, since: datetime) -> list[LangSmithRun]:
-    found = client.runs.query(
-        project_ids=[project_id], run_type="LLM", filter=FOUND, min_start_time=since, selects=FIELDS, page_size=1000
+async def _query(client: langsmith.Client, project_id: str, since: datetime) -> list[LangSmithRun]:
+    runs = client.runs.query(
+        project_ids=[project_id], run_type="LLM", filter=WITH_TABLE, min_start_time=since, selects=FIELDS, page_size=1000
     )
-    return [run async for run in found]
+    return [run async for run in runs]
 
 
 def savings_runs(runs: Iterable[LangSmithRun]) -> list[Run]:
     """The same runs, as :func:`entropy_chains.savings.holdout.holdout_saving` takes them: by root, with their assignment."""
-    made = []
+    rows = []
     for run in runs:
-        found = run.metadata or {}
-        tokens = found.get("early_stop_tokens")
+        metadata = run.metadata or {}
+        tokens = metadata.get("early_stop_tokens")
         if not isinstance(tokens, int):
             continue
-        held = bool(found.get("early_stop_holdout"))
-        spared = found.get(WOULD_SAVE)
+        holdout = bool(metadata.get("early_stop_holdout"))
+        would_save = metadata.get(WOULD_SAVE)
         seconds = (run.end_time - run.start_time).total_seconds() if run.start_time and run.end_time else None
-        shadow = tokens - (spared if isinstance(spared, int) else 0) if held else None
-        made.append(Run(str(run.trace_id), tokens, held, seconds, run.prompt_tokens or 0, shadow))
-    return made
+        shadow = tokens - (would_save if isinstance(would_save, int) else 0) if holdout else None
+        rows.append(Run(str(run.trace_id), tokens, holdout, seconds, run.prompt_tokens or 0, shadow))
+    return rows
 
 
 def recorded_traces(runs: Iterable[LangSmithRun]) -> list[Trace]:
@@ -76,31 +76,33 @@ def recorded_traces(runs: Iterable[LangSmithRun]) -> list[Trace]:
     A live run has an answer at its end only: every other step's is null. To calibrate, record the same questions anew
     (``entropy-chains record``), which asks for the answer after each step.
     """
-    found = [(run, run.metadata or {}) for run in runs]
-    return [_trace(run, told) for run, told in found if RECORD in told and not told.get("early_stop_stopped")]
+    pairs = [(run, run.metadata or {}) for run in runs]
+    return [_trace(run, metadata) for run, metadata in pairs if RECORD in metadata and not metadata.get("early_stop_stopped")]
 
 
-def _trace(run: LangSmithRun, found: Mapping[str, Any]) -> Trace:
-    record = json.loads(found[RECORD])
+def _trace(run: LangSmithRun, metadata: Mapping[str, Any]) -> Trace:
+    record = json.loads(metadata[RECORD])
     lists = zip(record["entropy"], record["tokens"], record["mass"], record["sum_entropy"], strict=True)
     steps = [
         Step(None, entropy, tokens, mass=mass, signals={} if total is None else {"sum_entropy": total})
         for entropy, tokens, mass, total in lists
     ]
-    question, generation = _last_user(run.inputs), _generation(run.outputs)
-    word = _text((generation.get("generation_info") or {}).get("finish_reason"))
+    question, generation = _last_question(run.inputs), _generation(run.outputs)
+    word = _text_or_none((generation.get("generation_info") or {}).get("finish_reason"))
     finish = finish_of(word) if word else None
-    answer = _text(generation.get("text")) if finish in ("stop", None) else None  # of a run that was cut off it is half of one
+    answer = (
+        _text_or_none(generation.get("text")) if finish in ("stop", None) else None
+    )  # of a run that was cut off it is half of one
     return Trace(
         str(run.id),
         [*steps, Step(answer, None, record["rest"])],
         group=question or str(run.trace_id),
         question=question,
-        model=found.get("ls_model_name"),
+        model=metadata.get("ls_model_name"),
         mode="thinking",
         estimator="renormalised",
         k=record["k"],
-        temperature=found.get("ls_temperature"),
+        temperature=metadata.get("ls_temperature"),
         temperature_mode=record["temperature_mode"],
         segmentation=record["segmentation"],
         finish=finish,
@@ -108,23 +110,23 @@ def _trace(run: LangSmithRun, found: Mapping[str, Any]) -> Trace:
     )
 
 
-def _last_user(inputs: Any) -> str | None:
+def _last_question(inputs: Any) -> str | None:
     messages = (inputs or {}).get("messages") or [[]]
-    asked = [m.get("kwargs") or {} for m in messages[0] if isinstance(m, dict)]
-    texts = [m.get("content") for m in asked if m.get("type") == "human"]
+    fields = [m.get("kwargs") or {} for m in messages[0] if isinstance(m, dict)]
+    texts = [m.get("content") for m in fields if m.get("type") == "human"]
     return texts[-1] if texts and isinstance(texts[-1], str) else None
 
 
 def _generation(outputs: Any) -> Mapping[str, Any]:
     """The first generation of a run's outputs; empty where there is none."""
     try:
-        found = outputs["generations"][0][0]
+        generation = outputs["generations"][0][0]
     except (TypeError, KeyError, IndexError):
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return generation if isinstance(generation, Mapping) else {}
 
 
-def _text(value: Any) -> str | None:
+def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 

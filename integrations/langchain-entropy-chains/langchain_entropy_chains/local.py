@@ -20,7 +20,7 @@ from pydantic import Field, InstanceOf, PrivateAttr
 from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
 from entropy_chains.adapters import OnMismatch, astream, check_options, check_settings, forms, in_thread, tags_of
 from entropy_chains.backends import Generation, Sampling
-from langchain_entropy_chains._config import HELD, OFF, STRUCTURED, Switched, switch_of
+from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest, offered
 from langchain_entropy_chains._traced import computing
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.runnables import Runnable, RunnableConfig
 
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-PER_CALL = {*SAMPLING, OFF, HELD, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+CALL_SETTINGS = {*SAMPLING, OFF, HOLDOUT, STRUCTURED, "tools", "tool_choice", "chat_template_kwargs"}
 """What a call may set besides ``stop``."""
 
 
@@ -103,10 +103,10 @@ class ChatTransformers(Switched):
     _rows: BatchRuns | None = PrivateAttr(default=None)  # only on the copy that serves one batch()
 
     def __init__(self, *, policy: Policy | str | Path | None = None, **settings: Any):
-        given = {name: value for name, value in settings.items() if name not in OF_SERVERS}
-        check_settings(type(self).__name__, given, type(self).model_fields)
-        given["policy"] = Policy.of(policy)
-        super().__init__(**given)
+        fields = {name: value for name, value in settings.items() if name not in OF_SERVERS}
+        check_settings(type(self).__name__, fields, type(self).model_fields)
+        fields["policy"] = Policy.of(policy)
+        super().__init__(**fields)
         is_holdout("", share=self.holdout)
 
     @classmethod
@@ -133,11 +133,11 @@ class ChatTransformers(Switched):
         """
         from entropy_chains import TransformersBackend
 
-        own = {n: settings.pop(n) for n in list(settings) if n in cls.model_fields}
-        check_options(own)  # before the model is loaded
-        rows = own.get("batch_size", cls.model_fields["batch_size"].default)
+        fields = {n: settings.pop(n) for n in list(settings) if n in cls.model_fields}
+        check_options(fields)  # before the model is loaded
+        rows = fields.get("batch_size", cls.model_fields["batch_size"].default)
         backend = TransformersBackend.from_pretrained(model_id, name=name, device=device, k=k, batch_size=rows, **settings)
-        return cls(backend=backend, policy=policy, **own)
+        return cls(backend=backend, policy=policy, **fields)
 
     @property
     def model_name(self) -> str:
@@ -165,11 +165,11 @@ class ChatTransformers(Switched):
 
     def get_token_ids(self, text: str) -> list[int]:
         """The text's tokens by the model's own tokenizer, without those that a template adds; nothing is loaded for it."""
-        own = getattr(self.backend, "token_ids", None)
-        if self.custom_get_token_ids is not None or own is None:
+        tokenize = getattr(self.backend, "token_ids", None)
+        if self.custom_get_token_ids is not None or tokenize is None:
             return super().get_token_ids(text)
-        made: list[int] = own(text)
-        return made
+        ids: list[int] = tokenize(text)
+        return ids
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | dict[str, Any] | bool | None = None, **kwargs: Any
@@ -184,17 +184,17 @@ class ChatTransformers(Switched):
 
     def _request(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> LocalRequest:
         computing()
-        unknown = sorted(kwargs.keys() - PER_CALL)
+        unknown = sorted(kwargs.keys() - CALL_SETTINGS)
         if unknown:
             raise SettingsError(
-                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(CALL_SETTINGS))}"
             )
         tools = offered(kwargs.get("tools"), kwargs.get("tool_choice"))
         template = {**(kwargs.get("chat_template_kwargs") or {}), **({"tools": tools} if tools else {})}
         backend = self.backend.with_template(**template) if template else self.backend
-        given = {OFF: self.early_stop, **switch_of(ensure_config()), **kwargs}
+        switches = {OFF: self.early_stop, **switch_of(ensure_config()), **kwargs}
         sampling = Sampling(**{name: kwargs.get(name, getattr(self, name)) for name in SAMPLING})
-        uncut = forms.STRUCTURED if given.get(STRUCTURED) else forms.never_cut({"tool_choice": kwargs.get("tool_choice")})
+        uncut = forms.STRUCTURED if switches.get(STRUCTURED) else forms.never_cut({"tool_choice": kwargs.get("tool_choice")})
         tags = tags_of(backend)
         plain = tags is None and self.policy is None  # an ordinary model: all its text is answer
         return LocalRequest(
@@ -203,13 +203,13 @@ class ChatTransformers(Switched):
             {
                 "policy": self.policy,
                 "sampling": sampling,
-                "stop": self.early_stop and given[OFF] and not uncut,
+                "stop": self.early_stop and switches[OFF] and not uncut,
                 "on_mismatch": self.on_mismatch,
                 **({"segmentation": Segmentation("call")} if plain else {}),
             },
             tuple(stop or self.stop or ()),
             tags,
-            held=bool(given.get(HELD)),
+            holdout=bool(switches.get(HOLDOUT)),
             has_tools=bool(tools),
             uncut=uncut,
         )
@@ -237,7 +237,7 @@ class ChatTransformers(Switched):
     def _run(self, request: LocalRequest, cancelled: threading.Event | None = None) -> Generation:
         if self._rows is not None:
             return self._rows.take(request, cancelled)
-        return request.generate([request.messages], [request.held], cancelled)[0]
+        return request.generate([request.messages], [request.holdout], cancelled)[0]
 
     def _stream(
         self,
@@ -247,10 +247,10 @@ class ChatTransformers(Switched):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
-        shown = request.shown()
+        reply_text = request.reply_text()
         with closing(request.stream()) as chunks:
             for chunk in chunks:
-                yield from request.chunks(chunk, shown)
+                yield from request.chunks(chunk, reply_text)
 
     async def _astream(
         self,
@@ -260,36 +260,38 @@ class ChatTransformers(Switched):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = self._request(messages, stop, kwargs)
-        shown = request.shown()
+        reply_text = request.reply_text()
         async with aclosing(astream(request.stream())) as chunks:
             async for chunk in chunks:
-                for told in request.chunks(chunk, shown):
-                    yield told
+                for message_chunk in request.chunks(chunk, reply_text):
+                    yield message_chunk
 
     # --- batches
 
     def batch(self, inputs: list[Any], config: Any = None, **kwargs: Any) -> list[Any]:
         """Answer every input, ``batch_size`` (or ``max_concurrency``) of them in one call of the backend."""
-        found: list[Any] = []
+        replies: list[Any] = []
         for model, part, configs in self._parts(inputs, config, kwargs):
-            found += super(ChatTransformers, model).batch(part, configs, **kwargs)
-        return found
+            replies += super(ChatTransformers, model).batch(part, configs, **kwargs)
+        return replies
 
     async def abatch(self, inputs: list[Any], config: Any = None, **kwargs: Any) -> list[Any]:
         """See :meth:`batch`."""
-        found: list[Any] = []
+        replies: list[Any] = []
         for model, part, configs in self._parts(inputs, config, kwargs):
-            found += await super(ChatTransformers, model).abatch(part, configs, **kwargs)
-        return found
+            replies += await super(ChatTransformers, model).abatch(part, configs, **kwargs)
+        return replies
 
     def _parts(
         self, inputs: list[Any], config: Any, kwargs: dict[str, Any]
     ) -> Iterator[tuple[ChatTransformers, list[Any], list[RunnableConfig]]]:
         """The parts of a batch, each with the model to run it on: a copy that knows all its prompts."""
-        asked = [self._entropy_chains_switched(c, kwargs) for c in get_config_list(config, len(inputs))] if inputs else []
-        configs = [c for c, _ in asked]
+        calls = [self._entropy_chains_switched(c, kwargs) for c in get_config_list(config, len(inputs))] if inputs else []
+        configs = [c for c, _ in calls]
         cache = get_llm_cache() if self.cache is None else self.cache
-        if cache or len({given.get(OFF) for _, given in asked}) > 1:  # each by itself: some need not run, or not in the same way
+        if (
+            cache or len({settings.get(OFF) for _, settings in calls}) > 1
+        ):  # each by itself: some need not run, or not in the same way
             yield self, inputs, configs
             return
         size = (configs[0].get("max_concurrency") if configs else None) or self.batch_size
@@ -297,6 +299,6 @@ class ChatTransformers(Switched):
             part = slice(start, start + size)
             model = self.model_copy()
             conversations = [conversation(self._convert_input(i).to_messages()) for i in inputs[part]]
-            model._rows = BatchRuns(conversations, [bool(given.get(HELD)) for _, given in asked[part]])
+            model._rows = BatchRuns(conversations, [bool(settings.get(HOLDOUT)) for _, settings in calls[part]])
             # All prompts wait for the one call, so each needs a place.
             yield model, inputs[part], [{**c, "max_concurrency": size} for c in configs[part]]

@@ -22,8 +22,8 @@ from entropy_chains import Policy
 from entropy_chains.adapters import FLAT, check_settings, forms
 from langchain_entropy_chains._config import STRUCTURED, Switched
 from langchain_entropy_chains._tree import replaced
-from langchain_entropy_chains.attachment import check_wrapper, stopping
-from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel
+from langchain_entropy_chains.attachment import check_wrapper, stopping_model
+from langchain_entropy_chains.chat_models import NOT_STOPPED, EarlyStopChatModel, for_model
 from langchain_entropy_chains.local import ChatTransformers
 
 if TYPE_CHECKING:
@@ -86,42 +86,44 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ExtendedModelResponse[Any]:
         """Run one model call, stopped early where the policy says so."""
-        asked = self._asked(request)
-        return self._told(request, asked, handler(asked))
+        stopping_request = self._stopping_request(request)
+        return self._with_totals(request, stopping_request, handler(stopping_request))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ExtendedModelResponse[Any]:
         """See :meth:`wrap_model_call`."""
-        asked = self._asked(request)
-        return self._told(request, asked, await handler(asked))
+        stopping_request = self._stopping_request(request)
+        return self._with_totals(request, stopping_request, await handler(stopping_request))
 
-    def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        given = {field.name: getattr(request, field.name) for field in fields(request)}
-        asked = _Asked(**given).stopped_by(self)
-        return asked.override(tool_choice="none") if self._is_over(request) else asked
+    def _stopping_request(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        values = {field.name: getattr(request, field.name) for field in fields(request)}
+        stopping_request = _Asked(**values).stopped_by(self)
+        return stopping_request.override(tool_choice="none") if self._is_over(request) else stopping_request
 
     def stopping(self, model: Any, *, structured: bool = False) -> Any:
         """The model of a call, whatever holds it, with every chat model in it stopping; as it is, with a warning, where none is."""
-        found: list[BaseChatModel] = []
+        chats: list[BaseChatModel] = []
 
         def swap(chat: BaseChatModel) -> BaseChatModel:
-            found.append(chat)
+            chats.append(chat)
             if isinstance(chat, Switched) and not isinstance(chat, EarlyStopChatModel | ChatTransformers):
                 return chat  # instrumented
-            made = stopping(chat, self._policy, self._local if isinstance(chat, ChatTransformers) else self._settings)
-            if isinstance(made, EarlyStopChatModel):
-                made._meant = self._policy.model if self._policy else None  # another model runs in full
+            stopping_chat = stopping_model(
+                chat, self._policy, self._local if isinstance(chat, ChatTransformers) else self._settings
+            )
+            if isinstance(stopping_chat, EarlyStopChatModel):
+                for_model(self._policy.model if self._policy else None, stopping_chat)
                 if structured:  # not every model's settings will show it
-                    made.bound = {**made.bound, STRUCTURED: True}
-            elif structured and isinstance(made, ChatTransformers):
-                made.early_stop = False
-            return made
+                    stopping_chat.bound = {**stopping_chat.bound, STRUCTURED: True}
+            elif structured and isinstance(stopping_chat, ChatTransformers):
+                stopping_chat.early_stop = False
+            return stopping_chat
 
-        made = replaced(model, swap)
-        if made is model and not found:
+        copy = replaced(model, swap)
+        if copy is model and not chats:
             warnings.warn(f"{NOT_STOPPED}no chat model is in reach in this {type(model).__name__}", stacklevel=2)
-        return made
+        return copy
 
     def _is_over(self, request: ModelRequest[Any]) -> bool:
         """Whether the agent was sure in this turn, and its policy was calibrated for ending the loop."""
@@ -136,18 +138,18 @@ class EarlyStopMiddleware(AgentMiddleware[EarlyStopState, Any, Any]):
                 return True
         return False
 
-    def _told(
-        self, request: ModelRequest[Any], asked: ModelRequest[Any], response: ModelResponse[Any]
+    def _with_totals(
+        self, request: ModelRequest[Any], stopping_request: ModelRequest[Any], response: ModelResponse[Any]
     ) -> ExtendedModelResponse[Any]:
         replies = [m.response_metadata for m in response.result if isinstance(m, AIMessage)]
-        found = [metadata for metadata in replies if STOPPED in metadata]
-        if replies and not found and asked.model is not request.model:
+        tables = [metadata for metadata in replies if STOPPED in metadata]
+        if replies and not tables and stopping_request.model is not request.model:
             remedy = "put EarlyStopMiddleware last in the list"
             warnings.warn(f"{NOT_STOPPED}another middleware answered, or asked another model: {remedy}", stacklevel=2)
-        for metadata in found:
-            request.runtime.stream_writer({"early_stop": {k: v for k, v in metadata.items() if k.startswith(FLAT)}})
-        totals = {name: sum(m.get(name) or 0 for m in found) for name in SUMMED}
-        return ExtendedModelResponse(response, Command(update={"early_stop_calls": len(found), **totals}))
+        for table in tables:
+            request.runtime.stream_writer({"early_stop": {k: v for k, v in table.items() if k.startswith(FLAT)}})
+        totals = {name: sum(m.get(name) or 0 for m in tables) for name in SUMMED}
+        return ExtendedModelResponse(response, Command(update={"early_stop_calls": len(tables), **totals}))
 
 
 class _Asked(ModelRequest[Any]):
@@ -162,6 +164,6 @@ class _Asked(ModelRequest[Any]):
         if middleware and overrides.keys() & {"model", "response_format"}:
             form = overrides.get("response_format", self.response_format)
             overrides["model"] = middleware.stopping(overrides.get("model", self.model), structured=form is not None)
-        made: Any = super().override(**overrides)
-        object.__setattr__(made, "_middleware", middleware)
-        return cast("_Asked", made)
+        request: Any = super().override(**overrides)
+        object.__setattr__(request, "_middleware", middleware)
+        return cast("_Asked", request)

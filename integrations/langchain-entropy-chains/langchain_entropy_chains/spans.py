@@ -35,7 +35,7 @@ class EarlyStopSpans(RootRuns):
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[UUID, dict[str, Any]] = {}  # totals by root
+        self._totals: dict[UUID, dict[str, Any]] = {}  # by root
         self._parents: dict[UUID, UUID | None] = {}
         self._lock = Lock()
 
@@ -47,37 +47,37 @@ class EarlyStopSpans(RootRuns):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         parent = self._parents.pop(run_id, None)
         message: Any = getattr(response.generations[0][0], "message", None) if response.generations else None
-        told = {name: value for name, value in getattr(message, "response_metadata", {}).items() if name.startswith(FLAT)}
-        if not told:
+        table = {name: value for name, value in getattr(message, "response_metadata", {}).items() if name.startswith(FLAT)}
+        if not table:
             return
         usage = message.usage_metadata or {}
-        _mark(run_id, run_attributes(told) | usage_attributes(usage.get("output_tokens"), usage.get("input_tokens")))
-        if told[f"{FLAT}reason"] == CACHED:
+        _mark_span(run_id, run_attributes(table) | usage_attributes(usage.get("output_tokens"), usage.get("input_tokens")))
+        if table[f"{FLAT}reason"] == CACHED:
             return
         with self._lock:
             root = self.root(parent) if parent else run_id
-            self._found[root] = totals(self._found.get(root, {}), told)
+            self._totals[root] = totals(self._totals.get(root, {}), table)
         if parent is None:
-            self._ended(run_id)
+            self._mark_root(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._parents.pop(run_id, None)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         super().on_chain_end(outputs, run_id=run_id, **kwargs)
-        self._ended(run_id)
+        self._mark_root(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         super().on_chain_error(error, run_id=run_id, **kwargs)
-        self._ended(run_id)
+        self._mark_root(run_id)
 
-    def _ended(self, run_id: UUID) -> None:
-        found = self._found.pop(run_id, None)
-        if found:
-            _mark(run_id, root_attributes(found))
+    def _mark_root(self, run_id: UUID) -> None:
+        totals_of_root = self._totals.pop(run_id, None)
+        if totals_of_root:
+            _mark_span(run_id, root_attributes(totals_of_root))
 
 
-def _mark(run_id: UUID, attributes: dict[str, Any]) -> None:
+def _mark_span(run_id: UUID, attributes: dict[str, Any]) -> None:
     span = LangChainInstrumentor().get_span(run_id)
     if span is not None:
         span.set_attributes(attributes)

@@ -93,6 +93,7 @@ def test_a_callback_stops_it_and_the_answer_is_got_without_thinking(server, made
         stopped.value.finish(model, continuation="prefill")
 
 
+@pytest.mark.filterwarnings("ignore:.*think again")
 @pytest.mark.parametrize("ask", [lambda m: m.invoke(ASKED), lambda m: asyncio.run(m.ainvoke(ASKED))], ids=["invoke", "ainvoke"])
 def test_a_model_that_thinks_all_the_same_is_run_in_full(ask):
     """As gpt-oss: what it thinks anew is noticed, though the user's own model would not show it; nothing of it is shown."""

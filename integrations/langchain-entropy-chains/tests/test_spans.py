@@ -54,4 +54,4 @@ def test_the_table_is_on_the_models_span_and_the_totals_on_the_roots(exported, w
     assert root["root"]
     assert root["entropy_chains.total.tokens"] == sum(span["early_stop_tokens"] for span in models)
     assert root["entropy_chains.total.tokens_saved_share"] > 0
-    assert (marks._found, marks._parents, marks._roots) == ({}, {}, {})
+    assert (marks._totals, marks._parents, marks._roots) == ({}, {}, {})

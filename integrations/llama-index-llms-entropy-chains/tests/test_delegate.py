@@ -105,7 +105,7 @@ def test_structured_output_has_the_wrappers_own_settings():
         assert one._acquired == 1
         plain = EarlyStopLLM(inside(server), POLICY)
         assert plain.structured_predict(Sum, PromptTemplate("What is 6*7?")).result == 42
-        assert plain._itself is plain.llm
+        assert plain._inner_with_shared is plain.llm
 
 
 def test_every_field_that_llms_have_is_passed_on(server):

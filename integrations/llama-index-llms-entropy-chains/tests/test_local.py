@@ -18,6 +18,7 @@ from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChat
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import TransformersLLM, attach
+from llama_index.llms.entropy_chains._replacement import original_of
 from llama_index.llms.entropy_chains.attachment import detach
 from llama_index.llms.entropy_chains.local import conversation
 from pydantic import BaseModel
@@ -297,7 +298,7 @@ def test_attach_gives_an_engine_a_local_model_that_stops(backend, policy):
     assert stopped.chat([ChatMessage(content=ASKED)]).additional_kwargs["early_stop_stopped"]
     assert plain.policy is None
     again = attach(engine, policy, early_stop=False)._response_synthesizer._llm  # replaces; the model is still the one given
-    assert (again.backend, again.early_stop, again._before) == (plain.backend, False, plain)
+    assert (again.backend, again.early_stop, original_of(again)) == (plain.backend, False, plain)
     assert detach(engine)._response_synthesizer._llm is plain
 
 

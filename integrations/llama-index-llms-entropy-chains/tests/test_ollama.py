@@ -80,6 +80,7 @@ def test_it_is_stopped_and_answers_without_thinking_anew(server, way, thinking):
     assert "logprobs" not in server.bodies[-1]  # the user's LLM is as it was
 
 
+@pytest.mark.filterwarnings("ignore:.*think again")
 @pytest.mark.parametrize("way", ["chat", "astream_chat"])
 def test_a_model_that_thinks_all_the_same_is_run_in_full(way):
     """As gpt-oss: what it thinks anew is noticed, and nothing of it is shown."""

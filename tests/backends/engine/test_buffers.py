@@ -36,7 +36,7 @@ def test_a_step_longer_than_a_seat_keeps_is_summed_up_on_the_way(late):
     plain = request.logits
     request.logits = lambda output: (row := plain(output), spoil(row, output))[0]
     rows = Rows(SERVING, 1, late=late)
-    seats = Seats(rows, kept=1)
+    seats = Seats(rows, left_limit=1)
     seats.update(SimpleNamespace(removed=[], added=[(0, request.params, request.prompt, request.output)], moved=[]))
     while not request.done(request.output):
         request.output.append(int(seats.step(request.logits(request.output)[None].clone()).argmax()))

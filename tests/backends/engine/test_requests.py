@@ -65,7 +65,7 @@ def test_the_prompt_tells_that_thinking_has_begun():
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_that_mentions_a_tag_is_left_alone(prompt, reply, late):
     """However sure its lines are: thinking begins at the start of the output, if the prompt has not closed it."""
-    seats = Seats(Rows(SERVING, 1, late=late), kept=1)
+    seats = Seats(Rows(SERVING, 1, late=late), left_limit=1)
     output, tokens = [], WORDS.encode(reply + "12*3=36;so 36.\n" * 4)
     added = [(0, asked(**{**LOW, "threshold": 9, "min_tokens": 8}), WORDS.encode(prompt), output)]
     seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
@@ -161,7 +161,7 @@ def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
     monkeypatch.setattr(*BREAKS[where])
     keys = [LOW | {"threshold": 2.0}] * 2 + [LOW | {"threshold": 2.5, "k": BAD_K, "id": "bad"}]
     requests = [Request(n, k, opened=True) for n, k in enumerate(keys, 2)]
-    seats = Seats(Rows(SERVING, 3), kept=4)
+    seats = Seats(Rows(SERVING, 3), left_limit=4)
     added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
     seats.update(SimpleNamespace(removed=[], added=added[:2], moved=[]))
     batch = requests[:2]
@@ -187,7 +187,7 @@ def test_one_request_that_breaks_harms_no_other(where, monkeypatch, caplog):
 def test_a_token_that_no_vocabulary_has_harms_its_row_only():
     """All rows' tokens are looked up at once; where that fails, each row is tried alone."""
     requests = [Request(n, LOW | {"threshold": 2.0 if n != 1 else 9}, opened=True) for n in range(3)]
-    seats = Seats(Rows(SERVING, 3), kept=4)
+    seats = Seats(Rows(SERVING, 3), left_limit=4)
     added = [(n, r.params, r.prompt, r.output) for n, r in enumerate(requests)]
     seats.update(SimpleNamespace(removed=[], added=added, moved=[]))
     for step in range(60):

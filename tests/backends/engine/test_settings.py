@@ -128,7 +128,7 @@ def test_whatever_a_request_says_it_is_refused_or_watched(keys):
     except InputError:
         return
     rows = Rows(SERVING, 1)
-    seats = Seats(rows, kept=1)
+    seats = Seats(rows, left_limit=1)
     output = []
     seats.update(SimpleNamespace(removed=[], added=[(0, params, WORDS.encode("1=?<think>\n"), output)], moved=[]))
     for token in WORDS.encode("1234\n56789\n"):
@@ -142,7 +142,7 @@ def test_what_is_remembered_of_requests_is_bounded(tmp_path):
     """Forty policies of a megabyte leave nothing behind; a file is remembered once, however its path is written."""
     path = tmp_path / "policy.json"
     POLICY.save(path)
-    seats = Seats(Rows(SERVING, 1), kept=256)
+    seats = Seats(Rows(SERVING, 1), left_limit=256)
     engine_settings._from_file.cache_clear()
     tracemalloc.start()
     for n in range(40):

@@ -48,7 +48,7 @@ def test_every_request_gets_what_it_would_alone(seed, late):
 def test_a_request_that_came_back_unknown_runs_in_full(caplog):
     """It has tokens, but nobody remembers it: its steps could not be counted."""
     caplog.set_level(logging.INFO, "vllm.entropy_chains")
-    seats = Seats(Rows(SERVING, 1), kept=4)
+    seats = Seats(Rows(SERVING, 1), left_limit=4)
     seats.update(SimpleNamespace(removed=[], added=[(0, asked(threshold=9), [1], [5, 6])], moved=[]))
     assert not seats._seats
     assert "came back" in caplog.text

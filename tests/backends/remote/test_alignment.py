@@ -9,7 +9,7 @@ from chat_chunks import ANSWER, THINKING, chunk, entry, read, shown, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy_chains.backends.remote.alignment import PATIENCE, PROOF, TOKEN, WINDOW
+from entropy_chains.backends.remote.alignment import MOST_CHUNKS, PROOF, TOKEN, WINDOW
 from entropy_chains.backends.remote.readers import (
     ChatReader,
     read_message,
@@ -41,9 +41,9 @@ def test_all_entries_on_the_first_chunk():
 def test_a_text_waits_only_so_long():
     """After a few chunks, or so many characters, it goes on without logprobs; entries that come then are dropped."""
     reader = ChatReader()
-    given = [len(reader.feed(chunk("ab")).pieces) for _ in range(PATIENCE + 1)]
-    assert given == [0] * (PATIENCE - 1) + [PATIENCE, 1]
-    assert reader.feed(chunk(entries=words(["ab"] * PATIENCE))).pieces == ()
+    given = [len(reader.feed(chunk("ab")).pieces) for _ in range(MOST_CHUNKS + 1)]
+    assert given == [0] * (MOST_CHUNKS - 1) + [MOST_CHUNKS, 1]
+    assert reader.feed(chunk(entries=words(["ab"] * MOST_CHUNKS))).pieces == ()
     long = "x" * (WINDOW + 1)
     pieces = ChatReader().feed(chunk(long)).pieces
     assert "".join(p.text for p in pieces) == long
@@ -169,7 +169,7 @@ def test_entries_of_the_same_chunk_are_all_matched(grouped):
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.integers(0, 9999), min_size=3, max_size=40, unique=True), st.integers(1, PATIENCE - 1))
+@given(st.lists(st.integers(0, 9999), min_size=3, max_size=40, unique=True), st.integers(1, MOST_CHUNKS - 1))
 def test_a_short_delay_loses_nothing(numbers, delay):
     """Entries a few chunks late, different texts: every token gets its own."""
     texts = [f" w{n}" for n in numbers]

@@ -6,7 +6,7 @@ import pytest
 from dialogues import ANSWER, ASKED, FOUR, SURE, THINK, UNSURE, piece, policy, updates
 
 from entropy_chains.backends import Generation
-from entropy_chains.backends.remote.attempt import PATIENCE
+from entropy_chains.backends.remote.attempt import MOST_BARE_TOKENS
 from entropy_chains.backends.remote.continuations import Prefill, RawCompletion, Turn
 from entropy_chains.backends.remote.dialogue import Dialogue
 from entropy_chains.backends.remote.drive import drive
@@ -132,9 +132,10 @@ def test_thinking_begun_again_in_its_own_field_is_no_answer():
     """A server that splits it off: the attempt is closed and thrown away, whatever content would follow; blanks are no thinking."""
     plan = Plan(ThinkTags(), (Turn(),))
     again = updates(piece(" ", THINK), piece("so ", THINK), piece("again", THINK), *FOUR)
-    requests, shown, made = run(
-        Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], again, updates(*UNSURE, piece("5", ANSWER))
-    )
+    with pytest.warns(UserWarning, match="think again"):
+        requests, shown, made = run(
+            Dialogue(ASKED, plan, policy=policy()), [Update((s,)) for s in SURE], again, updates(*UNSURE, piece("5", ANSWER))
+        )
     assert [r.purpose for r in requests] == ["reason", "answer", "full"]
     assert (shown, made.answer, made.tokens, made.outcome.stopped) == ("5", "5", 2 + 2 + 3, False)
     assert "think again" in made.outcome.reason
@@ -260,7 +261,7 @@ def test_nothing_is_cut_once_a_tool_call_or_a_refusal_has_begun():
     assert made.outcome.reason == "the model refuses"
 
 
-BLIND = [piece("a", entropy=None)] * PATIENCE + [piece("\n", entropy=None)]
+BLIND = [piece("a", entropy=None)] * MOST_BARE_TOKENS + [piece("\n", entropy=None)]
 
 
 def test_missing_logprobs_are_an_error_by_default():

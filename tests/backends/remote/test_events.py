@@ -7,7 +7,7 @@ from dialogues import ANSWER, ASKED, FOUR, SURE, UNSURE, piece, policy, updates
 
 from entropy_chains.backends.remote.attempt import NOT_CLOSED
 from entropy_chains.backends.remote.continuations import Prefill, Request, Turn
-from entropy_chains.backends.remote.dialogue import AGAIN, Dialogue
+from entropy_chains.backends.remote.dialogue import THINKS_AGAIN, Dialogue
 from entropy_chains.backends.remote.events import Close, Control, Finish, Send, Show, Try
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update
@@ -176,7 +176,7 @@ def test_thinking_begun_again_is_closed_and_run_in_full():
     assert (kinds(events), text(events), dialogue.result().outcome.stopped) == ([Show, Close], "", True)
     assert purpose(dialogue.over()[1]) == "full"
     made = dialogue.result()
-    assert (made.outcome.stopped, made.outcome.reason) == (False, AGAIN)
+    assert (made.outcome.stopped, made.outcome.reason) == (False, THINKS_AGAIN)
     assert kinds(told(dialogue, *SURE, *FOUR)) == [Show] * 3
     assert dialogue.over()[1] == Finish()
 

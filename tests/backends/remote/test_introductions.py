@@ -65,7 +65,7 @@ def test_where_there_is_no_connection_it_is_said(run):
 @pytest.mark.parametrize("timeout", [None, 60.0])
 def test_a_silent_server_is_waited_for_a_short_time_only(timeout, monkeypatch):
     """However patient the client is."""
-    monkeypatch.setattr(introductions, "PATIENCE", 0.2)
+    monkeypatch.setattr(introductions, "LONGEST_WAIT", 0.2)
     with (
         Hostile(quick, about=ODD["silent"]) as server,
         openai.OpenAI(base_url=server.url, **(QUICK | {"timeout": timeout})) as client,

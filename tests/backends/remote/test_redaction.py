@@ -11,7 +11,7 @@ from loopback import Loopback, Reply
 from pydantic import BaseModel, SecretStr
 
 from entropy_chains.backends.openai import OpenAIBackend
-from entropy_chains.backends.remote.redaction import LEAST, hiding, secrets_of
+from entropy_chains.backends.remote.redaction import SHORTEST_SECRET, hiding, secrets_of
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.doctor.examine import examine
@@ -69,7 +69,7 @@ def test_password_and_query_of_an_address_are_secrets(address):
     assert set(secrets_of({"base_url": address})) == {"the%20pass", "the pass", "s3cr3tvalue"}
 
 
-@given(st.text(st.characters(codec="utf-8"), min_size=LEAST), st.text(max_size=30), st.text(max_size=30))
+@given(st.text(st.characters(codec="utf-8"), min_size=SHORTEST_SECRET), st.text(max_size=30), st.text(max_size=30))
 def test_no_text_of_ours_holds_the_key(key, before, after):
     """Whatever key and message are."""
     assume(key not in f"{before} [key] {after}")

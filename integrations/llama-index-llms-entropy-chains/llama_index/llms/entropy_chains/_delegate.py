@@ -51,21 +51,21 @@ class Delegate(FunctionCallingLLM):
         return super().__getattr__(name)  # type: ignore[misc]  # pydantic's, which type checkers are not shown
 
     def __copy__(self) -> Self:
-        made = super().__copy__()
-        made._has(copy.copy(self.llm))
-        return made
+        duplicate = super().__copy__()
+        duplicate._set_inner(copy.copy(self.llm))
+        return duplicate
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with an inner LLM of its own; ``update`` may hold settings of either."""
-        given = dict(update or {})
-        inner = {name: given.pop(name) for name in list(given) if self._is_inner(name)}
-        made = super().model_copy(update=given, deep=deep)
-        if "llm" not in given:
-            made._has(self.llm.model_copy(update=inner, deep=deep))
-        return made
+        inner_values = {name: value for name, value in (update or {}).items() if self._is_inner(name)}
+        own_values = {name: value for name, value in (update or {}).items() if name not in inner_values}
+        duplicate = super().model_copy(update=own_values, deep=deep)
+        if "llm" not in own_values:
+            duplicate._set_inner(self.llm.model_copy(update=inner_values, deep=deep))
+        return duplicate
 
-    def _has(self, inner: LLM) -> None:
-        """Have another inner LLM than the original, on which a setting of this copy is set."""
+    def _set_inner(self, inner: LLM) -> None:
+        """Give a copy an inner LLM of its own, on which a setting of this copy is set."""
         self.__dict__["llm"] = inner
 
     def _is_inner(self, name: str) -> bool:
@@ -79,7 +79,7 @@ class Delegate(FunctionCallingLLM):
         return {name: getattr(self, name) for name in MIRRORED if getattr(self, name) is not getattr(self.llm, name)}
 
     @property
-    def _itself(self) -> LLM:
+    def _inner_with_shared(self) -> LLM:
         """The inner LLM, with these."""
         return self.llm.model_copy(update=self._shared) if self._shared else self.llm
 
@@ -96,8 +96,8 @@ class Delegate(FunctionCallingLLM):
     @field_serializer("llm")
     def _without_secrets(self, llm: LLM) -> dict[str, Any]:
         """The inner LLM's own ``to_dict`` holds its key: without that."""
-        told: dict[str, Any] = _told(llm.to_dict(), secrets_of(llm))
-        return told
+        data: dict[str, Any] = _redacted(llm.to_dict(), secrets_of(llm))
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
@@ -112,13 +112,13 @@ class Delegate(FunctionCallingLLM):
         Raises:
             SettingsError: no class of the inner LLM's name was imported.
         """
-        given = {name: value for name, value in {**data, **kwargs}.items() if name in cls.model_fields}
-        inner = given["llm"]
+        fields = {name: value for name, value in {**data, **kwargs}.items() if name in cls.model_fields}
+        inner = fields["llm"]
         if not isinstance(inner, LLM):
-            further = {name: value for name, value in kwargs.items() if name not in cls.model_fields}
-            inner = _class_of(inner["class_name"]).from_dict(inner, **further)
-        policy = given.get("policy")
-        return cls(**given | {"llm": inner, "policy": Policy.from_dict(policy) if isinstance(policy, dict) else policy})
+            inner_settings = {name: value for name, value in kwargs.items() if name not in cls.model_fields}
+            inner = _class_of(inner["class_name"]).from_dict(inner, **inner_settings)
+        policy = fields.get("policy")
+        return cls(**fields | {"llm": inner, "policy": Policy.from_dict(policy) if isinstance(policy, dict) else policy})
 
     # --- tools and structured output: the inner LLM's own ways
 
@@ -166,25 +166,25 @@ class Delegate(FunctionCallingLLM):
 
     def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """The inner LLM's: structured output is never cut."""
-        return self._itself.structured_predict(*args, **kwargs)
+        return self._inner_with_shared.structured_predict(*args, **kwargs)
 
     async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`structured_predict`."""
-        return await self._itself.astructured_predict(*args, **kwargs)
+        return await self._inner_with_shared.astructured_predict(*args, **kwargs)
 
     def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`structured_predict`."""
-        return self._itself.stream_structured_predict(*args, **kwargs)
+        return self._inner_with_shared.stream_structured_predict(*args, **kwargs)
 
     async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
         """See :meth:`structured_predict`."""
-        return await self._itself.astream_structured_predict(*args, **kwargs)
+        return await self._inner_with_shared.astream_structured_predict(*args, **kwargs)
 
 
-def _told(value: Any, secrets: list[str]) -> Any:
+def _redacted(value: Any, secrets: list[str]) -> Any:
     """A setting without the secrets in it."""
     if isinstance(value, dict):
-        return {name: _told(each, secrets) for name, each in without_secrets(value).items()}
+        return {name: _redacted(each, secrets) for name, each in without_secrets(value).items()}
     for secret in secrets if isinstance(value, str) else ():
         value = value.replace(secret, "")
     return value

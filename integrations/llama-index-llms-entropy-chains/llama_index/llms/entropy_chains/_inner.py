@@ -13,19 +13,26 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
-from llama_index.llms.entropy_chains._ollama import INSTEAD as NEWER_OLLAMA
-from llama_index.llms.entropy_chains._ollama import Asking, model_of, settings_of, speaks_ollama
-from llama_index.llms.entropy_chains._requests import Opened, RawResponse, afailing, counted, deferred, errors, failing
-from llama_index.llms.entropy_chains._runs import Asked, Run, requested
+from llama_index.llms.entropy_chains._ollama import SINCE, Asking, model_of, settings_of, speaks_ollama
+from llama_index.llms.entropy_chains._requests import (
+    Opened,
+    RawResponse,
+    afailing,
+    deferred_refusal,
+    failing,
+    request_errors,
+    update_of,
+)
+from llama_index.llms.entropy_chains._runs import Asked, Run, current_request
 from llama_index.llms.entropy_chains._streams import (
     End,
-    afinish,
+    afinish_stream,
     async_endable,
     client_of,
     copied,
     endable,
-    finish,
-    is_a,
+    finish_stream,
+    is_openai_class,
     uses_sdk,
 )
 
@@ -36,6 +43,7 @@ from entropy_chains.adapters import (
     ChatReader,
     CompletionReader,
     Dialogue,
+    Introduction,
     Known,
     OnMismatch,
     Reply,
@@ -98,13 +106,13 @@ class Call(ServedModel):
         limiter: Any = None,
         **settings: Any,
     ):
-        self.responses = is_a(llm, "OpenAIResponses")
+        self.responses = is_openai_class(llm, "OpenAIResponses")
         if self.responses and settings.get("without_logprobs") == "error":
             settings["without_logprobs"] = "full"  # its reasoning never has any, and the wrapper has said so
         self._ollama = speaks_ollama(llm)
         super().__init__(llm, model_of(llm), **settings)
         self.llm: Any = llm
-        self._chunks_of = type(llm).__name__, NEWER_OLLAMA if self._ollama else INSTEAD
+        self._chunks_of, self._since = (type(llm).__name__, INSTEAD), (SINCE,) if self._ollama else ()
         self.messages, self.prompt, self.kwargs = list(messages), prompt, dict(kwargs or {})
         self._ask, self._server, self.client, self._limiter = ask, server or (OLLAMA if self._ollama else None), client, limiter
         self.run = Run()
@@ -121,7 +129,7 @@ class Call(ServedModel):
     @property
     def _limit(self) -> tuple[Mapping[str, Any], str]:
         """Where the token limit stands, in the order in which the LLM inside reads them, and its name."""
-        for place in (additional(self.llm), dict(self.llm), self.kwargs):
+        for place in (additional_kwargs_of(self.llm), dict(self.llm), self.kwargs):
             for name in forms.LIMITS:
                 if place.get(name) is not None:
                     return place, name
@@ -154,12 +162,12 @@ class Call(ServedModel):
     @property
     def blind(self) -> str | None:
         """Why the server gives no logprobs in this call, if that is known of its kind."""
-        return _in_full(self._server.no_logprobs(tools=self.tools)) if self._server else None
+        return _run_in_full(self._server.no_logprobs(tools=self.tools)) if self._server else None
 
     @property
     def vain(self) -> str | None:
         """Why no call is worth a stop, if that is known of the model."""
-        return _in_full(self._server.always_thinks(self._served)) if self._server else None
+        return _run_in_full(self._server.always_thinks(self._served)) if self._server else None
 
     def _known(self, k: int) -> Known:
         """See :class:`entropy_chains.adapters.ServedModel`. Some servers refuse logprobs of calls with tools only."""
@@ -192,58 +200,56 @@ class Call(ServedModel):
 
     # --- the server
 
-    def connect(self) -> Server | None:
-        """Ask the server who it is; None where nobody can be reached: the call itself will meet that."""
-        sdk = uses_sdk(self.llm)
-        self._server = who(client_of(self.llm), self._served, needed=False) if sdk else self._unasked
-        return self._server
+    def connect(self, introduction: Introduction) -> None:
+        """Ask the server who it is. One that cannot be reached is met by the call itself."""
+        introduction.server = introduction.server or self._server_by_class
+        self._server = introduction.who(lambda: who(client_of(self.llm), self._served, needed=False))
 
-    async def aconnect(self) -> Server | None:
+    async def aconnect(self, introduction: Introduction) -> None:
         """The same for ``asyncio``."""
-        sdk = uses_sdk(self.llm)
-        self._server = await awho(self.client, self._served, needed=False) if sdk else self._unasked
-        return self._server
+        introduction.server = introduction.server or self._server_by_class
+        self._server = await introduction.awho(lambda: awho(self.client, self._served, needed=False))
 
     @property
-    def _unasked(self) -> Server:
-        """A server that is known by the class of the LLM alone."""
-        return OLLAMA if self._ollama else Server()
+    def _server_by_class(self) -> Server | None:
+        """A server that is known by the class of the LLM alone; None where it has to be asked."""
+        return None if uses_sdk(self.llm) else OLLAMA if self._ollama else Server()
 
     # --- requests
 
-    def _form(self, request: Request, llm: Any, rendered: Any = None) -> tuple[Any, Any, dict[str, Any]]:
+    def _stream_call(self, request: Request, llm: Any, rendered: Any = None) -> tuple[Any, Any, dict[str, Any]]:
         """The LLM to call, what it is asked, and the settings of the call."""
-        given, fields = dict(self.kwargs), dict[str, Any]()
-        body, extra = additional(llm), {**extra_body(llm, given), **request.extra}
+        kwargs, fields = dict(self.kwargs), dict[str, Any]()
+        body, extra = additional_kwargs_of(llm), {**extra_body(llm, kwargs), **request.extra}
         body.pop("extra_body", None)
-        given.pop("extra_body", None)
+        kwargs.pop("extra_body", None)
         if request.logprobs:
-            given |= self._logprobs(request.k, raw=not self._as_chat(request))
+            kwargs |= self._logprobs(request.k, raw=not self._as_chat(request))
             if "logprobs" in type(llm).model_fields:
                 fields["logprobs"] = None  # it would win over the call's own
         if uses_sdk(llm) and not self.responses:
-            given["stream_options"] = {"include_usage": True}
+            kwargs["stream_options"] = {"include_usage": True}
             if self._server and self._server.can.usage_on_close:
-                given["stream_options"]["continuous_usage_stats"] = True
+                kwargs["stream_options"]["continuous_usage_stats"] = True
         place, name = self._limit
         if place and request.purpose != "reason":
-            target = given if place is self.kwargs else body if name in body else fields
+            target = kwargs if place is self.kwargs else body if name in body else fields
             target[name] = request.max_tokens
         if extra and not self._ollama:  # its client is told
-            given["extra_body"] = extra
+            kwargs["extra_body"] = extra
         if self._limiter is not getattr(llm, "rate_limiter", None):
             fields["rate_limiter"] = self._limiter
-        if body != additional(llm):
+        if body != additional_kwargs_of(llm):
             fields["additional_kwargs"] = body
         turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]
-        asked: Any = [*self.messages, *turns]
+        content: Any = [*self.messages, *turns]
         if self.prompt is not None:
-            asked = self.prompt + (request.prefix or "")
+            content = self.prompt + (request.prefix or "")
         elif request.prefix is not None:
             fields["is_chat_model"] = False
-            asked = prompt_of(rendered, request)
-            given = {name: value for name, value in given.items() if value is not None}  # tools=None is for chat only
-        return llm.model_copy(update=fields) if fields else llm, asked, given
+            content = prompt_of(rendered, request)
+            kwargs = {name: value for name, value in kwargs.items() if value is not None}  # tools=None is for chat only
+        return llm.model_copy(update=fields) if fields else llm, content, kwargs
 
     def _logprobs(self, k: int, *, raw: bool) -> dict[str, Any]:
         """Settings that ask for logprobs with so many alternatives. ``raw``: of the completions endpoint, which takes a number."""
@@ -271,33 +277,33 @@ class Call(ServedModel):
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = client_of(self.llm).post(self._template_url, **self._rendering)
-        llm, content, given = self._form(request, self._endable(request, end), rendered)
-        asked = self.run.ask(request.purpose)
-        with self._inside(asked):
+        llm, content, kwargs = self._stream_call(request, self._endable(request, end), rendered)
+        run_request = self.run.ask(request.purpose)
+        with self._inside(run_request):
             try:
                 chunks = (
-                    llm.stream_chat(content, **given) if self._as_chat(request) else llm.stream_complete(content, True, **given)
+                    llm.stream_chat(content, **kwargs) if self._as_chat(request) else llm.stream_complete(content, True, **kwargs)
                 )
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
-                chunks = failing(deferred(error, request))
-        return Opened(chunks, end, request, asked, Reply(request.purpose))
+                chunks = failing(deferred_refusal(error, request))
+        return Opened(chunks, end, request, run_request, Reply(request.purpose))
 
     async def aopen(self, request: Request) -> Opened:
         """The same for ``asyncio``."""
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = await self.client.post(self._template_url, **self._rendering)
-        llm, content, given = self._form(request, self._async_endable(request, end), rendered)
-        asked = self.run.ask(request.purpose)
-        with self._inside(asked):
+        llm, content, kwargs = self._stream_call(request, self._async_endable(request, end), rendered)
+        run_request = self.run.ask(request.purpose)
+        with self._inside(run_request):
             try:
                 call = (
-                    llm.astream_chat(content, **given) if self._as_chat(request) else llm.astream_complete(content, True, **given)
+                    llm.astream_chat(content, **kwargs) if self._as_chat(request) else llm.astream_complete(content, True, **kwargs)
                 )
                 chunks = await call
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
-                chunks = afailing(deferred(error, request))
-        return Opened(chunks, end, request, asked, Reply(request.purpose))
+                chunks = afailing(deferred_refusal(error, request))
+        return Opened(chunks, end, request, run_request, Reply(request.purpose))
 
     def _endable(self, request: Request, end: End) -> Any:
         """A copy of the LLM inside that makes this request, and whose stream obeys ``end``."""
@@ -312,13 +318,13 @@ class Call(ServedModel):
         return async_endable(self.llm, end, self.client)
 
     @contextmanager
-    def _inside(self, asked: Asked) -> Iterator[None]:
+    def _inside(self, run_request: Asked) -> Iterator[None]:
         """Spans that begin here are children of the wrapper's, and the request's."""
-        span, request = active_span_id.set(self.run.span_id), requested.set(asked)
+        span, token = active_span_id.set(self.run.span_id), current_request.set(run_request)
         try:
             yield
         finally:
-            requested.reset(request)
+            current_request.reset(token)
             active_span_id.reset(span)
 
     # --- streams
@@ -326,28 +332,28 @@ class Call(ServedModel):
     def updates(self, request: Request, first: Opened | None = None) -> Generator[Update, None, None]:
         """One request's stream; closing this ends it, so that the server stops."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), errors(request):
+        with hiding(self.llm, self.kwargs), request_errors(request):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
-                    yield counted(reader, response, opened)
+                    yield update_of(reader, response, opened)
                 yield replace(self._rest(reader, opened.end), raw=RawResponse(request.purpose, None))
             finally:
-                finish(opened.chunks, opened.end)
-                opened.asked.over()
+                finish_stream(opened.chunks, opened.end)
+                opened.run_request.over()
 
     async def aupdates(self, request: Request, first: Opened | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), errors(request):
+        with hiding(self.llm, self.kwargs), request_errors(request):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:
-                    yield counted(reader, response, opened)
+                    yield update_of(reader, response, opened)
                 yield replace(self._rest(reader, opened.end), raw=RawResponse(request.purpose, None))
             finally:
-                await afinish(opened.chunks, opened.end)
-                opened.asked.over()
+                await afinish_stream(opened.chunks, opened.end)
+                opened.run_request.over()
 
     def _rest(self, reader: Any, end: End) -> Update:
         """Returns what is left when a stream is over. Raises BackendError where it broke off: LlamaIndex does not see that."""
@@ -357,23 +363,23 @@ class Call(ServedModel):
         if self.responses:
             return ResponsesReader()
         held = held_back(call_settings(self.llm, self.kwargs).get("stop"))
-        reader = ChatReader(held) if self._as_chat(request) else CompletionReader(held)
+        reader = ChatReader(held, request.begun) if self._as_chat(request) else CompletionReader(held)
         foreign = self._ollama or (not uses_sdk(self.llm) and self._ask is not None)
         return ForeignReader(reader) if foreign else reader
 
 
-def _in_full(why: str | None) -> str | None:
+def _run_in_full(why: str | None) -> str | None:
     return f"{why}: run in full; use vLLM" if why else None
 
 
-def additional(llm: Any) -> dict[str, Any]:
+def additional_kwargs_of(llm: Any) -> dict[str, Any]:
     """What an LLM puts into every request, over the call's own settings."""
     return dict(getattr(llm, "additional_kwargs", None) or {})
 
 
 def extra_body(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What stands in the body of a call besides its settings: the LLM's, and over it the call's."""
-    return {**(additional(llm).get("extra_body") or {}), **(kwargs.get("extra_body") or {})}
+    return {**(additional_kwargs_of(llm).get("extra_body") or {}), **(kwargs.get("extra_body") or {})}
 
 
 def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
@@ -383,4 +389,4 @@ def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
 
 def call_settings(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a call as its request has them."""
-    return forms.merged(forms.of_model(llm), kwargs, additional(llm), {"extra_body": extra_body(llm, kwargs)})
+    return forms.merged(forms.of_model(llm), kwargs, additional_kwargs_of(llm), {"extra_body": extra_body(llm, kwargs)})

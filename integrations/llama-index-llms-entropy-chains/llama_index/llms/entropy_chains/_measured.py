@@ -8,12 +8,12 @@ from functools import cache
 from typing import Any
 
 from llama_index.llms.entropy_chains._native import instead_of
-from llama_index.llms.entropy_chains._runs import SCOPES, requested
+from llama_index.llms.entropy_chains._runs import SCOPES, current_request
 from llama_index.llms.entropy_chains._streams import (
     End,
-    is_soft,
-    running,
-    softened,
+    current_end,
+    is_soft_client,
+    soft_client,
     uses_sdk,
 )
 from llama_index.llms.entropy_chains._summary import MeasuredCall
@@ -73,22 +73,22 @@ class _Ended(Added):
         give_class(self, own_class(self))  # another LLM than the one that was given to the handler, and no copy of it
 
     def __reduce__(self) -> Any:
-        return _ended_as, (own_class(self), self.__getstate__())
+        return _unpickled, (own_class(self), self.__getstate__())
 
 
-def _given_out(client: Any) -> Any:
+def _client_with_ends(client: Any) -> Any:
     """A client whose streams have an end: those of an ``EarlyStopLLM`` have its own."""
-    return client if is_soft(client) else softened(client, lambda options: Ending(_body(options)))
+    return client if is_soft_client(client) else soft_client(client, lambda options: Ending(_body(options)))
 
 
 class _EndedByMethod(_Ended):
     """For LLMs that ask a method for their client."""
 
     def _get_client(self) -> Any:
-        return _given_out(super()._get_client())  # type: ignore[misc]  # the LLM's
+        return _client_with_ends(super()._get_client())  # type: ignore[misc]  # the LLM's
 
     def _get_aclient(self) -> Any:
-        return _given_out(super()._get_aclient())  # type: ignore[misc]
+        return _client_with_ends(super()._get_aclient())  # type: ignore[misc]
 
 
 class _EndedByField(_Ended):
@@ -96,22 +96,22 @@ class _EndedByField(_Ended):
 
     @property
     def _client(self) -> Any:
-        return _given_out(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
+        return _client_with_ends(self.__pydantic_private__["_client"])  # type: ignore[attr-defined]
 
     @property
     def _aclient(self) -> Any:
-        return _given_out(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
+        return _client_with_ends(self.__pydantic_private__["_aclient"])  # type: ignore[attr-defined]
 
 
 @cache
-def _ended(kind: Any) -> Any:
+def _class_with_ends(kind: Any) -> Any:
     """The class of the LLMs of a class whose streams have an end."""
     return subclass(kind, _EndedByMethod if hasattr(kind, "_get_client") else _EndedByField, "use EarlyStopLLM")
 
 
-def _ended_as(kind: type, state: Any) -> Any:
+def _unpickled(kind: type, state: Any) -> Any:
     """Such an LLM as it was pickled."""
-    return unpickled(kind, state, _ended(kind))
+    return unpickled(kind, state, _class_with_ends(kind))
 
 
 def end_streams(llm: Any) -> None:
@@ -126,7 +126,7 @@ def end_streams(llm: Any) -> None:
         remedy = instead_of(llm) or "an OpenAI or OpenAILike, or EarlyStopLLM"
         raise SettingsError(f"the streams of {type(llm).__name__} cannot be ended from outside; use {remedy}")
     kind: Any = type(llm)
-    give_class(llm, _ended(kind))
+    give_class(llm, _class_with_ends(kind))
 
 
 def _body(options: Any) -> dict[str, Any]:
@@ -151,16 +151,16 @@ class HandlerTerms:
         plan = Plan(self.tags, (), self.k, self.opened, on_mismatch=self.on_mismatch)
         # A call that the policy is not for is cut into the policy's steps all the same.
         segmentation = self.segmentation if self.policy is None else self.policy.segmentation
-        made = Dialogue((), plan, policy=policy, segmentation=segmentation, stop=stop)
-        made.start()
-        return made
+        dialogue = Dialogue((), plan, policy=policy, segmentation=segmentation, stop=stop)
+        dialogue.start()
+        return dialogue
 
 
 class CallMeasurement:
     """One LLM call, from its start event to its end.
 
     Attributes:
-        asked: the request of a wrapper's run that it is, if it is one.
+        run_request: the request of a wrapper's run that it is, if it is one.
         scope: where it runs.
     """
 
@@ -169,7 +169,7 @@ class CallMeasurement:
         self._model = str(model_dict.get("model") or model_dict.get("model_name") or model_dict.get("class_name") or "")
         self._span = current_span()
         self._held = held_back(forms.merged(model_dict.get("additional_kwargs")).get("stop"))
-        self.asked = requested.get()
+        self.run_request = current_request.get()
         self._policy, self._why = self._judging()
         self._reader: Any = None
         self._dialogue: Dialogue | None = None
@@ -189,8 +189,8 @@ class CallMeasurement:
 
     def chunk(self, response: Any) -> None:
         """A chunk of a stream."""
-        raw, end = response.raw, running.get()
-        running.set(None)  # the next stream read here may be one that has no end
+        raw, end = response.raw, current_end.get()
+        current_end.set(None)  # the next stream read here may be one that has no end
         if self._reader is None and (reader := reader_of(raw)) is not None:
             self._reader = reader(self._held)
             self._begin(end.uncut if isinstance(end, Ending) else NOT_PREPARED)
@@ -198,7 +198,7 @@ class CallMeasurement:
             return
         self._feed(lambda: self._reader.feed(raw))
         if self._closed and end is not None:
-            end.asked = True
+            end.due = True
 
     def _begin(self, cannot: str | None) -> None:
         policy, stop = self._policy, self._terms.stop and self._policy is not None
@@ -224,7 +224,7 @@ class CallMeasurement:
 
     def _mark(self, outcome: Outcome) -> None:
         """Write it on the call's span; a wrapper's run sees to its spans itself."""
-        if self.asked is None:
+        if self.run_request is None:
             mark_request(outcome.metadata(), outcome.tokens, self._span)
 
     def _outcome(self) -> Outcome:
@@ -245,12 +245,12 @@ class CallMeasurement:
         assert self._dialogue is not None  # noqa: S101 (just begun, if not before)
         self._dialogue.check_measured()
         self._why = self._why or why
-        run, own, told = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
-        whole = self.asked is None and "early_stop_active" in told  # a local model has judged its call itself
-        outcome = outcome_of(told) if whole else own
+        run, measured_outcome, table = self._dialogue.result(), self._outcome(), getattr(response, "additional_kwargs", None) or {}
+        judged_itself = self.run_request is None and "early_stop_active" in table  # a local model has judged its call itself
+        outcome = outcome_of(table) if judged_itself else measured_outcome
         self._mark(outcome)
-        steps = run.steps if self.asked is None or self.asked.purpose in ("reason", "full") else ()
-        step = None if outcome.stopped or outcome.policy != own.policy else outcome.step
+        steps = run.steps if self.run_request is None or self.run_request.purpose in ("reason", "full") else ()
+        step = None if outcome.stopped or outcome.policy != measured_outcome.policy else outcome.step
         would_save = max(0, run.reasoning_tokens - steps[step - 1].end) if step and step <= len(steps) else None
         return MeasuredCall(self._model, streamed, tuple(s.record.entropy for s in steps), outcome, would_save)
 
@@ -266,17 +266,17 @@ def reader_of(raw: Any) -> type[ChatReader | CompletionReader | ResponsesReader]
     return ResponsesReader if isinstance(event, str) and event.startswith("response.") else None
 
 
-def outcome_of(told: Mapping[str, Any]) -> Outcome:
+def outcome_of(table: Mapping[str, Any]) -> Outcome:
     """An outcome from its table."""
     return Outcome(
-        active=bool(told.get("early_stop_active")),
-        stopped=bool(told.get("early_stop_stopped")),
-        reason=str(told.get("early_stop_reason") or ""),
-        step=told.get("early_stop_step"),
-        entropy=told.get("early_stop_entropy"),
-        threshold=told.get("early_stop_threshold"),
-        tokens=int(told.get("early_stop_tokens") or 0),
-        tokens_saved=told.get("early_stop_tokens_saved_estimate"),
-        holdout=bool(told.get("early_stop_holdout")),
-        policy=told.get("early_stop_policy"),
+        active=bool(table.get("early_stop_active")),
+        stopped=bool(table.get("early_stop_stopped")),
+        reason=str(table.get("early_stop_reason") or ""),
+        step=table.get("early_stop_step"),
+        entropy=table.get("early_stop_entropy"),
+        threshold=table.get("early_stop_threshold"),
+        tokens=int(table.get("early_stop_tokens") or 0),
+        tokens_saved=table.get("early_stop_tokens_saved_estimate"),
+        holdout=bool(table.get("early_stop_holdout")),
+        policy=table.get("early_stop_policy"),
     )

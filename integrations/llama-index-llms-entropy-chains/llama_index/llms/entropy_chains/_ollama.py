@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llama_index.llms.entropy_chains._streams import soft
+from llama_index.llms.entropy_chains._streams import soft_stream
 
 from entropy_chains.adapters import Request
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
     from llama_index.llms.entropy_chains._streams import End
 
-INSTEAD = "Ollama sends them from 0.12.11 on, and its Python client passes them on from 0.6.1 on: update them"
-"""What to do where no logprobs come."""
+SINCE = "its Python client 0.6.1"
+"""The first release that passes logprobs on."""
 
 
 def speaks_ollama(llm: LLM) -> bool:
@@ -49,7 +49,7 @@ class Asking:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def chat(self, **given: Any) -> Any:
+    def chat(self, **kwargs: Any) -> Any:
         """As the client's own."""
-        made = self._client.chat(**{**given, **self._settings})
-        return soft(made, self._end) if given.get("stream") else made
+        response = self._client.chat(**{**kwargs, **self._settings})
+        return soft_stream(response, self._end) if kwargs.get("stream") else response

@@ -38,7 +38,7 @@ LEAVES = (BaseLLM, BaseEmbedding, BaseNode, IndexStruct, *STORES)
 """Not looked into: an index may hold a million nodes, and no LLM among them."""
 
 CONTAINERS = (dict, list, tuple, set, frozenset, MutableSequence, MappingProxyType)
-PLAIN = (SimpleNamespace, UserDict, ChainMap)
+HOLDERS = (SimpleNamespace, UserDict, ChainMap)
 """Python's own classes whose objects hold things as the user's do: in their attributes."""
 
 INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
@@ -131,13 +131,13 @@ class _Excluded:
     """What stays as it is: types of objects, names of attributes."""
 
     def __init__(self, exclude: Exclude):
-        given = (exclude,) if isinstance(exclude, str | type) else tuple(exclude)
-        for each in given:
+        items = (exclude,) if isinstance(exclude, str | type) else tuple(exclude)
+        for each in items:
             if not isinstance(each, str | type):
                 raise SettingsError(f"exclude holds {each!r:.80}; it takes types of objects and names of attributes")
-        self._names = {each for each in given if isinstance(each, str)}
-        self._kinds = [each for each in given if isinstance(each, type)]
-        self.unused: set[type | str] = {*given}
+        self._names = {each for each in items if isinstance(each, str)}
+        self._kinds = [each for each in items if isinstance(each, type)]
+        self.unused: set[type | str] = {*items}
 
     def covers(self, name: Any, kind: type) -> bool:
         """Whether an attribute of this name, that holds an object of this class, is excluded."""
@@ -146,7 +146,7 @@ class _Excluded:
         return bool(matches)
 
 
-def look(target: Any, exclude: Exclude) -> Found:
+def find_llms(target: Any, exclude: Exclude) -> Found:
     """Returns every LLM below ``target`` that is not for structured output, and the parts that cannot be reached.
 
     Raises:
@@ -191,12 +191,12 @@ def _parts(part: _Part) -> Iterator[_Part]:
         for name, value in [*((None, value) for value in thing.args), *thing.keywords.items()]:
             yield _Part(None, name, value, f"{path}({name or '…'})", f"fixed in a partial: {GIVE}")
     elif isinstance(thing, CONTAINERS):
-        yield from _items(part)
+        yield from _of_container(part)
     else:
         yield from _of_object(thing, path)
 
 
-def _items(part: _Part) -> Iterator[_Part]:
+def _of_container(part: _Part) -> Iterator[_Part]:
     """What a container holds; an item of a set cannot be replaced, nor one of a tuple that no object or container holds."""
     thing, path = part.value, part.path
     if isinstance(thing, Set):
@@ -214,14 +214,14 @@ def _items(part: _Part) -> Iterator[_Part]:
 
 
 def _of_object(thing: Any, path: str) -> Iterator[_Part]:
-    held = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
-    known = {key for fields in held for key in fields}
-    for fields in held:
+    dicts = [getattr(thing, name, None) or {} for name in ("__dict__", "__pydantic_private__", "__pydantic_extra__")]
+    keys = {key for fields in dicts for key in fields}
+    for fields in dicts:
         for key, value in list(fields.items()):
             of_class = isinstance(inspect.getattr_static(type(thing), key, None), LLM)
             yield _Part(_OfClass(thing) if of_class else fields, key, value, f"{path}.{key}")
     for kind in type(thing).__mro__:
-        if not _is_users(kind.__module__):
+        if not _is_users_module(kind.__module__):
             continue
         for key, value in list(vars(kind).items()):
             function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)  # a static method's
@@ -230,19 +230,19 @@ def _of_object(thing: Any, path: str) -> Iterator[_Part]:
             elif inspect.ismemberdescriptor(value):  # a slot
                 if hasattr(thing, key):
                     yield _Part(_Slot(thing), key, getattr(thing, key), f"{path}.{key}")
-            elif key not in known and not key.startswith("__"):  # of the class: replaced on this object alone
+            elif key not in keys and not key.startswith("__"):  # of the class: replaced on this object alone
                 yield _Part(_OfClass(thing) if hasattr(thing, "__dict__") else None, key, value, f"{path}.{key}", GIVE)
 
 
 def _of_function(function: FunctionType, path: str) -> Iterator[_Part]:
     """What a function of the user's takes from outside of it, by name. No variable is set: others may use it as well."""
-    wrapped = getattr(function, "__wrapped__", None)
-    if isinstance(wrapped, FunctionType):  # a decorator's own variables, and then those of what it is around
-        yield _Part(None, "__wrapped__", wrapped, path)
-    if not _is_users(function.__module__):
+    inner = getattr(function, "__wrapped__", None)
+    if isinstance(inner, FunctionType):  # a decorator's own variables, and then those of what it is around
+        yield _Part(None, "__wrapped__", inner, path)
+    if not _is_users_module(function.__module__):
         return
-    fixed = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
-    for value in (each for values in fixed for each in values):
+    defaults = (function.__defaults__ or (), (function.__kwdefaults__ or {}).values())
+    for value in (each for values in defaults for each in values):
         yield _Part(None, None, value, f"{path}(…)", f"a default of the function {function.__code__.co_qualname}: {GIVE} there")
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -272,8 +272,8 @@ def _resources(part: _Part, excluded: _Excluded) -> Iterator[str]:
         return
     for step, function in part.value._get_steps().items():
         for resource in getattr(getattr(function, "_step_config", None), "resources", ()):
-            annotated = getattr(resource, "type_annotation", None)
-            about = annotated if isinstance(annotated, type) and annotated is not Any else object
+            annotation = getattr(resource, "type_annotation", None)
+            about = annotation if isinstance(annotation, type) and annotation is not Any else object
             other = issubclass(about, BaseEmbedding | BaseNode) or not (about is object or _is_known(about))
             if other or excluded.covers(resource.name, about):
                 continue
@@ -291,21 +291,21 @@ def _in_others(part: _Part, excluded: _Excluded) -> Iterator[str]:
 
 
 def _is_looked_into(thing: Any) -> bool:
-    if isinstance(thing, (*CONTAINERS, *PLAIN, functools.partial, MethodType)):
+    if isinstance(thing, (*CONTAINERS, *HOLDERS, functools.partial, MethodType)):
         return True
     if isinstance(thing, FunctionType):
-        return _is_users(thing.__module__) or _is_users(inspect.unwrap(thing).__module__)
+        return _is_users_module(thing.__module__) or _is_users_module(inspect.unwrap(thing).__module__)
     if isinstance(thing, (type, *LEAVES)):
         return False
     return _is_known(type(thing))
 
 
 def _is_known(kind: type) -> bool:
-    return any(cls.__module__.partition(".")[0] in LIBRARIES or _is_users(cls.__module__) for cls in kind.__mro__)
+    return any(cls.__module__.partition(".")[0] in LIBRARIES or _is_users_module(cls.__module__) for cls in kind.__mro__)
 
 
 @functools.cache
-def _is_users(module: str | None) -> bool:
+def _is_users_module(module: str | None) -> bool:
     """Whether a module is the app's own: neither Python's, nor of a package that was installed, nor of this project."""
     if module == "__main__":
         return True

@@ -24,13 +24,13 @@ class RawResponse(NamedTuple):
     response: Any
 
 
-def counted(reader: Any, response: Any, opened: Opened) -> Update:
+def update_of(reader: Any, response: Any, opened: Opened) -> Update:
     """The update that a response of the LLM inside is; the request's tokens so far are written on the response."""
     foreign = isinstance(reader, ForeignReader)
     update: Update = reader.feed(response if foreign else response.raw)
     unread = not foreign and bool(response.delta) and not reader.begun  # its text stands where no OpenAI-compatible API has it
     opened.reply.take(update)
-    opened.asked.took(response, opened.reply.tokens, opened.reply.prompt)
+    opened.run_request.count(response, opened.reply.tokens, opened.reply.prompt)
     return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread)
 
 
@@ -41,11 +41,11 @@ class Opened:
     chunks: Any
     end: End
     request: Request
-    asked: Asked
+    run_request: Asked
     reply: Reply
 
 
-def deferred(error: Exception, request: Request) -> Exception:
+def deferred_refusal(error: Exception, request: Request) -> Exception:
     """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
     if not request.logprobs or refusal(error) is None:
         raise error
@@ -63,7 +63,7 @@ async def afailing(error: Exception) -> AsyncGenerator[Any, None]:
 
 
 @contextmanager
-def errors(request: Request) -> Iterator[None]:
+def request_errors(request: Request) -> Iterator[None]:
     """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
     try:
         with refusals(request.logprobs):
@@ -73,5 +73,5 @@ def errors(request: Request) -> Iterator[None]:
     except Exception as error:
         if request.purpose == "reason":
             raise
-        told = quoted(str(error))
-        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {told})") from error
+        reason = quoted(str(error))
+        raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {reason})") from error

@@ -34,72 +34,72 @@ class Telling:
         self._text = ""  # content told so far
         self._thinking: ThinkingBlock | None = None
         self._whole = True  # until something follows a stop
-        self._heard: Any = None  # the LLM's own last response
+        self._raw: Any = None  # the LLM's own last response
         self._last = ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT))
         self._counts: dict[str, Reply] = {}  # by purpose
         self._purpose = "reason"
         self._tokens: list[Token] | None = [] if logprobs else None
 
-    def tell(self, shown: Show) -> ChatResponse | None:
+    def tell(self, event: Show) -> ChatResponse | None:
         """Returns the response to hand out for what came, if any: the LLM's own object, which its last event holds as well."""
-        update, chunks, closing, response = shown.update, shown.chunks, shown.closing, None
+        update, chunks, closing, raw = event.update, event.chunks, event.closing, None
         if update.raw is not None:  # a probe's answer has none, and text that was kept back: it was told as it came
-            self._purpose, response = update.raw
-            self._heard = response or self._heard
+            self._purpose, raw = update.raw
+            self._raw = raw or self._raw
         self._counts.setdefault(self._purpose, Reply(self._purpose)).take(update)
         if self._tokens is not None:
             self._tokens += [c.token for c in chunks if c.token]
         if self._purpose == "reason" and (update.raw is not None or not closing):
-            told = self._as_it_is(response, closing)
+            response = self._as_it_is(raw, closing)
         else:
-            told = self._corrected(response, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))
-        if told is not None:
-            self._last = told
+            response = self._corrected(raw, "".join(c.text for c in chunks if c.phase is Phase.ANSWER))
+        if response is not None:
+            self._last = response
         if not closing and (update.finish_reason or (update.usage and not update.pieces)):  # vLLM counts on every chunk
             self._mark()
-        return told
+        return response
 
-    def _as_it_is(self, response: Any, closing: bool) -> ChatResponse | None:
+    def _as_it_is(self, raw: Any, closing: bool) -> ChatResponse | None:
         """Returns the response to a chunk of the run's own request. ``closing``: the stream is closed after it."""
-        if response is None:
+        if raw is None:
             return None
-        told = as_chat(response)
-        self._thinking = next((b for b in told.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
+        response = as_chat(raw)
+        self._thinking = next((b for b in response.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
         if closing:  # what stands after the boundary is not the answer
-            told.delta = (told.delta or "").partition(self._tags.close)[0]
-        self._text += told.delta or ""
+            response.delta = (response.delta or "").partition(self._tags.close)[0]
+        self._text += response.delta or ""
         if closing:
-            self._rewrite(told)
-        return told
+            self._rewrite(response)
+        return response
 
-    def _corrected(self, response: Any, answer: str) -> ChatResponse | None:
+    def _corrected(self, raw: Any, answer: str) -> ChatResponse | None:
         """Returns the response to a chunk of a request after a stop: its text follows what was told; new thinking is left out."""
-        if response is None and not answer:
+        if raw is None and not answer:
             return None
-        told = as_chat(response) if response is not None else self._last.model_copy(deep=True)  # with its tool calls
+        response = as_chat(raw) if raw is not None else self._last.model_copy(deep=True)  # with its tool calls
         if answer and self._whole and self._text.strip():  # the thinking stands in the content: it is closed there, too
             answer = "\n" * (not self._text.endswith("\n")) + self._tags.close + self._tags.after + answer
         self._whole = self._whole and not answer
         if self._purpose == "full":
-            self._thinking = next((b for b in told.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
+            self._thinking = next((b for b in response.message.blocks if isinstance(b, ThinkingBlock)), self._thinking)
         else:
-            told.additional_kwargs.pop("thinking_delta", None)
-        told.delta = answer
+            response.additional_kwargs.pop("thinking_delta", None)
+        response.delta = answer
         self._text += answer
-        self._rewrite(told)
-        return told
+        self._rewrite(response)
+        return response
 
-    def _rewrite(self, told: ChatResponse) -> None:
-        others = [b for b in told.message.blocks if not isinstance(b, TextBlock | ThinkingBlock)]
+    def _rewrite(self, response: ChatResponse) -> None:
+        others = [b for b in response.message.blocks if not isinstance(b, TextBlock | ThinkingBlock)]
         thinking = [self._thinking] if self._thinking else []
-        told.message.blocks = [*thinking, TextBlock(text=self._text), *others]
+        response.message.blocks = [*thinking, TextBlock(text=self._text), *others]
 
     def _mark(self) -> None:
         """Write the outcome on the LLM's own object, which events and callbacks get; the tokens there are its request's own."""
-        if self._heard is not None:
-            told = self._outcome.metadata()
-            del told["early_stop_tokens"]
-            self._heard.additional_kwargs.update(told)
+        if self._raw is not None:
+            table = self._outcome.metadata()
+            del table["early_stop_tokens"]
+            self._raw.additional_kwargs.update(table)
 
     @property
     def _outcome(self) -> Outcome:
@@ -108,16 +108,16 @@ class Telling:
 
     def final(self) -> tuple[ChatResponse, Outcome]:
         """The last response (the whole message, no delta, the outcome, the server's finish reason, all tokens), and the outcome."""
-        run, told = self.dialogue.result(), self._last
+        run, response = self.dialogue.result(), self._last
         counts: dict[str, Any] = {"completion_tokens": run.tokens, "finish_reason": run.finish_told}
         prompt = run.prompt_tokens or self._prompt_estimate(run.tokens)
         if prompt is not None:
             counts |= {"prompt_tokens": prompt, "total_tokens": prompt + run.tokens}
-        kept = {k: v for k, v in told.additional_kwargs.items() if k != "thinking_delta"}
+        additional_kwargs = {k: v for k, v in response.additional_kwargs.items() if k != "thinking_delta"}
         logprobs = None if self._tokens is None else [alternatives(t) for t in self._tokens if t.alternatives]
         outcome = self._outcome
-        last = {"delta": "", "logprobs": logprobs, "additional_kwargs": kept | outcome.metadata() | counts}
-        return told.model_copy(update=last), outcome
+        last = {"delta": "", "logprobs": logprobs, "additional_kwargs": additional_kwargs | outcome.metadata() | counts}
+        return response.model_copy(update=last), outcome
 
     def _prompt_estimate(self, tokens: int) -> int | None:
         """Returns the prompt's tokens where the server counts nothing on a closed stream: the answer's less the thinking."""

@@ -58,8 +58,8 @@ def run(call: Call, terms: RunTerms, first: Opened) -> Generator[ChatResponse, N
     """The responses of a run that begins with a stream already called for."""
     telling = terms.follow(call)
     with closing(drive(telling.dialogue, partial(call.updates, first=first))) as events:
-        for shown in events:
-            response = telling.tell(shown)
+        for event in events:
+            response = telling.tell(event)
             if response is not None:
                 yield response
     last, outcome = telling.final()
@@ -71,8 +71,8 @@ async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[Cha
     """The same for ``asyncio``."""
     telling = terms.follow(call)
     async with aclosing(adrive(telling.dialogue, partial(call.aupdates, first=first))) as events:
-        async for shown in events:
-            response = telling.tell(shown)
+        async for event in events:
+            response = telling.tell(event)
             if response is not None:
                 yield response
     last, outcome = telling.final()
@@ -83,17 +83,17 @@ async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[Cha
 def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
     """The last call's response, whole: which call is the last is known only after it."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop, on_mismatch=terms.on_mismatch))
-    (made,) = run_refine(steps, **terms.loop(call))
-    call.run.finish(made.outcome)
-    yield steps.response(made)
+    (refine_run,) = run_refine(steps, **terms.loop(call))
+    call.run.finish(refine_run.outcome)
+    yield steps.response(refine_run)
 
 
 async def arefine(call: Call, terms: RunTerms) -> AsyncGenerator[ChatResponse, None]:
     """The same for ``asyncio``."""
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop, on_mismatch=terms.on_mismatch))
-    (made,) = await arun_refine(steps, **terms.loop(call))
-    call.run.finish(made.outcome)
-    yield steps.response(made)
+    (refine_run,) = await arun_refine(steps, **terms.loop(call))
+    call.run.finish(refine_run.outcome)
+    yield steps.response(refine_run)
 
 
 class Steps:
@@ -113,8 +113,8 @@ class Steps:
     ) -> list[Generation]:
         """As in :class:`entropy_chains.backends.Backend`."""
         (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
-        for shown in drive(dialogue, self._call.updates):
-            self._last = (shown.update.raw and shown.update.raw.response) or self._last
+        for event in drive(dialogue, self._call.updates):
+            self._last = (event.update.raw and event.update.raw.response) or self._last
         return [dialogue.result()]
 
     async def agenerate(
@@ -122,20 +122,20 @@ class Steps:
     ) -> list[Generation]:
         """As in :class:`entropy_chains.backends.AsyncBackend`."""
         (dialogue,) = [self._call.step(turns, sampling, segmentation) for turns in conversations]
-        async for shown in adrive(dialogue, self._call.aupdates):
-            self._last = (shown.update.raw and shown.update.raw.response) or self._last
+        async for event in adrive(dialogue, self._call.aupdates):
+            self._last = (event.update.raw and event.update.raw.response) or self._last
         return [dialogue.result()]
 
-    def response(self, made: RefineRun) -> ChatResponse:
+    def response(self, refine_run: RefineRun) -> ChatResponse:
         """The last step's response, with the outcome and the tokens of all steps."""
         last = as_chat(self._last)
-        prompt = sum(c.prompt_tokens for c in made.calls)
+        prompt = sum(c.prompt_tokens for c in refine_run.calls)
         counts = {
             "prompt_tokens": prompt,
-            "completion_tokens": made.outcome.tokens,
-            "total_tokens": prompt + made.outcome.tokens,
-            "early_stop_calls": len(made.calls),
-            "finish_reason": made.calls[-1].finish_told,
+            "completion_tokens": refine_run.outcome.tokens,
+            "total_tokens": prompt + refine_run.outcome.tokens,
+            "early_stop_calls": len(refine_run.calls),
+            "finish_reason": refine_run.calls[-1].finish_told,
         }
-        told = last.additional_kwargs | made.outcome.metadata() | counts
-        return last.model_copy(update={"delta": last.message.content or "", "additional_kwargs": told})
+        additional_kwargs = last.additional_kwargs | refine_run.outcome.metadata() | counts
+        return last.model_copy(update={"delta": last.message.content or "", "additional_kwargs": additional_kwargs})

@@ -53,12 +53,12 @@ class Scope:
         outcomes: of the runs inside it, in order, each under a key of its own.
     """
 
-    __slots__ = ("__weakref__", "_ended", "_left", "_result", "_running", "_span", "outcomes", "outer")
+    __slots__ = ("__weakref__", "_result", "_span", "at_end", "has_returned", "open_runs", "outcomes", "outer")
 
     def __init__(self, outer: Scope | None = None):
         self.outer, self.outcomes = outer, dict[Any, Outcome]()
-        self._running, self._ended = set[Any](), list[Callable[[], None]]()
-        self._left, self._span = False, None
+        self.open_runs, self.at_end = set[Any](), list[Callable[[], None]]()
+        self.has_returned, self._span = False, None
         self._result: Callable[[], Any] = lambda: None
 
     @property
@@ -73,67 +73,67 @@ class Scope:
         for scope in self._chain:
             with _lock:
                 scope.outcomes[key] = outcome
-            if scope._left:  # a stream: what was returned is told when its tokens have come
-                scope._tell()
+            if scope.has_returned:  # a stream: what was returned is told when its tokens have come
+                scope.write_totals()
 
     def add_loop(self, name: str, outcome: Outcome) -> None:
         """An agent's loop came to this; tokens of its calls that are told already are not told again."""
         scope = self.outer or self  # a step's, inside the run's
-        known = sum(o.tokens for key, o in scope.outcomes.items() if key != name)
-        self.add(name, replace(outcome, tokens=max(0, outcome.tokens - known)))
+        earlier_tokens = sum(o.tokens for key, o in scope.outcomes.items() if key != name)
+        self.add(name, replace(outcome, tokens=max(0, outcome.tokens - earlier_tokens)))
 
     def began(self, run: Any) -> None:
         """A stream of a run was handed out."""
         for scope in self._chain:
             with _lock:
-                scope._running.add(run)
+                scope.open_runs.add(run)
 
     def over(self, run: Any) -> None:
         """It has ended, or was given up."""
         for scope in self._chain:
             with _lock:
-                scope._running.discard(run)
-                ended = [] if scope._running else scope._ended
-                scope._ended = [] if ended else scope._ended
-            for end in ended:
-                end()
+                scope.open_runs.discard(run)
+                callbacks = [] if scope.open_runs else scope.at_end
+                scope.at_end = [] if callbacks else scope.at_end
+            for callback in callbacks:
+                callback()
 
     def leave(self, result: Any) -> None:
         """The call has returned this."""
-        self._span, self._left = current_span(), True
+        self._span, self.has_returned = current_span(), True
         if isinstance(result, StopEvent):  # a workflow's; it holds what is returned
             result = getattr(result, "result", None)
         if isinstance(result, RESPONSES):
             self._result = weakref.ref(result)
         if isinstance(result, STREAMS):  # a model may be called first when it is read: that call belongs in here
             weakref.finalize(result, self._given_up).atexit = False
-        if self._running and self._span is not None:
-            self._ended.append(lasting(self._span, lambda: bool(self._running)))
-        self._tell()
+        if self.open_runs and self._span is not None:
+            self.at_end.append(lasting(self._span, lambda: bool(self.open_runs)))
+        self.write_totals()
 
     def _given_up(self) -> None:
         """Nobody can read the stream any more, nor what it came to."""
 
-    def _tell(self) -> None:
+    def write_totals(self) -> None:
         with _lock:
             outcomes = list(self.outcomes.values())
         if not outcomes:
             return
-        told, result = together(outcomes), self._result()
+        table, result = totals(outcomes), self._result()
         if isinstance(result, AgentOutput):
-            for name, value in told.items():  # an event takes further fields
+            for name, value in table.items():  # an event takes further fields
                 setattr(result, name, value)
         elif result is not None:
-            result.metadata = (getattr(result, "metadata", None) or {}) | told
+            result.metadata = (getattr(result, "metadata", None) or {}) | table
         if self.outer is None:
-            mark_root(told, self._span)
+            mark_root(table, self._span)
 
 
 class Scopes(BaseSpanHandler[Any]):
     """Follows LlamaIndex's spans; it stands before every tracer, which would end a span before it is marked."""
 
     _open: dict[str, Scope] = PrivateAttr(default_factory=dict)
-    _known: Any = PrivateAttr(default_factory=weakref.WeakValueDictionary)  # also those that were left, as long as a run is in one
+    _scopes: Any = PrivateAttr(default_factory=weakref.WeakValueDictionary)  # also those that were left, as long as a run is in one
 
     @classmethod
     def class_name(cls) -> str:
@@ -153,18 +153,18 @@ class Scopes(BaseSpanHandler[Any]):
         self, id_: str, bound_args: Any, instance: Any = None, parent_id: str | None = None, tags: Any = None, **kwargs: Any
     ) -> None:
         """A call begins."""
-        self._open[id_] = self._known[id_] = Scope(self._known.get(parent_id or ""))
+        self._open[id_] = self._scopes[id_] = Scope(self._scopes.get(parent_id or ""))
 
     def span_exit(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None, **kwargs: Any) -> None:
         """A call has returned."""
-        scope, asked = self._open.pop(id_, None), requested.get()
-        if asked is not None and isinstance(result, Generator | AsyncGenerator) and (span := current_span()) is not None:
-            asked.found(span)
+        scope, run_request = self._open.pop(id_, None), current_request.get()
+        if run_request is not None and isinstance(result, Generator | AsyncGenerator) and (span := current_span()) is not None:
+            run_request.add_span(span)
         if scope is not None:
             scope.leave(result)
         if isinstance(result, StreamingResponse | AsyncStreamingResponse) and not _keeps_context():
             stream = result.response_gen
-            result.response_gen = _within(id_, stream) if isinstance(stream, Generator) else _awithin(id_, stream)
+            result.response_gen = _in_span(id_, stream) if isinstance(stream, Generator) else _ain_span(id_, stream)
 
     def span_drop(self, id_: str, bound_args: Any, instance: Any = None, err: Any = None, **kwargs: Any) -> None:
         """A call has failed."""
@@ -172,16 +172,16 @@ class Scopes(BaseSpanHandler[Any]):
 
     def at(self, span_id: str | None) -> Scope | None:
         """The scope of a span, if it is known."""
-        found: Scope | None = self._known.get(span_id or "")
-        return found
+        scope: Scope | None = self._scopes.get(span_id or "")
+        return scope
 
 
 def _keeps_context() -> bool:
-    """Whether a tracer does what :func:`_within` does; it would not know a stream that was put around its own."""
+    """Whether a tracer does what :func:`_in_span` does; it would not know a stream that was put around its own."""
     return any(type(handler).__module__.startswith("openinference.") for handler in get_dispatcher().span_handlers)
 
 
-def _within(span_id: str, stream: Any) -> Generator[Any, None, None]:
+def _in_span(span_id: str, stream: Any) -> Generator[Any, None, None]:
     """A stream of a response: a model that is called first when it is read is called inside of the span, all the same."""
     with closing(stream):
         while True:
@@ -195,7 +195,7 @@ def _within(span_id: str, stream: Any) -> Generator[Any, None, None]:
             yield part
 
 
-async def _awithin(span_id: str, stream: Any) -> AsyncGenerator[Any, None]:
+async def _ain_span(span_id: str, stream: Any) -> AsyncGenerator[Any, None]:
     """The same for ``asyncio``."""
     async with aclosing(stream):
         while True:
@@ -248,7 +248,7 @@ class Run:
         self._settle()
         return Asked(self, purpose)
 
-    def asked(self, request: Asked) -> None:
+    def request_over(self, request: Asked) -> None:
         """A request's stream is over."""
         self._settle()
         self._last = request
@@ -263,8 +263,8 @@ class Run:
         table = outcome.metadata()
         del table["early_stop_tokens"]  # each request's span has its own
         self._settle(table)
-        for told in self.watchers:
-            told(self, outcome)
+        for watcher in self.watchers:
+            watcher(self, outcome)
         if self._scope is not None:
             self._scope.add(self.span_id, outcome)
         self.over()
@@ -292,19 +292,19 @@ class Asked:
         self._settled, self._table = False, dict[str, Any]()
         self._ends = list[Callable[[], None]]()
 
-    def found(self, span: Any) -> None:
+    def add_span(self, span: Any) -> None:
         """Its span. A class that calls its parent's method has a second one around it, which tells nothing."""
         before = bool if self._ends else lambda: mark_request(self._table, self.tokens, span, self.prompt)
         self._ends.append(lasting(span, lambda: not self._settled, before))
 
-    def took(self, response: Any, tokens: int, prompt: int | None) -> None:
+    def count(self, response: Any, tokens: int, prompt: int | None) -> None:
         """A chunk came: the LLM's own object, which events and callbacks get, says how many tokens it has made by then."""
         self.tokens, self.prompt = tokens, prompt
         response.additional_kwargs.update(completion_tokens=tokens, early_stop_tokens=tokens)
 
     def over(self) -> None:
         """Its stream is over."""
-        self.run.asked(self)
+        self.run.request_over(self)
 
     def settle(self, table: dict[str, Any]) -> None:
         """All is known. ``table``: the run's outcome, if it is written here."""
@@ -313,17 +313,17 @@ class Asked:
             end()
 
 
-requested: ContextVar[Asked | None] = ContextVar("requested", default=None)
+current_request: ContextVar[Asked | None] = ContextVar("current_request", default=None)
 """The request that a wrapper is just making of the LLM inside."""
 
 
-def together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The contract's table for several runs: the last that was decided, with sums over all."""
-    shown = next((o for o in reversed(outcomes) if o.stopped), None)
-    shown = shown or next((o for o in reversed(outcomes) if o.step is not None), outcomes[-1])
-    saved = _sum(o.tokens_saved for o in outcomes)
+    outcome = next((o for o in reversed(outcomes) if o.stopped), None)
+    outcome = outcome or next((o for o in reversed(outcomes) if o.step is not None), outcomes[-1])
+    saved = _sum_or_none(o.tokens_saved for o in outcomes)
     whole = replace(
-        shown,
+        outcome,
         active=any(o.active for o in outcomes),
         holdout=any(o.holdout for o in outcomes),
         tokens=sum(o.tokens for o in outcomes),
@@ -338,6 +338,6 @@ def together(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return whole.metadata() | counts
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+def _sum_or_none(values: Iterable[int | None]) -> int | None:
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) if numbers else None

@@ -27,7 +27,7 @@ from entropy_chains.adapters import ChatReader, Transfer
 if TYPE_CHECKING:
     from llama_index.core.llms import LLM
 
-running: ContextVar[End | None] = ContextVar("running", default=None)
+current_end: ContextVar[End | None] = ContextVar("current_end", default=None)
 """The end of the stream whose chunk is just being handed out, for what only sees events."""
 
 
@@ -36,12 +36,12 @@ class End:
     """Ends one stream when asked to.
 
     Attributes:
-        asked: the stream gives no further chunk, and is closed.
+        due: the stream gives no further chunk, and is closed.
         soft: a stream that obeys was opened; False for the LLMs of other providers.
         transfer: its bytes.
     """
 
-    asked: bool = False
+    due: bool = False
     soft: bool = False
     transfer: Transfer = field(default_factory=Transfer)
 
@@ -58,9 +58,9 @@ class SoftStream:
             for chunk in self._stream:
                 if not _readable(chunk):
                     continue
-                running.set(self._end)
+                current_end.set(self._end)
                 yield chunk
-                if self._end.asked:
+                if self._end.due:
                     break
         finally:
             self._stream.close()
@@ -80,10 +80,10 @@ class AsyncSoftStream:
                 if not _readable(chunk):
                     continue
                 if first:
-                    first = _kept(chunk)
-                running.set(self._end)
+                    first = _give_content(chunk)
+                current_end.set(self._end)
                 yield chunk
-                if self._end.asked:
+                if self._end.due:
                     break
         finally:
             await (self._stream.aclose() if isinstance(self._stream, AsyncGenerator) else self._stream.close())
@@ -97,7 +97,7 @@ def _readable(chunk: Any) -> bool:
     return False
 
 
-def _kept(chunk: Any) -> bool:
+def _give_content(chunk: Any) -> bool:
     """LlamaIndex's async classes drop a first chunk without content, and with it the first token of the thinking: give it one."""
     for choice in getattr(chunk, "choices", None) or ():
         if getattr(choice, "delta", None) is not None and choice.delta.content is None:
@@ -107,10 +107,10 @@ def _kept(chunk: Any) -> bool:
 
 def uses_sdk(llm: LLM) -> bool:
     """Whether the LLM calls an OpenAI-compatible API through the ``openai`` SDK."""
-    return is_a(llm, "OpenAI") or is_a(llm, "OpenAIResponses")
+    return is_openai_class(llm, "OpenAI") or is_openai_class(llm, "OpenAIResponses")
 
 
-def is_a(llm: LLM, name: str) -> bool:
+def is_openai_class(llm: LLM, name: str) -> bool:
     """Whether the LLM is one of ``llama_index.llms.openai``'s class ``name``; that package is loaded if it is."""
     module = sys.modules.get("llama_index.llms.openai")
     return module is not None and isinstance(llm, getattr(module, name))
@@ -126,59 +126,59 @@ def async_client_of(llm: Any) -> Any:
     return llm._get_aclient() if hasattr(llm, "_get_aclient") else llm._aclient
 
 
-def softened(client: Any, end_of: Callable[[Any], End]) -> Any:
+def soft_client(client: Any, end_of: Callable[[Any], End]) -> Any:
     """A copy of an SDK's client, sync or async, whose streams end when told.
 
     Args:
         client: it stays as it is.
         end_of: makes the end of a request's stream, given the SDK's options of the request.
     """
-    own = client.with_options()
-    send = own.request
+    copy = client.with_options()
+    send = copy.request
 
     def request(cast_to: Any, options: Any, **kwargs: Any) -> Any:
-        made = send(cast_to, options, **kwargs)
-        return soft(made, end_of(options)) if kwargs.get("stream") else made
+        response = send(cast_to, options, **kwargs)
+        return soft_stream(response, end_of(options)) if kwargs.get("stream") else response
 
-    own.request = request
-    return own
+    copy.request = request
+    return copy
 
 
-def soft(stream: Any, end: End) -> Any:
+def soft_stream(stream: Any, end: End) -> Any:
     """A client's stream, or the awaitable of one, as one that obeys ``end``."""
-    return _opened(stream, end) if isawaitable(stream) else SoftStream(stream, end)
+    return _soft_async_stream(stream, end) if isawaitable(stream) else SoftStream(stream, end)
 
 
-async def _opened(stream: Awaitable[Any], end: End) -> AsyncSoftStream:
+async def _soft_async_stream(stream: Awaitable[Any], end: End) -> AsyncSoftStream:
     return AsyncSoftStream(await stream, end)
 
 
-def is_soft(client: Any) -> bool:
-    """Whether it was made by :func:`softened`."""
+def is_soft_client(client: Any) -> bool:
+    """Whether it was made by :func:`soft_client`."""
     return "request" in vars(client)
 
 
 def endable(llm: Any, end: End) -> Any:
     """A copy of the LLM whose streams obey ``end``; the LLM itself where it does not use the SDK."""
-    return copied(llm, _client=softened(client_of(llm), lambda _: end)) if uses_sdk(llm) else llm
+    return copied(llm, _client=soft_client(client_of(llm), lambda _: end)) if uses_sdk(llm) else llm
 
 
 def async_endable(llm: Any, end: End, client: Any) -> Any:
     """The same for its async streams, over ``client``."""
-    return copied(llm, _aclient=softened(client, lambda _: end)) if uses_sdk(llm) else llm
+    return copied(llm, _aclient=soft_client(client, lambda _: end)) if uses_sdk(llm) else llm
 
 
 def copied(llm: Any, **private: Any) -> Any:
     """A copy with these private attributes. With ``reuse_client`` off an LLM would make a further client, and not use ours."""
-    made = llm.model_copy(update={"reuse_client": True} if "reuse_client" in type(llm).model_fields else None)
+    copy = llm.model_copy(update={"reuse_client": True} if "reuse_client" in type(llm).model_fields else None)
     for name, value in private.items():
-        setattr(made, name, value)
-    return made
+        setattr(copy, name, value)
+    return copy
 
 
-def finish(chunks: Generator[Any, None, None], end: End) -> None:
+def finish_stream(chunks: Generator[Any, None, None], end: End) -> None:
     """End a running sync stream. It is read to its end, so that the inner LLM reports one."""
-    end.asked = True
+    end.due = True
     if end.soft:
         for _ in chunks:
             pass
@@ -186,9 +186,9 @@ def finish(chunks: Generator[Any, None, None], end: End) -> None:
         chunks.close()
 
 
-async def afinish(chunks: AsyncGenerator[Any, None], end: End) -> None:
+async def afinish_stream(chunks: AsyncGenerator[Any, None], end: End) -> None:
     """The same for ``asyncio``."""
-    end.asked = True
+    end.due = True
     if end.soft:
         async for _ in chunks:
             pass

@@ -130,9 +130,9 @@ class EarlyStop(BaseWorkflowAgent):
         policy = self.policy
         if policy is not None and policy.scope == "agent":
             if policy.segmentation.boundary != "call":
-                found = policy.segmentation.boundary
+                boundary = policy.segmentation.boundary
                 raise SettingsError(
-                    f"the policy has scope 'agent' and boundary {found!r}; a step of an agent is a call: use 'call'"
+                    f"the policy has scope 'agent' and boundary {boundary!r}; a step of an agent is a call: use 'call'"
                 )
             policy.check(model=self.llm.metadata.model_name, on_mismatch=self.on_mismatch)
 
@@ -140,9 +140,9 @@ class EarlyStop(BaseWorkflowAgent):
         self, ctx: AgentContext, llm_input: list[ChatMessage], tools: Sequence[AsyncBaseTool], memory: BaseMemory
     ) -> AgentOutput:
         """One step, without tools where the step before was sure."""
-        begun = await _begun(ctx, self.name)
+        state = await _state_of(ctx, self.name)
         why = self._never_ended
-        loop = _AgentLoop(None if why else self.policy, self.early_stop, begun)
+        loop = _AgentLoop(None if why else self.policy, self.early_stop, state)
         before, forced = list(await ctx.store.get(self._notes, default=[])), loop.sure
         measured = Measured(ctx, self.policy.k if self.policy else None)
         output = await super().take_step(measured, llm_input, [] if forced else tools, memory)  # type: ignore[safe-super]
@@ -154,7 +154,7 @@ class EarlyStop(BaseWorkflowAgent):
             output = await super().take_step(measured, llm_input, tools, memory)  # type: ignore[safe-super]
             loop.add(measured.record(loop.step, output), output, forced=False)
         self._check_k(measured)
-        await ctx.store.set(_key(self.name), loop.begun)
+        await ctx.store.set(_steps_key(self.name), loop.state)
         outcome = loop.outcome(why)
         table = output.early_stop = outcome.metadata()
         mark_span({name: value for name, value in table.items() if name != "early_stop_tokens"})  # its calls have them
@@ -223,62 +223,62 @@ class EarlyStopReActAgent(EarlyStop, ReActAgent):
 
 
 class _AgentLoop:
-    """The steps of one run so far, and what follows from them. ``begun`` is its state, plain values that a context can keep."""
+    """The steps of one run so far, and what follows from them. ``state`` is plain values that a context can keep."""
 
-    def __init__(self, policy: Policy | None, stop: bool, begun: dict[str, Any]):
-        self.policy, self.begun = policy, begun
+    def __init__(self, policy: Policy | None, stop: bool, state: dict[str, Any]):
+        self.policy, self.state = policy, state
         self._stop = stop and stopping_enabled()
 
     @property
     def step(self) -> int:
         """Number of the next step, from 1."""
-        return len(self.begun["steps"]) + 1
+        return len(self.state["steps"]) + 1
 
     @property
     def records(self) -> list[StepRecord]:
         """The steps, in order."""
-        return [StepRecord(**s["record"]) for s in self.begun["steps"]]
+        return [StepRecord(**s["record"]) for s in self.state["steps"]]
 
     @property
     def sure(self) -> bool:
         """The next step must answer."""
-        return self._judged().done and not self.begun["failed"]
+        return self._judged().done and not self.state["failed"]
 
     def add(self, record: StepRecord, output: AgentOutput, forced: bool) -> None:
         """A step was taken."""
         # A step that passes the run on, or that has to be taken again, may be sure of that and of nothing else.
         judged = not forced and not output.retry_messages and all(c.tool_name != HANDOFF for c in output.tool_calls)
         going_on = bool(output.tool_calls)
-        self.begun["steps"].append({"record": asdict(record), "judged": judged and going_on, "text": output.response.content})
-        self.begun["failed"] = self.begun["failed"] or (forced and not _answers(output))
+        self.state["steps"].append({"record": asdict(record), "judged": judged and going_on, "text": output.response.content})
+        self.state["failed"] = self.state["failed"] or (forced and not _answers(output))
 
     def _judged(self) -> Monitor:
         monitor = Monitor(self.policy, segmentation=PER_CALL, stop=self._stop)
-        for step, record in zip(self.begun["steps"], self.records, strict=True):
+        for step, record in zip(self.state["steps"], self.records, strict=True):
             monitor.take(record if step["judged"] else StepRecord(record.step, record.tokens), step["text"] or None)
         return monitor
 
     def outcome(self, why: str | None) -> Outcome:
         """What came of it so far."""
         records, monitor = self.records, self._judged()
-        if self.begun["failed"]:
+        if self.state["failed"]:
             why = NO_ANSWER
         elif self.policy is not None and not monitor.done and any(r.entropy is None for r in records):
             why = NO_LOGPROBS
-        made = monitor.finish(why, tokens=sum(r.tokens for r in records))
-        if made.reason == "reasoning ended by itself":
-            made = replace(made, reason="the loop ended by itself")
-        answered = made.stopped and made.step is not None and made.step < len(records) and not self.begun["failed"]
-        return made if answered else replace(made, stopped=False, tokens_saved=None)
+        outcome = monitor.finish(why, tokens=sum(r.tokens for r in records))
+        if outcome.reason == "reasoning ended by itself":
+            outcome = replace(outcome, reason="the loop ended by itself")
+        answered = outcome.stopped and outcome.step is not None and outcome.step < len(records) and not self.state["failed"]
+        return outcome if answered else replace(outcome, stopped=False, tokens_saved=None)
 
 
-async def _begun(ctx: AgentContext, agent: str) -> dict[str, Any]:
+async def _state_of(ctx: AgentContext, agent: str) -> dict[str, Any]:
     """An agent's steps of this run; a context may be used for several runs, and counts its steps anew in each."""
-    kept = await ctx.store.get(_key(agent), default=None) if await ctx.store.get("num_iterations", default=0) else None
-    return kept or {"steps": [], "failed": False}
+    state = await ctx.store.get(_steps_key(agent), default=None) if await ctx.store.get("num_iterations", default=0) else None
+    return state or {"steps": [], "failed": False}
 
 
-def _key(agent: str) -> str:
+def _steps_key(agent: str) -> str:
     return f"early_stop_steps_{agent}"
 
 

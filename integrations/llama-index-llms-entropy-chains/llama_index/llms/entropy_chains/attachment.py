@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_index.llms.entropy_chains._places import Exclude, look
+from llama_index.llms.entropy_chains._places import Exclude, find_llms
+from llama_index.llms.entropy_chains._replacement import original_of, put_in_place
 from llama_index.llms.entropy_chains.base import EarlyStopLLM
 from llama_index.llms.entropy_chains.local import TransformersLLM
 
@@ -44,20 +45,20 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
             Nothing is swapped then.
     """
     policy = Policy.of(policy)
-    places, missed, unused = look(target, exclude)
+    places, missed, unused = find_llms(target, exclude)
     if not places:
         remedy = "give the LLM itself: EarlyStopLLM(llm=…, policy=…), as llm= of the engine or as Settings.llm"
-        told = f"; out of reach: {'; '.join(missed)}" if missed else ""
-        raise SettingsError(f"no LLM was found in {type(target).__name__}: {remedy}{told}")
+        out_of_reach = f"; out of reach: {'; '.join(missed)}" if missed else ""
+        raise SettingsError(f"no LLM was found in {type(target).__name__}: {remedy}{out_of_reach}")
     inner = {id(place.llm): place.llm for place in places}
-    around = {name: _stopping(llm, policy, settings) for name, llm in inner.items()}  # all are made before one is swapped
+    around = {name: _replacement_for(llm, policy, settings) for name, llm in inner.items()}  # all are made before one is swapped
     swaps = [(place, around[id(place.llm)]) for place in places]
     for place, llm in swaps:
         place.holder[place.key] = llm
     logger.info("early stopping attached to %d LLM(s): %s", len(places), ", ".join(p.path for p in places))
     if unused:
-        told = "exclude matches nothing with %s; it takes types of objects and names of attributes, and LLMs were at: %s"
-        logger.warning(told, ", ".join(unused), ", ".join(p.path for p in places))
+        message = "exclude matches nothing with %s; it takes types of objects and names of attributes, and LLMs were at: %s"
+        logger.warning(message, ", ".join(unused), ", ".join(p.path for p in places))
     if missed:
         logger.warning("early stopping could not reach %d part(s), which run in full: %s", len(missed), "; ".join(missed))
     return target
@@ -65,25 +66,24 @@ def attach(target: T, policy: Policy | str | Path | None, *, exclude: Exclude = 
 
 def detach(target: T) -> T:
     """Undo :func:`attach`: every LLM stands where it stood. Returns the same object."""
-    for place in look(target, ()).places:
-        before = place.llm._before if isinstance(place.llm, EarlyStopLLM | TransformersLLM) else None
-        if before is not None:
-            place.holder[place.key] = before
+    for place in find_llms(target, ()).places:
+        original = original_of(place.llm)
+        if original is not None:
+            place.holder[place.key] = original
     return target
 
 
-def _stopping(llm: Any, policy: Policy | None, settings: Mapping[str, Any]) -> LLM:
+def _replacement_for(llm: Any, policy: Policy | None, settings: Mapping[str, Any]) -> LLM:
     """What takes an LLM's place."""
-    own = isinstance(llm, EarlyStopLLM | TransformersLLM)
-    before = (llm._before if own else None) or llm
-    made: EarlyStopLLM | TransformersLLM
-    if isinstance(before, TransformersLLM):
-        kind = type(before)
+    original = original_of(llm) or llm
+    replacement: EarlyStopLLM | TransformersLLM
+    if isinstance(original, TransformersLLM):
+        kind = type(original)
         check_settings(kind.__name__, settings, kind.model_fields)
-        made = kind(**{**dict(before), "policy": policy, **settings})
-    elif isinstance(before, EarlyStopLLM):
-        made = EarlyStopLLM(before.llm, policy, **{**before.settings, **settings})
+        replacement = kind(**{**dict(original), "policy": policy, **settings})
+    elif isinstance(original, EarlyStopLLM):
+        replacement = EarlyStopLLM(original.llm, policy, **{**original.settings, **settings})
     else:
-        made = EarlyStopLLM(before, policy, **settings)
-    made._before = before
-    return made
+        replacement = EarlyStopLLM(original, policy, **settings)
+    put_in_place(replacement, original)
+    return replacement

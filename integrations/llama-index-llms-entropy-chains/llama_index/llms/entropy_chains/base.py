@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -29,6 +30,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.llms.entropy_chains._delegate import Delegate
 from llama_index.llms.entropy_chains._inner import Call
 from llama_index.llms.entropy_chains._native import instead_of
+from llama_index.llms.entropy_chains._replacement import Replacement
 from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._run import RunTerms, arefine, arun, refine, run
 from llama_index.llms.entropy_chains._runs import follow_spans
@@ -38,6 +40,7 @@ from llama_index_instrumentation.dispatcher import active_instrument_tags
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
 from entropy_chains.adapters import (
     IN_AN_APP,
+    Introduction,
     Mode,
     OnMismatch,
     Server,
@@ -52,6 +55,10 @@ RUN = "run_id"
 """The instrument tag that names a root run, for the holdout."""
 
 
+_LEARNING = threading.Lock()
+"""Held while a wrapper looks up what was learnt: threads that call it first at once share it."""
+
+
 @dataclass(slots=True)
 class Learnt:
     """What was learnt through an LLM, and is true of it alone: a copy of the wrapper may be given another one.
@@ -59,21 +66,26 @@ class Learnt:
     Attributes:
         llm: the LLM inside.
         address: its server's, which may be set later.
-        server: who its server is, once it was asked.
+        introduction: asks who its server is.
         clients: its async clients by event loop.
     """
 
     llm: LLM
     address: str | None = None
-    server: Server | None = None
+    introduction: Introduction = field(default_factory=Introduction)
     clients: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
+
+    @property
+    def server(self) -> Server | None:
+        """Who its server is, once it was asked."""
+        return self.introduction.server
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Learnt:
         """Nothing is learnt through a copy of the LLM yet; connections cannot be copied."""
         return Learnt(deepcopy(self.llm, memo), self.address)
 
 
-class EarlyStopLLM(Delegate):
+class EarlyStopLLM(Delegate, Replacement):
     """An LLM that closes its reasoning when it is sure, and still answers.
 
     ``chat`` and ``complete`` stream inside; at the boundary where the policy stops, the server's request is ended, and the answer
@@ -117,8 +129,7 @@ class EarlyStopLLM(Delegate):
     return_logprobs: bool = False
 
     _last_learnt: Learnt | None = PrivateAttr(default=None)
-    _before: Any = PrivateAttr(default=None)  # of one made by attach(): the LLM that it took the place of
-    _given: tuple[str, ...] = PrivateAttr(default=())
+    _setting_names: tuple[str, ...] = PrivateAttr(default=())
 
     def __init__(self, llm: LLM, policy: Policy | str | Path | None = None, **settings: Any):
         if not isinstance(llm, LLM):
@@ -127,18 +138,18 @@ class EarlyStopLLM(Delegate):
             raise SettingsError(f"llm is {type(llm).__name__}; wrap the LLM inside it")
         check_settings("EarlyStopLLM", settings, type(self).model_fields)
         super().__init__(llm, policy=Policy.of(policy), **settings)
-        self._given = tuple(settings)
+        self._setting_names = tuple(settings)
         self._check()
 
-    def _has(self, inner: LLM) -> None:
-        if self._before is self.llm:
-            self._before = inner
-        super()._has(inner)
+    def _set_inner(self, inner: LLM) -> None:
+        if self._original is self.llm:
+            self._original = inner
+        super()._set_inner(inner)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What was set when it was made, beside the LLM and the policy, as it is now."""
-        return {name: getattr(self, name) for name in self._given}
+        return {name: getattr(self, name) for name in self._setting_names}
 
     def _check(self) -> None:
         if self.max_steps < 1:
@@ -151,23 +162,23 @@ class EarlyStopLLM(Delegate):
             raise SettingsError("mode is 'refine', which asks in turns; it needs a chat model (is_chat_model=True)")
         is_holdout("", share=self.holdout)
         call = self._call((), None, {})
-        named, other = type(self.llm).__name__, instead_of(self.llm)
+        kind, other = type(self.llm).__name__, instead_of(self.llm)
         instead = f"use {other}" if other else None
         takes = "passes no wish for logprobs on, with ask= neither" if other else "is not known to take logprobs"
         if not call.sighted and call.without_logprobs == "error":
             remedy = instead or "wrap an OpenAILike or OpenAI, or say how to ask with ask={…}"
             raise NoLogprobsError(
-                f"{named} {takes}, so there is no entropy: {remedy}; or take full runs with without_logprobs='full'"
+                f"{kind} {takes}, so there is no entropy: {remedy}; or take full runs with without_logprobs='full'"
             )
         if not call.sighted and call.without_logprobs == "full" and self.policy is not None:
             remedy = instead or "say how to ask with ask={…}, or wrap an OpenAILike or OpenAI"
-            warnings.warn(f"{named} {takes}, so all its calls run in full: {remedy}", stacklevel=3)
+            warnings.warn(f"{kind} {takes}, so all its calls run in full: {remedy}", stacklevel=3)
         self._check_policy(call)
         follow_spans()
         call.dialogue(self.policy if self.mode == "thinking" else None, True, False, self.on_mismatch)  # its settings are checked
         if call.responses:
-            told = "only thinking in its output text (<think>) can be stopped, all else runs in full; use OpenAI or OpenAILike"
-            warnings.warn(f"{named}: the Responses API gives no logprobs on reasoning: {told}", stacklevel=3)
+            remedy = "only thinking in its output text (<think>) can be stopped, all else runs in full; use OpenAI or OpenAILike"
+            warnings.warn(f"{kind}: the Responses API gives no logprobs on reasoning: {remedy}", stacklevel=3)
 
     def _check_policy(self, call: Call) -> None:
         if self.policy is not None and self.mode == "thinking":
@@ -183,45 +194,45 @@ class EarlyStopLLM(Delegate):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """See :class:`llama_index.core.llms.LLM`."""
-        return _last(self._run(*self._asked(messages), kwargs))
+        return _last(self._run(*self._chat_input(messages), kwargs))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
-        return self._run(*self._asked(messages), kwargs)
+        return self._run(*self._chat_input(messages), kwargs)
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :class:`llama_index.core.llms.LLM`."""
-        return as_completion(_last(self._run(*self._prompted(prompt, formatted), kwargs)))
+        return as_completion(_last(self._run(*self._completion_input(prompt, formatted), kwargs)))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
-        run = self._run(*self._prompted(prompt, formatted), kwargs)
+        run = self._run(*self._completion_input(prompt, formatted), kwargs)
         return (as_completion(response) for response in run)
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """See :meth:`chat`."""
-        return await _alast(await self._arun(*self._asked(messages), kwargs))
+        return await _alast(await self._arun(*self._chat_input(messages), kwargs))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """See :meth:`stream_chat`."""
-        return await self._arun(*self._asked(messages), kwargs)
+        return await self._arun(*self._chat_input(messages), kwargs)
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :meth:`complete`."""
-        return as_completion(await _alast(await self._arun(*self._prompted(prompt, formatted), kwargs)))
+        return as_completion(await _alast(await self._arun(*self._completion_input(prompt, formatted), kwargs)))
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """See :meth:`stream_complete`."""
-        run = await self._arun(*self._prompted(prompt, formatted), kwargs)
+        run = await self._arun(*self._completion_input(prompt, formatted), kwargs)
         return (as_completion(response) async for response in run)
 
-    def _asked(self, messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], str | None]:
+    def _chat_input(self, messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], str | None]:
         if self.metadata.is_chat_model:
             return messages, None
         assert self.messages_to_prompt is not None  # noqa: S101 (LLM's own validator sees to it)
         return (), self.messages_to_prompt(messages)
 
-    def _prompted(self, prompt: str, formatted: bool) -> tuple[Sequence[ChatMessage], str | None]:
+    def _completion_input(self, prompt: str, formatted: bool) -> tuple[Sequence[ChatMessage], str | None]:
         """A chat model is asked the prompt as a message, as the inner LLM would do."""
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
@@ -262,7 +273,7 @@ class EarlyStopLLM(Delegate):
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server)
         if learnt.server is None:
-            learnt.server = call.connect()
+            call.connect(learnt.introduction)
             self._check_policy(call)
         if self._refines(call):
             return call.run.streamed(refine(call, self._terms(call, kwargs)))
@@ -274,14 +285,14 @@ class EarlyStopLLM(Delegate):
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server, self._client(learnt))
         if learnt.server is None:
-            learnt.server = await call.aconnect()
+            await call.aconnect(learnt.introduction)
             self._check_policy(call)
         terms = self._terms(call, kwargs)
-        made = call.run.streamed(
+        responses = call.run.streamed(
             arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(terms.first(call)))
         )
-        own = self._once and getattr(self.llm, "_async_http_client", None) is None
-        return _closing(call.client, made) if own else made
+        owns_client = self._once and getattr(self.llm, "_async_http_client", None) is None
+        return _then_closed(call.client, responses) if owns_client else responses
 
     def _refines(self, call: Call) -> bool:
         return self.mode == "refine" and not call.uncut and not call.tools
@@ -301,14 +312,14 @@ class EarlyStopLLM(Delegate):
         return RunTerms(
             policy=None if self.mode == "refine" and why else self.policy,
             stop=stop,
-            holdout=stop and self._held(),
+            holdout=stop and self._in_holdout(),
             on_mismatch=self.on_mismatch,
             steps=self.max_steps,
             why=why,
             logprobs=self.return_logprobs,
         )
 
-    def _held(self) -> bool:
+    def _in_holdout(self) -> bool:
         """Whether this run is in the holdout."""
         if self.holdout in (0, 1):
             return bool(self.holdout)
@@ -323,10 +334,12 @@ class EarlyStopLLM(Delegate):
     @property
     def _learnt(self) -> Learnt:
         """What was learnt through the LLM inside."""
-        known, address = self._last_learnt, getattr(self.llm, "api_base", None)
-        if known is None or known.llm is not self.llm or known.address != address:
-            known = self._last_learnt = Learnt(self.llm, address)
-        return known
+        address = getattr(self.llm, "api_base", None)
+        with _LEARNING:
+            learnt = self._last_learnt
+            if learnt is None or learnt.llm is not self.llm or learnt.address != address:
+                learnt = self._last_learnt = Learnt(self.llm, address)
+        return learnt
 
     @property
     def _once(self) -> bool:
@@ -357,7 +370,7 @@ def _last(responses: ChatResponseGen) -> ChatResponse:
     return last
 
 
-async def _closing(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
+async def _then_closed(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
     """The responses; then the client, which was made for this call, is closed."""
     async with client, aclosing(responses):
         async for response in responses:

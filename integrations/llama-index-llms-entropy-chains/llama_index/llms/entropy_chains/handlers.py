@@ -142,8 +142,8 @@ class EntropyEventHandler(BaseEventHandler):
             self._open[event.span_id] = call
             while len(self._open) > OPEN:
                 del self._open[next(iter(self._open))]
-        if call.asked is not None and self._judged not in call.asked.run.watchers:
-            call.asked.run.watchers.append(self._judged)
+        if call.run_request is not None and self._run_over not in call.run_request.run.watchers:
+            call.run_request.run.watchers.append(self._run_over)
 
     def _end(self, span_id: str | None, response: Any, why: str | None = None) -> None:
         with self._lock:
@@ -151,7 +151,7 @@ class EntropyEventHandler(BaseEventHandler):
         if call is None:
             return
         row = call.row(response, why)
-        run = call.asked.run if call.asked else None
+        run = call.run_request.run if call.run_request else None
         with self._lock:
             before = self._runs.get(run) if run is not None else None
             row = before.joined(row) if before is not None else row
@@ -161,7 +161,7 @@ class EntropyEventHandler(BaseEventHandler):
         if run is None and call.scope is not None:
             call.scope.add(span_id, row.outcome)
 
-    def _judged(self, run: Run, outcome: Outcome) -> None:
+    def _run_over(self, run: Run, outcome: Outcome) -> None:
         """A run of an ``EarlyStopLLM`` has ended: its requests are one row, with the wrapper's outcome."""
         with self._lock:
             before = self._runs.get(run)

@@ -21,9 +21,10 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     ThinkingBlock,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from llama_index.core.llms import LLM
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.llms.entropy_chains._replacement import Replacement
+from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._runs import Run, follow_spans
 from llama_index.llms.entropy_chains.tracing import current_span, mark_request
 
@@ -32,12 +33,12 @@ from entropy_chains.adapters import OnMismatch, Shown, astream, check_options, i
 from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
 from entropy_chains.errors import SettingsError
 
-SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-PER_CALL = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}
+SAMPLING = tuple(Sampling.__dataclass_fields__)
+CALL_SETTINGS = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}
 """What a call may set. LlamaIndex's own ``formatted`` is none of it."""
 
 
-class TransformersLLM(LLM):
+class TransformersLLM(Replacement):
     """A local model that thinks, is stopped early where its policy says so, and answers.
 
     ::
@@ -73,13 +74,12 @@ class TransformersLLM(LLM):
     early_stop: bool = True
     on_mismatch: OnMismatch = "error"
     context_window: int | None = None
-    _before: Any = PrivateAttr(default=None)  # of a copy made by attach(): the model that it took the place of
 
     def __init__(
         self, model: str | Path | None = None, policy: Policy | str | Path | None = None, *, backend: Any = None, **settings: Any
     ):
-        own = {n: settings.pop(n) for n in list(settings) if n in type(self).model_fields}
-        check_options(own)
+        fields = {n: settings.pop(n) for n in list(settings) if n in type(self).model_fields}
+        check_options(fields)
         if (model is None) == (backend is None):
             raise SettingsError("give either model (a checkpoint folder or hub id) or backend (a loaded one)")
         if backend is None:
@@ -88,8 +88,8 @@ class TransformersLLM(LLM):
             backend = TransformersBackend.from_pretrained(str(model), **settings)
         elif settings:
             raise SettingsError(f"TransformersLLM has no {', '.join(sorted(settings))}; a loaded backend has its settings already")
-        own |= {"backend": backend, "policy": Policy.of(policy)}
-        super().__init__(**own)
+        fields |= {"backend": backend, "policy": Policy.of(policy)}
+        super().__init__(**fields)
         follow_spans()
 
     @classmethod
@@ -128,12 +128,12 @@ class TransformersLLM(LLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The prompt asked as a message of the user."""
-        return as_completion(_Request(self, self._asked(prompt, formatted), kwargs).response())
+        return as_completion(_Request(self, self._completion_input(prompt, formatted), kwargs).response())
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """See :meth:`complete`."""
-        stream = _Request(self, self._asked(prompt, formatted), kwargs).stream()
+        stream = _Request(self, self._completion_input(prompt, formatted), kwargs).stream()
 
         def responses() -> CompletionResponseGen:
             with closing(stream):
@@ -145,12 +145,12 @@ class TransformersLLM(LLM):
     @llm_completion_callback()
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :meth:`complete`."""
-        return as_completion(await in_thread(_Request(self, self._asked(prompt, formatted), kwargs).response))
+        return as_completion(await in_thread(_Request(self, self._completion_input(prompt, formatted), kwargs).response))
 
     @llm_completion_callback()
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """See :meth:`complete`."""
-        stream = _Request(self, self._asked(prompt, formatted), kwargs).astream()
+        stream = _Request(self, self._completion_input(prompt, formatted), kwargs).astream()
 
         async def responses() -> CompletionResponseAsyncGen:
             async with aclosing(stream):
@@ -177,7 +177,7 @@ class TransformersLLM(LLM):
         """See :class:`llama_index.core.llms.LLM`."""
         return await super().astream_structured_predict(output_cls, prompt, _in_full(llm_kwargs), **prompt_args)
 
-    def _asked(self, prompt: str, formatted: bool) -> list[ChatMessage]:
+    def _completion_input(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         if not formatted and self.completion_to_prompt is not None:
             prompt = self.completion_to_prompt(prompt)
         return [ChatMessage(role=MessageRole.USER, content=prompt)]
@@ -192,10 +192,10 @@ class _Request:
     """One call: what is asked of the backend, and how its run is told."""
 
     def __init__(self, llm: TransformersLLM, messages: Sequence[ChatMessage], kwargs: dict[str, Any]):
-        unknown = sorted(kwargs.keys() - PER_CALL)
+        unknown = sorted(kwargs.keys() - CALL_SETTINGS)
         if unknown:
             raise SettingsError(
-                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(PER_CALL))}"
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(CALL_SETTINGS))}"
             )
         template = kwargs.get("chat_template_kwargs")
         self._backend: Backend = llm.backend.with_template(**template) if template else llm.backend
@@ -209,7 +209,7 @@ class _Request:
         tags = tags_of(self._backend)
         if tags is None and llm.policy is None:  # an ordinary model: all its text is answer
             self._settings["segmentation"] = Segmentation("call")
-        self._shown = Shown(tags, kwargs.get("stop") or llm.stop)
+        self._reply_text = Shown(tags, kwargs.get("stop") or llm.stop)
         self._run, self._span = Run(), current_span()
 
     def response(self, cancelled: threading.Event | None = None) -> ChatResponse:
@@ -227,12 +227,12 @@ class _Request:
         thinking = text = ""
         with closing(self._backend.stream(self._messages, **self._settings)) as chunks:
             for chunk in chunks:
-                reasoned, answered = self._take(chunk)
-                thinking, text = thinking + reasoned, text + answered
+                reasoning, answer = self._take(chunk)
+                thinking, text = thinking + reasoning, text + answer
                 if chunk.final is not None:
-                    yield self._final(chunk.final, answered)
-                elif reasoned or answered:
-                    yield self._part(thinking, text, reasoned, answered)
+                    yield self._final(chunk.final, answer)
+                elif reasoning or answer:
+                    yield self._part(thinking, text, reasoning, answer)
 
     async def _aresponses(self) -> AsyncGenerator[ChatResponse, None]:
         async with aclosing(astream(self._responses())) as responses:
@@ -240,11 +240,11 @@ class _Request:
                 yield response
 
     def _take(self, chunk: Chunk) -> tuple[str, str]:
-        return self._shown.take(chunk) if chunk.final is None else self._shown.finish(chunk.final)
+        return self._reply_text.take(chunk) if chunk.final is None else self._reply_text.finish(chunk.final)
 
-    def _part(self, thinking: str, text: str, reasoned: str, answered: str) -> ChatResponse:
-        told = {"thinking_delta": reasoned} if reasoned else {}  # where agents look for it
-        return ChatResponse(message=_message(thinking, text), delta=answered, additional_kwargs=told)
+    def _part(self, thinking: str, text: str, reasoning: str, answer: str) -> ChatResponse:
+        additional_kwargs = {"thinking_delta": reasoning} if reasoning else {}  # where agents look for it
+        return ChatResponse(message=_message(thinking, text), delta=answer, additional_kwargs=additional_kwargs)
 
     def _final(self, run: Generation, delta: str | None) -> ChatResponse:
         usage = {
@@ -252,17 +252,22 @@ class _Request:
             "completion_tokens": run.tokens,
             "total_tokens": run.prompt_tokens + run.tokens,
         }
-        told = {**run.outcome.metadata(), **usage, "reasoning_tokens": run.reasoning_tokens, "finish_reason": run.finish_reason}
-        message = _message(self._shown.reasoning(run), self._shown.answer(run), run.reasoning_tokens)
+        additional_kwargs = {
+            **run.outcome.metadata(),
+            **usage,
+            "reasoning_tokens": run.reasoning_tokens,
+            "finish_reason": run.finish_reason,
+        }
+        message = _message(self._reply_text.reasoning(run), self._reply_text.answer(run), run.reasoning_tokens)
         mark_request(run.outcome.metadata(), run.tokens, self._span, run.prompt_tokens)
         self._run.finish(run.outcome)
         # LlamaIndex's own counters read the raw reply's usage.
-        return ChatResponse(message=message, delta=delta, additional_kwargs=told, raw={"usage": usage})
+        return ChatResponse(message=message, delta=delta, additional_kwargs=additional_kwargs, raw={"usage": usage})
 
 
 def _message(thinking: str, text: str, tokens: int | None = None) -> ChatMessage:
-    thought = [ThinkingBlock(content=thinking, num_tokens=tokens)] if thinking else []
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thought, TextBlock(text=text)])
+    thinking_blocks = [ThinkingBlock(content=thinking, num_tokens=tokens)] if thinking else []
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thinking_blocks, TextBlock(text=text)])
 
 
 def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
@@ -271,25 +276,15 @@ def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
     Raises:
         SettingsError: a message holds an image or the like.
     """
-    made = []
+    turns = []
     for message in messages:
-        sent = {"role": message.role.value, "content": ""}
+        turn = {"role": message.role.value, "content": ""}
         for block in message.blocks:
             if isinstance(block, TextBlock):
-                sent["content"] += block.text
+                turn["content"] += block.text
             elif isinstance(block, ThinkingBlock):
-                sent["reasoning_content"] = block.content or ""
+                turn["reasoning_content"] = block.content or ""
             else:
                 raise SettingsError(f"a message holds a {type(block).__name__}; a local text model takes text only")
-        made.append(sent)
-    return made
-
-
-def as_completion(response: ChatResponse) -> CompletionResponse:
-    """A chat response as a completion: the answer is its text."""
-    return CompletionResponse(
-        text=response.message.content or "",
-        delta=response.delta,
-        raw=response.raw,
-        additional_kwargs=dict(response.additional_kwargs),
-    )
+        turns.append(turn)
+    return turns

@@ -14,13 +14,13 @@ from entropy_chains.adapters import FLAT, TOTAL, root_attributes, run_attributes
 from entropy_chains.adapters import langfuse_savings as langfuse_savings
 from entropy_chains.adapters import phoenix_savings as phoenix_savings
 
-TAGS = "tag.tags"
+OPENINFERENCE_TAGS = "tag.tags"
 """OpenInference's attribute for tags."""
 
 LANGSMITH, LANGSMITH_TAGS = "langsmith.metadata.", "langsmith.span.tags"
 """Where LangSmith's own SDK puts a run's metadata and its tags (one text, with commas) on a span, and its OTLP endpoint looks."""
 
-STOPPED = "early-stopped"
+TAG = "early-stopped"
 
 TOTALS = (
     "early_stop_runs",
@@ -87,8 +87,8 @@ def mark_root(table: Mapping[str, Any], span: Any) -> bool:
 
 
 def _tag(span: Any) -> None:
-    known = (getattr(span, "attributes", None) or {}).get(TAGS) or ()
-    span.set_attribute(TAGS, [*(t for t in known if t != STOPPED), STOPPED])
+    tags = (getattr(span, "attributes", None) or {}).get(OPENINFERENCE_TAGS) or ()
+    span.set_attribute(OPENINFERENCE_TAGS, [*(t for t in tags if t != TAG), TAG])
 
 
 def lasting(span: Any, busy: Callable[[], bool], before: Callable[[], Any] = bool) -> Callable[[], None]:
@@ -102,16 +102,16 @@ def lasting(span: Any, busy: Callable[[], bool], before: Callable[[], Any] = boo
     Returns:
         what to call when the work has ended. A span that nobody has ended by then stays open.
     """
-    end, asked = span.end, False
+    end, end_called = span.end, False
 
     def finish() -> None:
-        if asked and not busy() and span.is_recording():
+        if end_called and not busy() and span.is_recording():
             before()
             end()
 
     def later(end_time: int | None = None) -> None:  # the time at which the generator was made
-        nonlocal asked
-        asked = True
+        nonlocal end_called
+        end_called = True
         finish()
 
     try:
@@ -151,13 +151,13 @@ def _for_langsmith(span: Any) -> Any:
     """A copy of a finished span with further attributes; the span itself where there is nothing to tell."""
     from opentelemetry.sdk.trace import ReadableSpan
 
-    known = dict(span.attributes or {})
-    totals = {FLAT + name.removeprefix(TOTAL): value for name, value in known.items() if name.startswith(TOTAL)}
-    table = {name: value for name, value in known.items() if name.startswith(FLAT)} | totals
-    added = {LANGSMITH + name: value for name, value in table.items()}
-    if TAGS in known:
-        added[LANGSMITH_TAGS] = ", ".join(known[TAGS])
-    if not added:
+    attributes = dict(span.attributes or {})
+    totals = {FLAT + name.removeprefix(TOTAL): value for name, value in attributes.items() if name.startswith(TOTAL)}
+    table = {name: value for name, value in attributes.items() if name.startswith(FLAT)} | totals
+    more = {LANGSMITH + name: value for name, value in table.items()}
+    if OPENINFERENCE_TAGS in attributes:
+        more[LANGSMITH_TAGS] = ", ".join(attributes[OPENINFERENCE_TAGS])
+    if not more:
         return span
     same = (
         "name",
@@ -172,4 +172,4 @@ def _for_langsmith(span: Any) -> Any:
         "end_time",
         "instrumentation_scope",
     )
-    return ReadableSpan(attributes=known | added, **{name: getattr(span, name) for name in same})
+    return ReadableSpan(attributes=attributes | more, **{name: getattr(span, name) for name in same})
