@@ -64,14 +64,14 @@ async def afailing(error: Exception) -> AsyncGenerator[Any, None]:
 
 @contextmanager
 def request_errors(request: Request) -> Iterator[None]:
-    """Errors of a request that follows a stop as BackendError, which the dialogue judges; the first one's stay the LLM's own."""
+    """Errors of a request that follows a stop as BackendError, which the dialogue judges; a run's own stay the LLM's."""
     try:
         with refusals(request.logprobs):
             yield
     except EntropyChainsError:
         raise
     except Exception as error:
-        if request.purpose == "reason":
+        if request.purpose not in ("answer", "probe"):
             raise
         reason = quoted(str(error))
         raise BackendError(f"the request for the {request.purpose} failed ({type(error).__name__}: {reason})") from error
