@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from entropy_chains.core.finish_reasons import finish_of
     from entropy_chains.core.monitor import FLAT, TOTAL
     from entropy_chains.core.phases import Phase
-    from entropy_chains.core.tool_calls import ToolCall, calls_in
+    from entropy_chains.core.tool_calls import ToolCall, calls_in, offered
     from entropy_chains.options import (
         Continuation,
         Mode,
@@ -104,6 +104,7 @@ _HOME = {
     "Mode": "options",
     "OLLAMA": "backends.remote.servers",
     "of_class": "backends.remote.providers",
+    "offered": "core.tool_calls",
     "OnMismatch": "options",
     "own_class": "subclasses",
     "PER_CALL": "refine",
@@ -192,6 +193,7 @@ __all__ = [
     "MALFORMED",
     "Mode",
     "of_class",
+    "offered",
     "OLLAMA",
     "OnMismatch",
     "own_class",

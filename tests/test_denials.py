@@ -167,7 +167,6 @@ PROOFS: dict[str, dict[str, Proof]] = {
     },
     "docs/local-models.md": {
         "tools | A model cannot be made to call one": LANGCHAIN + "test_local_messages.py::test_the_choice_of_tools",
-        "It is no function-calling model:": LLAMA_INDEX + "test_local.py::test_what_cannot_work_fails_at_the_door",
     },
     "docs/openai.md": {
         "Its reasoning items have no logprobs, on no server that we know of:": "tests/backends/test_openai.py::test_reasoning_items_of_the_responses_api_have_no_logprobs",

@@ -317,7 +317,8 @@ class TransformersBackend(LocalModel):
         watch = Watch(self._vocabulary, monitor, k, close, phases, limits, put, cancelled, late=late)
         self._to_the_end(prompts, watch, sampling, Numbers(sampling.seed, numbers), policy)
         runs = [watch.finished(r, len(prompts[r])) for r in range(len(prompts))]
-        broken = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not watch.is_cancelled]
+        unanswered = [r for r, run in enumerate(runs) if run.outcome.stopped and run.answer is None and not run.tool_calls]
+        broken = [] if watch.is_cancelled else unanswered
         if broken:  # a full answer is always acceptable, a cut one never
             again, same = [inputs[r] for r in broken], [numbers[r] for r in broken]
             redone = self._batch(again, policy, sampling, segmentation, False, None, same, put, cancelled)

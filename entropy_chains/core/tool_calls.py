@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from entropy_chains.core.families import TOOL_MARKERS, begun_at_end
+from entropy_chains.errors import SettingsError
 
 _FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)(?:</function>|$)", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -165,3 +166,32 @@ def _typed(pairs: list[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
         with suppress(ValueError):
             value = json.loads(text)
         yield key.strip(), value
+
+
+def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, Any]]:
+    """The tools to put into the template.
+
+    Args:
+        tools: all that there are.
+        choice: a word, a tool's name, or an object that holds it, as any API writes them.
+
+    Raises:
+        SettingsError: no tool has this name.
+    """
+    name = _chosen(choice)
+    if not tools or name in ("none", False):
+        return []
+    if name in (None, True, "auto", "any", "required"):
+        return tools
+    found = [t for t in tools if t["function"]["name"] == name]
+    if not found:
+        raise SettingsError(f"tool_choice is {choice!r}; it must be auto, any, none or one of the tools' names")
+    return found
+
+
+def _chosen(choice: Any) -> Any:
+    """The word or name in a choice, as ``{"type": "any"}``, ``{"function": {"name": …}}`` or ``{"auto": {}}``."""
+    if not isinstance(choice, Mapping):
+        return choice
+    inner = next((choice[key] for key in ("function", "tool") if isinstance(choice.get(key), Mapping)), choice)
+    return inner.get("name") or choice.get("type") or next(iter(choice), None)

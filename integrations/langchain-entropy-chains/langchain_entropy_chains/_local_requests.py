@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from entropy_chains import SettingsError, ThinkTags
+from entropy_chains import ThinkTags
 from entropy_chains.adapters import TOOL_CALL, Shown, calls_in, text_before
 from entropy_chains.backends import Backend, Chunk, Generation, Message
 from langchain_entropy_chains._local_messages import tool_calls
 
 if TYPE_CHECKING:
     from langchain_core.messages import ToolCallChunk
-
-
-def offered(tools: list[dict[str, Any]] | None, choice: Any) -> list[dict[str, Any]]:
-    """The tools to put into the template.
-
-    Args:
-        tools: all that there are.
-        choice: a word, a tool's name, or an object that holds it, as any API writes them.
-
-    Raises:
-        SettingsError: no tool has this name.
-    """
-    name = _choice_name(choice)
-    if not tools or name in ("none", False):
-        return []
-    if name in (None, True, "auto", "any", "required"):
-        return tools
-    matches = [t for t in tools if t["function"]["name"] == name]
-    if not matches:
-        raise SettingsError(f"tool_choice is {choice!r}; it must be auto, any, none or one of the tools' names")
-    return matches
-
-
-def _choice_name(choice: Any) -> Any:
-    """The word or name in a choice, as ``{"type": "any"}``, ``{"function": {"name": …}}`` or ``{"auto": {}}``."""
-    if not isinstance(choice, Mapping):
-        return choice
-    inner = next((choice[key] for key in ("function", "tool") if isinstance(choice.get(key), Mapping)), choice)
-    return inner.get("name") or choice.get("type") or next(iter(choice), None)
 
 
 @dataclass(frozen=True)

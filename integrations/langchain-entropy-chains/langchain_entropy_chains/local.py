@@ -18,11 +18,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, InstanceOf, PrivateAttr
 
 from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
-from entropy_chains.adapters import OnMismatch, astream, check_options, check_settings, forms, in_thread, tags_of
+from entropy_chains.adapters import OnMismatch, astream, check_options, check_settings, forms, in_thread, offered, tags_of
 from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
-from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest, offered
+from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest
 from langchain_entropy_chains._traced import computing
 
 if TYPE_CHECKING:

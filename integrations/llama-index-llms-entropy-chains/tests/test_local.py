@@ -18,9 +18,9 @@ from llama_index.core.instrumentation.events.llm import LLMChatEndEvent, LLMChat
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.schema import TextNode
 from llama_index.llms.entropy_chains import TransformersLLM, attach
+from llama_index.llms.entropy_chains._local_messages import conversation
 from llama_index.llms.entropy_chains._replacement import original_of
 from llama_index.llms.entropy_chains.attachment import detach
-from llama_index.llms.entropy_chains.local import conversation
 from pydantic import BaseModel
 
 from entropy_chains import Policy, SettingsError

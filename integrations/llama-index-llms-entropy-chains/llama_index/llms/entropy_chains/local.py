@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -20,25 +21,46 @@ from llama_index.core.base.llms.types import (
     MessageRole,
     TextBlock,
     ThinkingBlock,
+    ToolCallBlock,
 )
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.llms.entropy_chains._local_messages import conversation, read_calls, selection
 from llama_index.llms.entropy_chains._replacement import Replacement
 from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._runs import Run, follow_spans
 from llama_index.llms.entropy_chains.tracing import current_span, mark_request
 
 from entropy_chains import Policy, Segmentation
-from entropy_chains.adapters import OnMismatch, Shown, astream, check_options, in_thread, tags_of
-from entropy_chains.backends import Backend, Chunk, Generation, Message, Sampling
+from entropy_chains.adapters import (
+    TOOL_CALL,
+    OnMismatch,
+    Shown,
+    ToolCall,
+    astream,
+    calls_in,
+    check_options,
+    forms,
+    in_thread,
+    offered,
+    tags_of,
+    text_before,
+)
+from entropy_chains.backends import Backend, Chunk, Generation, Sampling
 from entropy_chains.errors import SettingsError
+
+if TYPE_CHECKING:
+    from llama_index.core.llms.llm import ToolSelection
+    from llama_index.core.tools import BaseTool
 
 SAMPLING = tuple(Sampling.__dataclass_fields__)
 CALL_SETTINGS = {*SAMPLING, "early_stop", "stop", "chat_template_kwargs"}
+TOOLS = {"tools", "tool_choice"}
 """What a call may set. LlamaIndex's own ``formatted`` is none of it."""
 
 
-class TransformersLLM(Replacement):
+class TransformersLLM(FunctionCallingLLM, Replacement):
     """A local model that thinks, is stopped early where its policy says so, and answers.
 
     ::
@@ -61,6 +83,8 @@ class TransformersLLM(Replacement):
         early_stop: False runs in full; every method takes it too, and ``ENTROPY_CHAINS_STOP=0`` is for all calls.
         on_mismatch: ``error`` or ``warn`` where the policy was calibrated for something else.
         context_window: tokens of prompt and reply together; the model's own by default.
+        is_function_calling_model: its chat template takes tools, and agents call them by it. Whatever LlamaIndex does otherwise
+            for such models (a router's choice, say), it does so then.
     """
 
     backend: Any = Field(default=None, exclude=True, repr=False)
@@ -74,6 +98,7 @@ class TransformersLLM(Replacement):
     early_stop: bool = True
     on_mismatch: OnMismatch = "error"
     context_window: int | None = None
+    is_function_calling_model: bool = False
 
     def __init__(
         self, model: str | Path | None = None, policy: Policy | str | Path | None = None, *, backend: Any = None, **settings: Any
@@ -99,9 +124,15 @@ class TransformersLLM(Replacement):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What engines ask of a model; a chat model without function calling."""
+        """What engines ask of a model."""
         window = self.context_window or self.backend.context_window or LLMMetadata().context_window
-        return LLMMetadata(context_window=window, num_output=self.max_tokens, is_chat_model=True, model_name=self.backend.model)
+        return LLMMetadata(
+            context_window=window,
+            num_output=self.max_tokens,
+            is_chat_model=True,
+            is_function_calling_model=self.is_function_calling_model,
+            model_name=self.backend.model,
+        )
 
     # --- the eight methods
 
@@ -159,6 +190,32 @@ class TransformersLLM(Replacement):
 
         return responses()
 
+    # --- tools, through the chat template
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of a chat with tools. A local model cannot be made to call one: ``tool_required`` is a wish."""
+        user = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+        told = [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools]
+        return {"messages": [*(chat_history or []), *([user] if user else [])], **({"tools": told} if told else {}), **kwargs}
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """See :class:`llama_index.core.llms.function_calling.FunctionCallingLLM`. Raises ValueError where none was called."""
+        blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+        if error_on_no_tool_call and not blocks:
+            raise ValueError("expected at least one tool call, and the reply has none: use error_on_no_tool_call=False")
+        return [selection(block) for block in blocks]
+
     # --- structured output, which is never stopped: its request shows nothing of it
 
     def structured_predict(self, output_cls: Any, prompt: Any, llm_kwargs: Any = None, **prompt_args: Any) -> Any:
@@ -192,24 +249,29 @@ class _Request:
     """One call: what is asked of the backend, and how its run is told."""
 
     def __init__(self, llm: TransformersLLM, messages: Sequence[ChatMessage], kwargs: dict[str, Any]):
-        unknown = sorted(kwargs.keys() - CALL_SETTINGS)
+        allowed = CALL_SETTINGS | TOOLS if llm.is_function_calling_model else CALL_SETTINGS
+        unknown = sorted(kwargs.keys() - allowed)
         if unknown:
+            also = "; with is_function_calling_model=True tools as well" if unknown[0] in TOOLS else ""
             raise SettingsError(
-                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(CALL_SETTINGS))}"
+                f"{unknown[0]}={kwargs[unknown[0]]!r} is not known here; a call may set {', '.join(sorted(allowed))}{also}"
             )
-        template = kwargs.get("chat_template_kwargs")
+        tools, choice = offered(kwargs.get("tools"), kwargs.get("tool_choice")), kwargs.get("tool_choice")
+        template = {**(kwargs.get("chat_template_kwargs") or {}), **({"tools": tools} if tools else {})}
+        self._uncut = forms.never_cut({"tool_choice": choice}) if tools else None
         self._backend: Backend = llm.backend.with_template(**template) if template else llm.backend
         self._messages = conversation(messages)
         self._settings: dict[str, Any] = {
             "policy": llm.policy,
             "sampling": Sampling(**{name: kwargs.get(name, getattr(llm, name)) for name in SAMPLING}),
-            "stop": bool(kwargs.get("early_stop", llm.early_stop)),
+            "stop": bool(kwargs.get("early_stop", llm.early_stop)) and self._uncut is None,
             "on_mismatch": llm.on_mismatch,
         }
         tags = tags_of(self._backend)
         if tags is None and llm.policy is None:  # an ordinary model: all its text is answer
             self._settings["segmentation"] = Segmentation("call")
-        self._reply_text = Shown(tags, kwargs.get("stop") or llm.stop)
+        self._endings, self._has_tools = tuple(kwargs.get("stop") or llm.stop), bool(tools)
+        self._reply_text = Shown(tags, (*self._endings, TOOL_CALL) if tools else self._endings)
         self._run, self._span = Run(), current_span()
 
     def response(self, cancelled: threading.Event | None = None) -> ChatResponse:
@@ -252,39 +314,26 @@ class _Request:
             "completion_tokens": run.tokens,
             "total_tokens": run.prompt_tokens + run.tokens,
         }
+        outcome = replace(run.outcome, active=False, reason=self._uncut) if self._uncut else run.outcome
         additional_kwargs = {
-            **run.outcome.metadata(),
+            **outcome.metadata(),
             **usage,
             "reasoning_tokens": run.reasoning_tokens,
             "finish_reason": run.finish_reason,
         }
-        message = _message(self._reply_text.reasoning(run), self._reply_text.answer(run), run.reasoning_tokens)
-        mark_request(run.outcome.metadata(), run.tokens, self._span, run.prompt_tokens)
-        self._run.finish(run.outcome)
+        calls, unread = read_calls(self._calls(run))
+        text = "\n".join(filter(None, (self._reply_text.answer(run), unread)))
+        message = _message(self._reply_text.reasoning(run), text, run.reasoning_tokens, calls)
+        mark_request(outcome.metadata(), run.tokens, self._span, run.prompt_tokens)
+        self._run.finish(outcome)
         # LlamaIndex's own counters read the raw reply's usage.
         return ChatResponse(message=message, delta=delta, additional_kwargs=additional_kwargs, raw={"usage": usage})
 
+    def _calls(self, run: Generation) -> Sequence[ToolCall]:
+        """The calls that the backend read, or those of an answer that still holds their text."""
+        return run.tool_calls or (calls_in(text_before(run.answer or "", self._endings)) if self._has_tools else ())
 
-def _message(thinking: str, text: str, tokens: int | None = None) -> ChatMessage:
+
+def _message(thinking: str, text: str, tokens: int | None = None, calls: Sequence[ToolCallBlock] = ()) -> ChatMessage:
     thinking_blocks = [ThinkingBlock(content=thinking, num_tokens=tokens)] if thinking else []
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thinking_blocks, TextBlock(text=text)])
-
-
-def conversation(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Messages as chat templates read them; earlier thinking goes along, and the template decides what it is worth.
-
-    Raises:
-        SettingsError: a message holds an image or the like.
-    """
-    turns = []
-    for message in messages:
-        turn = {"role": message.role.value, "content": ""}
-        for block in message.blocks:
-            if isinstance(block, TextBlock):
-                turn["content"] += block.text
-            elif isinstance(block, ThinkingBlock):
-                turn["reasoning_content"] = block.content or ""
-            else:
-                raise SettingsError(f"a message holds a {type(block).__name__}; a local text model takes text only")
-        turns.append(turn)
-    return turns
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=[*thinking_blocks, TextBlock(text=text), *calls])
