@@ -26,6 +26,18 @@ def replaced(value: Any, swap: Swap) -> Any:
     return Replacing(swap)(value)
 
 
+def chat_models_in(value: Any) -> list[BaseChatModel]:
+    """The chat models of a tree that can be swapped; one that is used twice may stand there twice."""
+    chats: list[BaseChatModel] = []
+
+    def same(chat: BaseChatModel) -> BaseChatModel:
+        chats.append(chat)
+        return chat
+
+    replaced(value, same)
+    return chats
+
+
 class Replacing:
     """Swaps the chat models of a tree.
 

@@ -16,7 +16,7 @@ from entropy_chains.adapters import Added, check_settings, give_class, own_class
 from entropy_chains.errors import SettingsError
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._model_info import model_name
-from langchain_entropy_chains._tree import Replacing, is_configurable, is_graph, replaced
+from langchain_entropy_chains._tree import Replacing, chat_models_in, is_configurable, is_graph, replaced
 from langchain_entropy_chains.chat_models import EarlyStopChatModel, for_model
 from langchain_entropy_chains.local import ChatTransformers
 
@@ -35,7 +35,8 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     """A copy of a chain in which every chat model stops thinking when it is sure; the chain given stays as it is.
 
     Functions of the user's (``@chain`` too) and agents that were built before are left as they are; a warning names those that use
-    or make a model. A model that stops early already is left as it is.
+    or make a model. A model that stops early already is left as it is. Beside a model that the policy is for, any other one (a
+    fallback, an alternative) runs in full, and a warning names both.
 
     Args:
         runnable: a chat model, or whatever holds chat models: sequences, parallels, bindings, fallbacks, retries, branches, …
@@ -46,13 +47,14 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
         SettingsError: there is no chat model in reach.
     """
     policy = Policy.of(policy)
-    chats: list[BaseChatModel] = []
+    chats = chat_models_in(runnable)
+    intended = _intended_model(chats, policy)
 
     def swap(chat: BaseChatModel) -> BaseChatModel:
-        chats.append(chat)
         if isinstance(chat, EarlyStopChatModel | _Instrumented):
             return chat
-        return stopping_model(chat, policy, settings)
+        stopping_chat = stopping_model(chat, policy, settings)
+        return for_model(intended, stopping_chat) if isinstance(stopping_chat, EarlyStopChatModel) else stopping_chat
 
     tree = Replacing(swap)
     copy: R = tree(runnable)
@@ -65,7 +67,23 @@ def with_early_stop(runnable: R, policy: Policy | str | Path | None = None, **se
     if tree.makers:
         makers, remedy = ", ".join(dict.fromkeys(tree.makers)), "wrap them where they are made: EarlyStopChatModel(model, policy)"
         warnings.warn(f"early stopping passes over chat models that may be made in {makers}: {remedy}", stacklevel=2)
+    if policy is not None and intended is not None and settings.get("on_mismatch", "error") == "error":
+        names = dict.fromkeys(model_name(chat) for chat in chats if not isinstance(chat, EarlyStopChatModel | _Instrumented))
+        if others := ", ".join(repr(name) for name in names if not _is_for(policy, name)):
+            remedy = "if it is the same checkpoint, use policy.for_model(name)"
+            warnings.warn(f"the policy is for model {policy.model!r}, so {others} will run in full: {remedy}", stacklevel=2)
     return copy
+
+
+def _intended_model(chats: list[BaseChatModel], policy: Policy | None) -> str | None:
+    """The policy's model, where one of the chain's is that: the others run in full. None: a mismatch is an error."""
+    if policy is None or not any(_is_for(policy, model_name(chat)) for chat in chats):
+        return None
+    return policy.model
+
+
+def _is_for(policy: Policy, name: str) -> bool:
+    return name in (policy.model, *policy.aliases)
 
 
 def check_wrapper(policy: Policy | None, settings: Mapping[str, Any]) -> None:
