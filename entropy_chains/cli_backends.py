@@ -6,9 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
+from entropy_chains.backends.remote.redaction import shown_address
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.errors import InputError, MissingExtraError, SettingsError
 from entropy_chains.options import OPTIONS
@@ -125,8 +127,8 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
         import openai
     except ImportError as error:
         raise MissingExtraError("openai", "openai") from error
-    if not base_url.startswith(("http://", "https://")):
-        raise SettingsError(f"--base-url is {base_url!r}; it must be an address such as http://127.0.0.1:8000/v1")
+    if not _is_address(base_url):
+        raise SettingsError(f"--base-url is {shown_address(base_url)!r}; it must be an address such as http://127.0.0.1:8000/v1")
     if timeout is not None and not 0 < timeout <= LONGEST_WAIT:
         raise SettingsError(f"--timeout is {timeout:g}; it must be above 0 seconds, and {LONGEST_WAIT:,} at most")
     key = os.environ.get("OPENAI_API_KEY") or "none"
@@ -154,6 +156,15 @@ def client_of(base_url: str, timeout: float | None = None) -> openai.OpenAI:
             raise openai.APITimeoutError(request=request) from lost.error
 
     return openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, http_client=AskedOnce())
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is that of a server."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def bundled(k: int | None = 20, batch_size: int = 64, **settings: Any) -> TransformersBackend:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from entropy_chains import grading
+from entropy_chains.backends.remote.redaction import HIDDEN, shown_address
 from entropy_chains.core.answers import AUTO
 from entropy_chains.errors import SettingsError, reason
 from entropy_chains.offline.traces import Trace, TraceWriter, recorded
@@ -76,7 +77,7 @@ def write_traces(
     what = "interrupted" if interrupted.is_set() else "error"
     message = f"{what}, not recorded: {lacking} of {len(questions)} questions{_reasons(list(failed), given_up)}"
     result["left_out"] = lacking
-    return result | ({"failed": failed} if failed else {}), f"{message}; {then}: {line_again('--resume')}"
+    return result | ({"failed": failed} if failed else {}), f"{message}; {then}{line_again('--resume')}"
 
 
 COMPARED = (
@@ -128,14 +129,16 @@ def _reasons(failed: Sequence[str], given_up: str | None) -> str:
 
 
 def line_again(*more: str) -> str:
-    """The running command as it was typed, with further options."""
+    """A colon and the running command as it was typed, with further options; before it, what to put in for secrets left out."""
     context = click.get_current_context()
-    words = ["entropy-chains", str(context.info_name)]
+    words, hint = ["entropy-chains", str(context.info_name)], ""
     for option in context.command.params:
         name = str(option.name)
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             value = context.params[name]
+            if name == "base_url" and shown_address(value) != value:
+                value, hint = shown_address(value), f" (put in the same --base-url: {HIDDEN} stands for what is not shown of it)"
             for each in value if option.multiple else [value]:
                 values = each if isinstance(each, tuple) else () if each is True else (each,)
                 words += [option.opts[-1], *map(str, values)]
-    return shlex.join([*words, *(word for word in more if word not in words)])
+    return f"{hint}: {shlex.join([*words, *(word for word in more if word not in words)])}"

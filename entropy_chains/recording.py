@@ -125,7 +125,7 @@ def record(
         on_failure: called with each question that fails, and with what.
         cancelled: once set, nothing more is asked. What is finished is still yielded, what is not is given up.
         tell: is told at the end how many runs were cut off, and which limit to raise, if any were; and, where no step of any
-            thinking ended, what may be wrong. None: a warning.
+            thinking ended, or answers after steps are missing, what may be wrong. None: a warning.
 
     Raises:
         RecordError: at the end, where some questions failed. Earlier after :data:`MOST_FAILURES` failures in a row that would
@@ -175,7 +175,8 @@ def record(
     why = None
     if seen.lacks_steps:  # else the tags are not asked for: a model for the loop may have none
         why = seen.advice(backend.tags, segmentation or backend.segmentation, served=backend.concurrency is not None)
-    for text in filter(None, (cut_runs.of_recording(finishes, sampling.max_tokens, broken), why)):
+    lacking = seen.of_answers(served=backend.concurrency is not None)
+    for text in filter(None, (cut_runs.of_recording(finishes, sampling.max_tokens, broken), why, lacking)):
         tell(text) if tell else warnings.warn(text, stacklevel=2)
     if failed or given_up:
         raise _failure(questions, failed, recorded, given_up, why if seen.is_hopeless else None)
@@ -235,7 +236,9 @@ class _Recorder:
         def trace(question: Question, run: Generation, broke: Exception | None) -> Trace:
             self.seen.thought = self.seen.thought or run.reasoning_tokens > 0
             probes = list(islice(tried, len(run.steps[: self.steps])))
-            steps = thinking_steps(run, [_probe_of(probe, or_none=broke is not None) for probe in probes])
+            answered = [_probe_of(probe, or_none=broke is not None) for probe in probes]
+            steps = thinking_steps(run, answered)
+            self.seen.again.extend([question["id"]] * sum(probe.again for probe in answered))  # whole: threads do so at once
             return _trace(question, grading.graded(question, steps, self.compared), fields | _ending(run, self.sampling, broke))
 
         return self._traces(part, results, trace)

@@ -126,11 +126,13 @@ class Probe:
             estimated as a step's; ``trial_confidence``, the mean of their probabilities (DEER, arXiv 2504.15895); and ``eat``,
             the entropy in bits over the whole vocabulary of the token after the closing text (arXiv 2509.26522). Of the model
             itself, before temperature; from a server, which cannot tell the last, as its logprobs are.
+        again: there is no answer because the model thought again.
     """
 
     answer: str | None
     tokens: int
     signals: dict[str, float] = field(default_factory=dict)
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

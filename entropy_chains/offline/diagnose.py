@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from entropy_chains.offline.bootstrap import Interval, check_resampling, percentile_interval, resampled_weights, subsample
+from entropy_chains.offline.no_thinking import MOST_MISSING
 from entropy_chains.offline.table import Array, Table, Traces, as_table
 
 SENTENCES = {
@@ -39,6 +40,13 @@ ONE_STEP = (
     "refine mode, more calls (--steps)."
 )
 """What is said instead where every run is a single step."""
+
+NO_ANSWERS = (
+    "the model thought again when it was asked for them, or gave none that can be read. Record again with --continuation prefill "
+    "or completion (`entropy-chains doctor` tells which the server has), or ask for a form that can be read (--system); look at "
+    "the answers in the traces."
+)
+"""What is said where most early answers are missing, after that they are."""
 
 FEWEST = 10
 """Questions with a wrong early answer below which nothing is said of a signal; with a right full answer, nothing is fitted."""
@@ -76,7 +84,8 @@ class Diagnosis:
         questions: trace lines; groups: distinct questions; labels: ``gold`` or ``agreement``.
         cut: lines of runs that were cut off; judged: the others.
         accuracy_full: share of right full runs among the judged; None with ``agreement`` labels, or where none is judged.
-        recorded: share of the steps before the last that have the signal; longest: such steps of the run with the most.
+        recorded: share of the steps before the last that have the signal; answers_missing: share of them without an answer;
+            longest: such steps of the run with the most.
         signal: the lower bound of ``auroc`` is above 0.5.
         verdict: ``signal``, ``no_signal``, ``inverted_signal`` or ``too_few_examples``: fewer than :data:`FEWEST` questions have a
             wrong early answer, or right or wrong ones are lacking.
@@ -95,6 +104,7 @@ class Diagnosis:
     cut: int
     accuracy_full: float | None
     recorded: float
+    answers_missing: float
     longest: int
     signal: bool
     verdict: str
@@ -157,6 +167,7 @@ def diagnose(traces: Traces, *, signal: str | None = None, seed: int = 0, resamp
         cut=cut,
         accuracy_full=table.accuracy_full,
         recorded=recorded_share(table, values),
+        answers_missing=missing_share(table),
         longest=table.longest,
         signal=interval is not None and interval[0] > 0.5,
         verdict=verdict_of(interval, questions_with(table, early & judged & wrong)),
@@ -173,7 +184,11 @@ def sentence(figures: Mapping[str, Any]) -> str:
     """The verdict of a diagnosis in words; ``figures``: as :meth:`Diagnosis.to_dict` gives it."""
     if figures.get("longest") == 0:
         return ONE_STEP
-    return NOT_RECORDED if figures.get("recorded") == 0 else SENTENCES[figures["verdict"]]
+    if figures.get("recorded") == 0:
+        return NOT_RECORDED
+    if figures["verdict"] == "too_few_examples" and (figures.get("answers_missing") or 0) >= MOST_MISSING:
+        return f"Most early answers are missing, so there is nothing to tell: {NO_ANSWERS}"
+    return SENTENCES[figures["verdict"]]
 
 
 def signal_strata(table: Table, values: Array, rows: Array) -> list[Stratum]:
@@ -198,6 +213,12 @@ def recorded_share(table: Table, values: Array) -> float:
     """Share of the steps before the last whose value is not missing; 1 where there are none."""
     early = ~table.is_last
     return float((~np.isnan(values[early])).mean()) if early.any() else 1.0
+
+
+def missing_share(table: Table) -> float:
+    """Share of the steps before the last that have no answer; 0 where there are none."""
+    early = ~table.is_last
+    return float((~table.answered[early]).mean()) if early.any() else 0.0
 
 
 def judged_rows(table: Table) -> Array:

@@ -1,4 +1,4 @@
-"""The warning about a recording in which there is no thinking, or no step of it ends: mostly a setting is wrong."""
+"""Warnings about a recording without thinking, without a step of it, or without answers after steps: mostly a setting is wrong."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ HANDFUL = 5
 """After so many whole runs without a step no more questions are asked."""
 
 
+ANOTHER_WAY = "ask in another way (--continuation prefill or completion; doctor tells which the server has)"
+"""What to do where a server's model thinks again instead of answering."""
+
+MOST_MISSING = 0.5
+"""Share of early answers without which the way of asking is at fault, whatever the cause."""
+
+
 @dataclass(slots=True)
 class ThinkingSeen:
     """What was seen of the thinking in the runs recorded so far.
@@ -21,16 +28,24 @@ class ThinkingSeen:
         stepped: some run had a step.
         whole: runs without a step that were not cut off: of the others nobody knows whether one would have ended.
         answers: their answers.
+        tried: answers that were asked for after a step, but in runs that broke off; missing: those of them that did not come.
+        again: for each that did not because the model thought again, the id of its question.
     """
 
     thought: bool = False
     stepped: bool = False
     whole: int = 0
     answers: list[str] = field(default_factory=list)
+    tried: int = 0
+    missing: int = 0
+    again: list[str] = field(default_factory=list)
 
     def add(self, trace: Trace) -> None:
         """Take a recorded run."""
         self.stepped = self.stepped or len(trace.steps) > 1
+        if trace.mode == "thinking" and trace.finish != "error":
+            self.tried += len(trace.steps) - 1
+            self.missing += sum(step.answer is None for step in trace.steps[:-1])
         if len(trace.steps) == 1 and not trace.is_cut:
             self.whole += 1
             self.answers += [trace.steps[0].answer or ""] if self.whole <= HANDFUL else []
@@ -60,6 +75,17 @@ class ThinkingSeen:
             return f"no step of the thinking ended in {runs}: {needed}; set boundary or min_tokens (--boundary, --min-tokens)"
         looked = f"it was looked for between {tags.open!r} and {tags.close!r}, and all text was taken for the answer"
         return f"no thinking was found in {runs}: {looked}; {self._remedy(tags, served=served)}"
+
+    def of_answers(self, *, served: bool) -> str | None:
+        """How many of the answers tried after steps are missing, and what to do; None where that is no reason for a warning."""
+        if not self.again and self.missing < MOST_MISSING * max(1, self.tried):
+            return None
+        again = f", {len(self.again)} of them because the model thought again" if self.again else ""
+        text = f"{self.missing} of {self.tried} answers tried after a step are missing{again}: no stop there has an answer; "
+        if self.again:
+            return text + ANOTHER_WAY
+        other = f", or {ANOTHER_WAY}" if served else ""
+        return f"{text}ask for a short form (--system), give more tokens (--max-tokens){other}"
 
     def _remedy(self, tags: ThinkTags, *, served: bool) -> str:
         text = " ".join(self.answers)

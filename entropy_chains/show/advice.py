@@ -8,7 +8,8 @@ from typing import Any
 from entropy_chains.core.policy import Policy
 from entropy_chains.offline.calibrate import largest_max_loss
 from entropy_chains.offline.certify import examples_needed
-from entropy_chains.offline.diagnose import FEWEST, NOT_RECORDED, ONE_STEP
+from entropy_chains.offline.diagnose import FEWEST, NO_ANSWERS, NOT_RECORDED, ONE_STEP
+from entropy_chains.offline.no_thinking import MOST_MISSING
 from entropy_chains.show import wording
 
 MANY_MISSING = 0.2
@@ -88,6 +89,8 @@ def next_step(policy: Policy) -> str:
         return ""
     if len(figures.get("remaining_tokens") or (0, 0)) == 1:
         return f"Steps: {ONE_STEP[:1].lower()}{ONE_STEP[1:]}"
+    if policy.mode == "thinking" and (figures.get("answers_missing") or 0) >= MOST_MISSING:
+        return f"Format: {wording.percent(figures['answers_missing'], 0)} of the early answers are missing: {NO_ANSWERS}"
     parts = [_missing_answers(figures), _STEPS[policy.reason](figures) if policy.reason in _STEPS else ""]
     return " ".join(filter(None, parts))
 

@@ -153,9 +153,9 @@ def test_agreement_labels_leave_the_last_step_out():
 
 
 def test_the_object_has_the_contract_s_keys():
-    """``to_dict`` has exactly the keys that the contract lists and ``recorded``, and is JSON."""
+    """``to_dict`` has exactly the keys that the contract lists, ``recorded`` and ``answers_missing``, and is JSON."""
     found = diagnose(traces([(True, 0.1)], [(False, 0.3)])).to_dict()
-    keys = "questions groups labels judged cut accuracy_full recorded longest signal verdict"
+    keys = "questions groups labels judged cut accuracy_full recorded answers_missing longest signal verdict"
     keys += " auroc auroc_interval auroc_pooled auroc_lost cohens_d steps"
     assert set(found) == set(keys.split())
     assert set(found["steps"][0]) == {"step", "n", "accuracy", "auroc", "auroc_interval", "cohens_d"}

@@ -5,6 +5,7 @@ Servers repeat the key that they refuse. A key has no sure form, so it is not en
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,14 @@ from entropy_chains.errors import EntropyChainsError
 SHORTEST_SECRET = 6
 """Characters of the shortest secret that is looked for: a shorter one would be found in common words."""
 
+HIDDEN = "[key]"
+"""What stands in the place of a secret."""
+
 _SECRET = re.compile(r"(?i)(key|token|secret|password|credentials?|authorization|cookie|headers?|query)$")
 _ADDRESS = re.compile(r"(?i)(url|base|endpoint|proxy)$")
 _HOLDER = re.compile(r"(?i)(client|auth)$")
+_ASKER = re.compile(r"^([a-z0-9+.-]*:?//)?.*@", re.IGNORECASE | re.DOTALL)
+"""What stands before the host; up to the last @, for passwords that were not escaped."""
 _SCHEME = re.compile(r"(?i)^(?:bearer|basic|token|key)\s+")
 _PLAIN = re.compile(r"(?i)^(accept|accept-encoding|connection|content-type|user-agent|api-version|x-stainless-.*)$")
 """Headers and query values that every client sends."""
@@ -76,10 +82,23 @@ def _in_address(address: str) -> Iterator[str]:
         parts = urlsplit(address)
     except ValueError:
         return
-    yield parts.password or ""
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    yield parts.password or parts.username or ""  # some put the key in the place of the user
+    yield base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""  # as it is sent
     for name, _, value in (pair.partition("=") for pair in parts.query.split("&")):
         if not _PLAIN.match(name):
             yield value
+
+
+def shown_address(address: str) -> str:
+    """An address as it may be printed: :data:`HIDDEN` for who asks, and for the values of its query. Bad ones are shown alike."""
+    place, *query = re.split(r"([?&;#])", _ASKER.sub(rf"\1{HIDDEN}@", address))
+    return place + "".join(part if part in "?&;#" else _shown_pair(part) for part in query)
+
+
+def _shown_pair(pair: str) -> str:
+    name, equals, value = pair.rpartition("=")
+    return pair if _PLAIN.match(name) or not value else f"{name}{equals}{HIDDEN}"
 
 
 @contextmanager
@@ -100,5 +119,5 @@ def hiding(*holders: Any) -> Iterator[None]:
 
 def _without(value: Any, secrets: list[str]) -> Any:
     for secret in secrets if isinstance(value, str) else ():
-        value = value.replace(secret, "[key]")
+        value = value.replace(secret, HIDDEN)
     return value

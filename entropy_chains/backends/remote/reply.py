@@ -73,4 +73,4 @@ class Reply(TokenCount):
             for token in tokens:
                 tally.add(token_entropy(token, k=k))
             signals |= tally.trial()
-        return Probe(answer, self.tokens, signals)
+        return Probe(answer, self.tokens, signals, self.again or (answer is None and tags.open in text))
