@@ -58,6 +58,7 @@ class SoftStream:
             for chunk in self._stream:
                 if not _readable(chunk):
                     continue
+                _join_calls(chunk)
                 current_end.set(self._end)
                 yield chunk
                 if self._end.due:
@@ -81,6 +82,7 @@ class AsyncSoftStream:
                     continue
                 if first:
                     first = _give_content(chunk)
+                _join_calls(chunk)
                 current_end.set(self._end)
                 yield chunk
                 if self._end.due:
@@ -103,6 +105,22 @@ def _give_content(chunk: Any) -> bool:
         if getattr(choice, "delta", None) is not None and choice.delta.content is None:
             choice.delta.content = ""
     return False
+
+
+def _join_calls(chunk: Any) -> None:
+    """LlamaIndex reads one part of a tool call from a chunk, and an engine that is ahead sends several: make them one."""
+    for choice in getattr(chunk, "choices", None) or ():
+        parts = getattr(getattr(choice, "delta", None), "tool_calls", None) or []
+        joined = list[Any]()
+        for part in parts:
+            if joined and joined[-1].index == part.index and joined[-1].function and part.function:
+                whole = joined[-1].function
+                whole.arguments = (whole.arguments or "") + (part.function.arguments or "")
+                whole.name = whole.name or part.function.name
+            else:
+                joined.append(part)
+        if len(joined) < len(parts):
+            choice.delta.tool_calls = joined
 
 
 def uses_sdk(llm: LLM) -> bool:
