@@ -80,7 +80,7 @@ def test_a_run_keeps_its_side_of_the_holdout(server):
     sides = []
     for n in range(12):
         with instrument_tags({"run_id": f"run {n}"}):
-            sides.append({llm._held() for _ in range(3)})
+            sides.append({llm._in_holdout() for _ in range(3)})
     assert all(len(s) == 1 for s in sides)
     assert {frozenset(s) for s in sides} == {frozenset({True}), frozenset({False})}
     with pytest.warns(UserWarning, match="run_id"):
