@@ -25,12 +25,11 @@ class Passing:
 
     Args:
         call: the call.
-        terms: say why it is not stopped.
-        streams: whether the caller reads a stream.
+        terms: say why it is not stopped, and whether the caller reads a stream.
     """
 
-    def __init__(self, call: Call, terms: RunTerms, *, streams: bool):
-        self.call, self._terms, self.streams = call, terms, streams
+    def __init__(self, call: Call, terms: RunTerms):
+        self.call, self._terms, self.streams = call, terms, terms.streams
         self.end, self.run_request = End(), call.run.ask("full")
         self._last: Any = None
 

@@ -276,15 +276,15 @@ class EarlyStopLLM(Delegate, Replacement):
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server)
         if call.unreadable:
-            passing = Passing(call, self._terms(call, kwargs), streams=streams)
+            passing = Passing(call, self._terms(call, kwargs, streams))
             return call.run.streamed(passed(passing, passing.ask()))
         if learnt.server is None:
             call.connect(learnt.introduction)
             self._check_policy(call)
         if self._refines(call):
-            return call.run.streamed(refine(call, self._terms(call, kwargs)))
+            return call.run.streamed(refine(call, self._terms(call, kwargs, streams)))
         # The inner LLM is called now, not with the first chunk: its span begins inside of ours.
-        terms = self._terms(call, kwargs)
+        terms = self._terms(call, kwargs, streams)
         return call.run.streamed(run(call, terms, call.open(terms.first(call))))
 
     async def _arun(
@@ -293,13 +293,13 @@ class EarlyStopLLM(Delegate, Replacement):
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server, self._client(learnt))
         if call.unreadable:
-            passing = Passing(call, self._terms(call, kwargs), streams=streams)
+            passing = Passing(call, self._terms(call, kwargs, streams))
             responses = apassed(passing, await passing.aask())
         else:
             if learnt.server is None:
                 await call.aconnect(learnt.introduction)
                 self._check_policy(call)
-            terms = self._terms(call, kwargs)
+            terms = self._terms(call, kwargs, streams)
             responses = arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(terms.first(call)))
         responses = call.run.streamed(responses)
         owns_client = self._once and getattr(self.llm, "_async_http_client", None) is None
@@ -315,7 +315,7 @@ class EarlyStopLLM(Delegate, Replacement):
             raise SettingsError(f"early_stop is {wanted!r}; it must be True or False")
         return self.early_stop and wanted
 
-    def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> RunTerms:
+    def _terms(self, call: Call, kwargs: Mapping[str, Any], streams: bool) -> RunTerms:
         why = call.uncut
         if self.mode == "refine" and call.tools:
             why = why or "a call with tools is not repeated"
@@ -328,6 +328,7 @@ class EarlyStopLLM(Delegate, Replacement):
             steps=self.max_steps,
             why=why,
             logprobs=self.return_logprobs,
+            streams=streams,
         )
 
     def _in_holdout(self) -> bool:
