@@ -99,6 +99,11 @@ def sums(body: dict[str, Any]) -> Reply:
     return thinking(UNSURE, UNSURE, SURE, SURE, SURE, SURE, answer="The answer is 42", pace=0.0005)
 
 
+def several(call: Call, choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choice as often as the request asks for (``n``)."""
+    return [choice | {"index": index} for index in range(call.body.get("n") or 1)]
+
+
 REFUSALS = {
     "not allowed": Reply(status=403, message="You are not allowed to request logprobs from this model"),
     "not enabled": Reply(status=400, message="Logprobs are not enabled for this model"),
@@ -208,10 +213,18 @@ class Loopback(Serving):
                     message[server.field_name] = "".join(t.text for t in reply.tokens if t.reasoning) or None
                 if reply.tools:
                     message["tool_calls"] = tool_calls(reply)
-                choice = {"index": 0, "message": message, "finish_reason": finish_of(reply)}
+                chat = call.path.endswith("/chat/completions")
+                said = {"message": message} if chat else {"text": (message.get(server.field_name) or "") + text}
+                choice = {"index": 0, **said, "finish_reason": finish_of(reply)}
                 if call.body.get("logprobs"):
                     choice["logprobs"] = {"content": [e for t in reply.tokens if (e := entry(t, top(call.body)))]}
-                found = {"id": "c1", "object": "chat.completion", "created": 1, "model": "scripted", "choices": [choice]}
+                found = {
+                    "id": "c1",
+                    "object": "chat.completion" if chat else "text_completion",
+                    "created": 1,
+                    "model": "scripted",
+                    "choices": several(call, choice),
+                }
                 self._json(200, found | {"usage": usage(call)})
 
             def _stream(self, call: Call, reply: Reply) -> None:
@@ -268,11 +281,13 @@ class Loopback(Serving):
                 if call.path.endswith("/chat/completions"):
                     choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish}
                     choice["logprobs"] = {"content": [logprob]} if logprob else None
-                    self._send({**HEAD, "choices": [choice]})
+                    for each in several(call, choice):
+                        self._send({**HEAD, "choices": [each]})
                 else:
                     text = delta.get("content") or delta.get(server.field_name) or ""
                     found = {"index": 0, "text": text, "finish_reason": finish, "logprobs": flat(logprob) if logprob else None}
-                    self._send({**HEAD, "object": "text_completion", "choices": [found]})
+                    for each in several(call, found):
+                        self._send({**HEAD, "object": "text_completion", "choices": [each]})
 
             def _send(self, value: Any) -> None:
                 self._raw(b"data: " + json.dumps(value, ensure_ascii=server.ascii).encode() + b"\n\n")

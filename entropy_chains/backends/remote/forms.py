@@ -107,15 +107,24 @@ def never_cut(settings: Mapping[str, Any]) -> str | None:
     Args:
         settings: as :func:`merged` gives them. A setting that is there, but switched off, counts for nothing.
     """
-    for name in COUNTS:
-        if _several(settings.get(name)):
-            return f"{name} is {settings[name]}: only one stream can be followed"
+    if count := several(settings):
+        return count
     for name, free in FORMATS.items():
         if _is_on(_at(settings, name), free, name):
             return f"the form of the reply is given ({name}): {STRUCTURED}"
     if any(_is_on(settings.get(name), UNFORCED) for name in CHOICES):
         return "a tool call is forced: it is never cut"
     return None
+
+
+def several(settings: Mapping[str, Any]) -> str | None:
+    """Why a request with these settings gives no reply that can be followed: it gives several; None where it gives one.
+
+    Args:
+        settings: as :func:`merged` gives them.
+    """
+    names = (name for name in COUNTS if _several(settings.get(name)))
+    return next((f"{name} is {settings[name]}: only one stream can be followed" for name in names), None)
 
 
 def _settings(value: Any) -> dict[str, Any] | None:

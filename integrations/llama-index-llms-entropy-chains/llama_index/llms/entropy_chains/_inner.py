@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.instrumentation.span import active_span_id
+from llama_index.llms.entropy_chains._call_settings import (
+    additional_kwargs_of,
+    call_settings,
+    extra_body,
+    never_cut,
+    unreadable,
+)
 from llama_index.llms.entropy_chains._native import ForeignReader, instead_of
 from llama_index.llms.entropy_chains._ollama import SINCE, Asking, model_of, settings_of, speaks_ollama
 from llama_index.llms.entropy_chains._requests import (
@@ -141,11 +148,15 @@ class Call(ServedModel):
         return bool(self.kwargs.get("tools"))
 
     @property
+    def unreadable(self) -> str | None:
+        """Why its reply cannot be followed as one stream, if it cannot: the LLM inside is to make the call by itself."""
+        return unreadable(self.llm, self.kwargs)
+
+    @property
     def uncut(self) -> str | None:
         """Why this call may not be stopped, if it may not."""
-        form = never_cut(self.llm, self.kwargs)
-        if form:
-            return form
+        if why := self.unreadable or never_cut(self.llm, self.kwargs):
+            return why
         if getattr(self.llm, "track_previous_responses", False):
             return "the server keeps the conversation, and a stopped reply would be missing in it"
         if why := self.blind or self.vain:
@@ -237,8 +248,7 @@ class Call(ServedModel):
             target[name] = request.max_tokens
         if extra and not self._ollama:  # its client is told
             kwargs["extra_body"] = extra
-        if self._limiter is not getattr(llm, "rate_limiter", None):
-            fields["rate_limiter"] = self._limiter
+        fields |= self.own_limiter(llm)
         if body != additional_kwargs_of(llm):
             fields["additional_kwargs"] = body
         turns = [ChatMessage(role=t["role"], content=t["content"]) for t in request.messages]
@@ -277,9 +287,9 @@ class Call(ServedModel):
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = client_of(self.llm).post(self._template_url, **self._rendering)
-        llm, content, kwargs = self._stream_call(request, self._endable(request, end), rendered)
+        llm, content, kwargs = self._stream_call(request, self.endable(request, end), rendered)
         run_request = self.run.ask(request.purpose)
-        with self._inside(run_request):
+        with self.inside(run_request):
             try:
                 chunks = (
                     llm.stream_chat(content, **kwargs) if self._as_chat(request) else llm.stream_complete(content, True, **kwargs)
@@ -293,9 +303,9 @@ class Call(ServedModel):
         end, rendered = End(), None
         if self.prompt is None and request.prefix is not None:
             rendered = await self.client.post(self._template_url, **self._rendering)
-        llm, content, kwargs = self._stream_call(request, self._async_endable(request, end), rendered)
+        llm, content, kwargs = self._stream_call(request, self.async_endable(request, end), rendered)
         run_request = self.run.ask(request.purpose)
-        with self._inside(run_request):
+        with self.inside(run_request):
             try:
                 call = (
                     llm.astream_chat(content, **kwargs) if self._as_chat(request) else llm.astream_complete(content, True, **kwargs)
@@ -305,20 +315,24 @@ class Call(ServedModel):
                 chunks = afailing(deferred_refusal(error, request))
         return Opened(chunks, end, request, run_request, Reply(request.purpose))
 
-    def _endable(self, request: Request, end: End) -> Any:
+    def own_limiter(self, llm: Any) -> dict[str, Any]:
+        """The field of the LLM inside that the wrapper's ``rate_limiter`` goes into, where it is another one."""
+        return {} if self._limiter is getattr(llm, "rate_limiter", None) else {"rate_limiter": self._limiter}
+
+    def endable(self, request: Request, end: End) -> Any:
         """A copy of the LLM inside that makes this request, and whose stream obeys ``end``."""
         if self._ollama:
             return copied(self.llm, _client=Asking(self.llm.client, settings_of(request), end))
         return endable(self.llm, end)
 
-    def _async_endable(self, request: Request, end: End) -> Any:
+    def async_endable(self, request: Request, end: End) -> Any:
         """The same for ``asyncio``."""
         if self._ollama:
             return copied(self.llm, _async_client=Asking(self.llm.async_client, settings_of(request), end))
         return async_endable(self.llm, end, self.client)
 
     @contextmanager
-    def _inside(self, run_request: Asked) -> Iterator[None]:
+    def inside(self, run_request: Asked) -> Iterator[None]:
         """Spans that begin here are children of the wrapper's, and the request's."""
         span, token = active_span_id.set(self.run.span_id), current_request.set(run_request)
         try:
@@ -370,23 +384,3 @@ class Call(ServedModel):
 
 def _run_in_full(why: str | None) -> str | None:
     return f"{why}: run in full; use vLLM" if why else None
-
-
-def additional_kwargs_of(llm: Any) -> dict[str, Any]:
-    """What an LLM puts into every request, over the call's own settings."""
-    return dict(getattr(llm, "additional_kwargs", None) or {})
-
-
-def extra_body(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands in the body of a call besides its settings: the LLM's, and over it the call's."""
-    return {**(additional_kwargs_of(llm).get("extra_body") or {}), **(kwargs.get("extra_body") or {})}
-
-
-def never_cut(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
-    """Why nothing may be cut in a call of an LLM with these settings; None where it may."""
-    return forms.never_cut(call_settings(llm, kwargs))
-
-
-def call_settings(llm: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a call as its request has them."""
-    return forms.merged(forms.of_model(llm), kwargs, additional_kwargs_of(llm), {"extra_body": extra_body(llm, kwargs)})

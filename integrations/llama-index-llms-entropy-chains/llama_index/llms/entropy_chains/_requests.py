@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_index.llms.entropy_chains._native import ForeignReader
+from llama_index.llms.entropy_chains._raw import reasoning_field
 
 from entropy_chains.adapters import Reply, Request, Update, refusal, refusals
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
@@ -30,6 +31,9 @@ def update_of(reader: Any, response: Any, opened: Opened) -> Update:
     update: Update = reader.feed(response if foreign else response.raw)
     unread = not foreign and bool(response.delta) and not reader.begun  # its text stands where no OpenAI-compatible API has it
     opened.reply.take(update)
+    run = opened.run_request.run
+    run.refusal += update.refusal
+    run.reasoning_field = run.reasoning_field or reasoning_field(response.raw)
     opened.run_request.count(response, opened.reply.tokens, opened.reply.prompt)
     return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread)
 

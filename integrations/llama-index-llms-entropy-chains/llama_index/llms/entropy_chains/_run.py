@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from llama_index.llms.entropy_chains._raw import with_whole_raw
 from llama_index.llms.entropy_chains._responses import Telling, as_chat
 
 from entropy_chains import Policy, Segmentation, arun_refine, run_refine
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunTerms:
-    """On what terms a run may be stopped. ``why``: why it may not, if so."""
+    """On what terms a run may be stopped. ``why``: why it may not, if so. ``streams``: whether the caller reads a stream."""
 
     policy: Policy | None
     stop: bool
@@ -31,6 +32,7 @@ class RunTerms:
     steps: int
     why: str | None
     logprobs: bool
+    streams: bool
 
     def follow(self, call: Call) -> Telling:
         """A dialogue for the call, and what is told of it."""
@@ -40,6 +42,10 @@ class RunTerms:
     def first(self, call: Call) -> Request:
         """The request that such a dialogue begins with."""
         return self.follow(call).dialogue.start().request
+
+    def as_asked(self, last: ChatResponse, call: Call) -> ChatResponse:
+        """The last response, as the caller's method gives it."""
+        return last if self.streams else with_whole_raw(last, call.run)
 
     def loop(self, call: Call) -> dict[str, Any]:
         """Arguments of the refine loop besides the backend."""
@@ -64,7 +70,7 @@ def run(call: Call, terms: RunTerms, first: Opened) -> Generator[ChatResponse, N
                 yield response
     last, outcome = telling.final()
     call.run.finish(outcome)
-    yield last
+    yield terms.as_asked(last, call)
 
 
 async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[ChatResponse, None]:
@@ -77,7 +83,7 @@ async def arun(call: Call, terms: RunTerms, first: Opened) -> AsyncGenerator[Cha
                 yield response
     last, outcome = telling.final()
     call.run.finish(outcome)
-    yield last
+    yield terms.as_asked(last, call)
 
 
 def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
@@ -85,7 +91,7 @@ def refine(call: Call, terms: RunTerms) -> Generator[ChatResponse, None, None]:
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop, on_mismatch=terms.on_mismatch))
     (refine_run,) = run_refine(steps, **terms.loop(call))
     call.run.finish(refine_run.outcome)
-    yield steps.response(refine_run)
+    yield terms.as_asked(steps.response(refine_run), call)
 
 
 async def arefine(call: Call, terms: RunTerms) -> AsyncGenerator[ChatResponse, None]:
@@ -93,7 +99,7 @@ async def arefine(call: Call, terms: RunTerms) -> AsyncGenerator[ChatResponse, N
     steps: Any = Steps(call.for_loop(terms.policy, stop=terms.stop, on_mismatch=terms.on_mismatch))
     (refine_run,) = await arun_refine(steps, **terms.loop(call))
     call.run.finish(refine_run.outcome)
-    yield steps.response(refine_run)
+    yield terms.as_asked(steps.response(refine_run), call)
 
 
 class Steps:

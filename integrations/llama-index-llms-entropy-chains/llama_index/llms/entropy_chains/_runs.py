@@ -226,10 +226,14 @@ class Run:
     Attributes:
         span_id: LlamaIndex's span of the call.
         watchers: are told the outcome.
+        reasoning_field: in which field the server sends the reasoning, once some came.
+        refusal: text of a refusal.
     """
 
     span_id: str | None = field(default_factory=active_span_id.get)
     watchers: list[Callable[[Run, Outcome], None]] = field(default_factory=list)
+    reasoning_field: str | None = None
+    refusal: str = ""
     _scope: Scope | None = None
     _last: Asked | None = None  # the request whose stream was over last: the outcome is written on its span
 

@@ -6,7 +6,7 @@ ends a loop, for a sure call says nothing about the calls to come: that has to b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from inspect import signature
 from pathlib import Path
@@ -17,7 +17,7 @@ from llama_index.core.agent.workflow.base_agent import BaseWorkflowAgent
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.workflow import Context, Event, Workflow
-from llama_index.llms.entropy_chains._inner import never_cut
+from llama_index.llms.entropy_chains._call_settings import never_cut
 from llama_index.llms.entropy_chains._measured import reader_of
 from llama_index.llms.entropy_chains._runs import SCOPES, follow_spans
 from llama_index.llms.entropy_chains.tracing import mark_span
@@ -67,6 +67,7 @@ class Measured:
     def __init__(self, ctx: AgentContext, k: int | None):
         self._ctx, self._k = ctx, k
         self._reader: Any = None
+        self._several = False  # replies in one call: there is no entropy of them
         self._monitor = Monitor(segmentation=PER_CALL)
         self._count = TokenCount()
         self.entries: int | None = None  # the shortest list of alternatives that did not hold all of the mass
@@ -90,8 +91,17 @@ class Measured:
             if self._reader is None and (reader := reader_of(event.raw)) is not None:
                 self._reader = reader()
             if self._reader is not None:
-                self._take(self._reader.feed(event.raw))
+                self._read(self._reader.feed, event.raw)
         self._ctx.write_event_to_stream(event)
+
+    def _read(self, read: Callable[[Any], Update], raw: Any) -> None:
+        """Take what stands in a chunk or a response."""
+        if self._several:
+            return
+        try:
+            self._take(read(raw))
+        except SettingsError:
+            self._several, self._monitor = True, Monitor(segmentation=PER_CALL)
 
     def _take(self, update: Update) -> None:
         for piece in update.pieces:
@@ -106,7 +116,7 @@ class Measured:
         if self._reader is not None:
             self._take(self._reader.finish())
         elif output.raw is not None:
-            self._take(read_message(output.raw))
+            self._read(read_message, output.raw)
         tokens = self._count.tokens
         self._monitor.end_step()
         return replace(self._monitor.last or StepRecord(step, tokens), step=step, tokens=tokens)

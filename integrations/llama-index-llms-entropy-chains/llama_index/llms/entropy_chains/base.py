@@ -30,6 +30,7 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.llms.entropy_chains._delegate import Delegate
 from llama_index.llms.entropy_chains._inner import Call
 from llama_index.llms.entropy_chains._native import instead_of
+from llama_index.llms.entropy_chains._passed import Passing, apassed, passed
 from llama_index.llms.entropy_chains._replacement import Replacement
 from llama_index.llms.entropy_chains._responses import as_completion
 from llama_index.llms.entropy_chains._run import RunTerms, arefine, arun, refine, run
@@ -194,7 +195,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """See :class:`llama_index.core.llms.LLM`."""
-        return _last(self._run(*self._chat_input(messages), kwargs))
+        return _last(self._run(*self._chat_input(messages), kwargs, streams=False))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
@@ -202,7 +203,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :class:`llama_index.core.llms.LLM`."""
-        return as_completion(_last(self._run(*self._completion_input(prompt, formatted), kwargs)))
+        return as_completion(_last(self._run(*self._completion_input(prompt, formatted), kwargs, streams=False)))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
@@ -211,7 +212,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """See :meth:`chat`."""
-        return await _alast(await self._arun(*self._chat_input(messages), kwargs))
+        return await _alast(await self._arun(*self._chat_input(messages), kwargs, streams=False))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """See :meth:`stream_chat`."""
@@ -219,7 +220,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :meth:`complete`."""
-        return as_completion(await _alast(await self._arun(*self._completion_input(prompt, formatted), kwargs)))
+        return as_completion(await _alast(await self._arun(*self._completion_input(prompt, formatted), kwargs, streams=False)))
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """See :meth:`stream_complete`."""
@@ -269,28 +270,38 @@ class EarlyStopLLM(Delegate, Replacement):
             without_logprobs=without_logprobs(self.without_logprobs, self.policy, stop=self._wants(kwargs)),
         )
 
-    def _run(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseGen:
+    def _run(
+        self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any], *, streams: bool = True
+    ) -> ChatResponseGen:
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server)
+        if call.unreadable:
+            passing = Passing(call, self._terms(call, kwargs, streams))
+            return call.run.streamed(passed(passing, passing.ask()))
         if learnt.server is None:
             call.connect(learnt.introduction)
             self._check_policy(call)
         if self._refines(call):
-            return call.run.streamed(refine(call, self._terms(call, kwargs)))
+            return call.run.streamed(refine(call, self._terms(call, kwargs, streams)))
         # The inner LLM is called now, not with the first chunk: its span begins inside of ours.
-        terms = self._terms(call, kwargs)
+        terms = self._terms(call, kwargs, streams)
         return call.run.streamed(run(call, terms, call.open(terms.first(call))))
 
-    async def _arun(self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any]) -> ChatResponseAsyncGen:
+    async def _arun(
+        self, messages: Sequence[ChatMessage], prompt: str | None, kwargs: Mapping[str, Any], *, streams: bool = True
+    ) -> ChatResponseAsyncGen:
         learnt = self._learnt
         call = self._call(messages, prompt, kwargs, learnt.server, self._client(learnt))
-        if learnt.server is None:
-            await call.aconnect(learnt.introduction)
-            self._check_policy(call)
-        terms = self._terms(call, kwargs)
-        responses = call.run.streamed(
-            arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(terms.first(call)))
-        )
+        if call.unreadable:
+            passing = Passing(call, self._terms(call, kwargs, streams))
+            responses = apassed(passing, await passing.aask())
+        else:
+            if learnt.server is None:
+                await call.aconnect(learnt.introduction)
+                self._check_policy(call)
+            terms = self._terms(call, kwargs, streams)
+            responses = arefine(call, terms) if self._refines(call) else arun(call, terms, await call.aopen(terms.first(call)))
+        responses = call.run.streamed(responses)
         owns_client = self._once and getattr(self.llm, "_async_http_client", None) is None
         return _then_closed(call.client, responses) if owns_client else responses
 
@@ -304,7 +315,7 @@ class EarlyStopLLM(Delegate, Replacement):
             raise SettingsError(f"early_stop is {wanted!r}; it must be True or False")
         return self.early_stop and wanted
 
-    def _terms(self, call: Call, kwargs: Mapping[str, Any]) -> RunTerms:
+    def _terms(self, call: Call, kwargs: Mapping[str, Any], streams: bool) -> RunTerms:
         why = call.uncut
         if self.mode == "refine" and call.tools:
             why = why or "a call with tools is not repeated"
@@ -317,6 +328,7 @@ class EarlyStopLLM(Delegate, Replacement):
             steps=self.max_steps,
             why=why,
             logprobs=self.return_logprobs,
+            streams=streams,
         )
 
     def _in_holdout(self) -> bool:
