@@ -30,7 +30,7 @@ from entropy_chains.adapters import (
     ended,
     entries_of,
     fields,
-    items,
+    listed_entries,
     reasoning_in,
 )
 
@@ -141,7 +141,7 @@ class ChunkReader:
 
 
 def _entries(logprobs: Any) -> list[Any]:
-    return [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
+    return [*listed_entries(logprobs)] if logprobs else []
 
 
 def _text_of_entries(entries: Sequence[Any], characters: Characters) -> str:
