@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.remote.echo import BegunTurn, without_echo
     from entropy_chains.backends.remote.events import Close, Show
     from entropy_chains.backends.remote.introductions import Introduction, awho, who
-    from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, items, tokens_of
+    from entropy_chains.backends.remote.logprob_entries import Characters, entries_of, fields, listed_entries, tokens_of
     from entropy_chains.backends.remote.model import ServedModel, ended, prompt_of
     from entropy_chains.backends.remote.plan import Plan
     from entropy_chains.backends.remote.providers import of_class
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         OnMismatch,
         TemperatureMode,
         WithoutLogprobs,
+        check_holdout,
         check_options,
         check_settings,
     )
@@ -76,6 +77,7 @@ _HOME = {
     "Characters": "backends.remote.logprob_entries",
     "ChatReader": "backends.remote.readers",
     "calls_in": "core.tool_calls",
+    "check_holdout": "options",
     "check_options": "options",
     "check_settings": "options",
     "clean_answer": "backends.text.markup",
@@ -95,10 +97,10 @@ _HOME = {
     "IN_AN_APP": "backends.remote.refused",
     "in_thread": "backends.local.threads",
     "Introduction": "backends.remote.introductions",
-    "items": "backends.remote.logprob_entries",
     "Known": "backends.remote.refused",
     "known": "backends.remote.refused",
     "langfuse_savings": "savings.spans",
+    "listed_entries": "backends.remote.logprob_entries",
     "Listening": "backends.remote.transfer",
     "MALFORMED": "backends.text.answer",
     "Mode": "options",
@@ -164,6 +166,7 @@ __all__ = [
     "calls_in",
     "Characters",
     "ChatReader",
+    "check_holdout",
     "check_options",
     "check_settings",
     "clean_answer",
@@ -184,11 +187,11 @@ __all__ = [
     "IN_AN_APP",
     "in_thread",
     "Introduction",
-    "items",
     "Known",
     "known",
     "langfuse_savings",
     "lazy_names",
+    "listed_entries",
     "Listening",
     "MALFORMED",
     "Mode",

@@ -69,6 +69,13 @@ def check_counts(settings: Mapping[str, Any], otherwise: str = "") -> None:
             raise SettingsError(f"{name} is {short(value)}; it must be a whole number, and at least 1{otherwise}")
 
 
+def check_holdout(share: Any) -> None:
+    """Raise SettingsError for a holdout that is no share."""
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
+        remedy = "it must be a share of the root runs between 0 (none) and 1 (all), 0.05 for 5 %"
+        raise SettingsError(f"holdout is {short(share)}; {remedy}")
+
+
 def check_mappings(settings: Mapping[str, Any]) -> None:
     """Raise SettingsError for what is no settings by name; None is left alone."""
     for name, value in settings.items():

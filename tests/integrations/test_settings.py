@@ -115,5 +115,5 @@ def test_a_local_model_has_what_it_was_given():
     made = with_early_stop(given, POLICY, on_mismatch="warn", holdout=0.5)
     assert (made.policy, made.on_mismatch, made.holdout, made.max_tokens) == (POLICY, "warn", 0.5, 7)
     assert (given.policy, given.on_mismatch, made.backend) == (None, "error", given.backend)
-    with pytest.raises(InputError, match="share is 2"):
+    with pytest.raises(InputError, match="holdout is 2"):
         with_early_stop(given, POLICY, holdout=2)

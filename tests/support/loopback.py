@@ -145,6 +145,7 @@ class Loopback(Serving):
         self.version = version  # what /version tells, as vLLM's does
         self.greeted = self.listed = 0  # how often it was asked for the plug-in, and for its models
         self.lock, self.slow = threading.Lock(), 0.0  # seconds before its models are told
+        self.split = False  # the entries of the reasoning stand in a list of their own, as DeepSeek has it
         self.ascii = True  # other characters are escaped in what is sent
         self.pages = pages or {}  # further GET addresses, with what makes their JSON or text
         self.calls: list[Call] = []
@@ -281,6 +282,8 @@ class Loopback(Serving):
                 if call.path.endswith("/chat/completions"):
                     choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish}
                     choice["logprobs"] = {"content": [logprob]} if logprob else None
+                    if logprob and server.split and server.field_name in delta:
+                        choice["logprobs"] = {"content": None, "reasoning_content": [logprob]}
                     for each in several(call, choice):
                         self._send({**HEAD, "choices": [each]})
                 else:

@@ -191,7 +191,7 @@ class Attempt:
                 text = self._after.take(piece.text)
                 self._say(text)
                 chunks.append(Chunk(text, Phase.ANSWER, piece.token))
-        self.again = self.again or self._after.again
+        self.again = self.again or self._after.again or (self.streams[-1].thinks_unseen and not self.said)
         return chunks
 
     @property

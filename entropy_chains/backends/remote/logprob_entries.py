@@ -50,15 +50,18 @@ def entries_of(logprobs: Any) -> Iterable[Token]:
     """The same with the texts as they were sent, for a stream, in which a character may be split over chunks too."""
     if not logprobs:
         return ()
-    if isinstance(logprobs, list | tuple):
-        return filter(None, map(_token, logprobs))
-    lists = fields(logprobs)
-    if isinstance(lists.get("tokens"), list):
+    if not isinstance(logprobs, list | tuple) and isinstance((lists := fields(logprobs)).get("tokens"), list):
         return _completion_entries(lists)
-    thinking = lists.get("reasoning_content")
-    content = lists.get("content")
-    listed = [*thinking, *items(content)] if isinstance(thinking, list) else items(content)
-    return filter(None, map(_token, listed))
+    return filter(None, map(_token, listed_entries(logprobs)))
+
+
+def listed_entries(logprobs: Any) -> Sequence[Any]:
+    """The entries of a chat's logprobs object, those of the reasoning first, or of a flat list; none where there are none."""
+    if isinstance(logprobs, list | tuple):
+        return logprobs
+    lists = fields(logprobs)
+    thinking, content = lists.get("reasoning_content"), items(lists.get("content"))
+    return [*thinking, *content] if isinstance(thinking, list) else content
 
 
 def _token(entry: Any) -> Token | None:

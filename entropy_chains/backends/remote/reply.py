@@ -15,6 +15,9 @@ from entropy_chains.core.finish_reasons import is_cut
 from entropy_chains.core.phases import Phase
 from entropy_chains.core.signals import MassFloor, Tally
 
+MOST_UNSEEN_TOKENS = 16
+"""Reasoning tokens of which the client hands on no text, from which on a reply thinks: a few are what a close left behind."""
+
 
 @dataclass(slots=True)
 class Reply(TokenCount):
@@ -27,6 +30,7 @@ class Reply(TokenCount):
         full: it has all tokens that it was allowed, and the server never said why it ended.
         said: the visible tokens, of a probe.
         again: the model thinks anew, in a probe.
+        unseen: reasoning tokens of which the client hands on no text.
     """
 
     purpose: str
@@ -35,6 +39,12 @@ class Reply(TokenCount):
     full: bool = False
     said: list[Piece] = field(default_factory=list)
     again: bool = False
+    unseen: int = 0
+
+    @property
+    def thinks_unseen(self) -> bool:
+        """The model thinks, and the client drops the text."""
+        return self.unseen >= MOST_UNSEEN_TOKENS
 
     @property
     def prompt(self) -> int | None:
@@ -49,9 +59,11 @@ class Reply(TokenCount):
     def take(self, update: Update) -> None:
         """Count a chunk of it; the text is kept of a probe only."""
         TokenCount.take(self, update)  # not super(): slots make the class anew
+        self.unseen += sum(p.phase is Phase.THINKING and not (p.text or p.token.text) for p in update.pieces)
         if self.purpose == "probe":
             self.said += [p for p in update.pieces if p.phase is not Phase.THINKING and p.text]
-            self.again = self.again or any(p.phase is Phase.THINKING and p.text.strip() for p in update.pieces)
+            anew = any(p.phase is Phase.THINKING and p.text.strip() for p in update.pieces)
+            self.again = self.again or anew or (self.thinks_unseen and not self.said)
         self.finish = update.finish_reason or self.finish
 
     def probe(self, tags: ThinkTags, k: int, floor: MassFloor | None = None) -> Probe:

@@ -17,6 +17,8 @@ from langchain_entropy_chains._inner import InnerModel
 if TYPE_CHECKING:
     from langchain_core.outputs import ChatGenerationChunk
 
+UNCLOSED = "the thinking was never closed, so the content is the whole text"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -48,7 +50,11 @@ class Call:
     def finished(self, run: Generation) -> ChatGenerationChunk:
         usage = usage_of(self.inner.readers, run.tokens, run.reasoning_tokens)
         finish = {"finish_reason": run.finish_told} if run.finish_told else {}
-        return self.end({"model_name": self.inner.model, **finish, **self.inner.writer.once, **run.outcome.metadata()}, usage)
+        metadata = {"model_name": self.inner.model, **finish, **self.inner.writer.once, **run.outcome.metadata()}
+        content = "" if run.answer or self.inner.writer.answered else self.inner.unclosed
+        if content:
+            metadata["early_stop_reason"] = f"{metadata['early_stop_reason']}; {UNCLOSED}"
+        return self.end(metadata, usage, content)
 
     def refined(self, run: RefineRun) -> ChatGenerationChunk:
         reasoning = sum(call.reasoning_tokens for call in run.calls[:-1])
@@ -73,7 +79,8 @@ class Call:
 
 def result_as_stream(result: ChatResult) -> Iterator[ChatGenerationChunk]:
     """A result as a stream."""
-    yield as_chunk(result.generations[0].message)
+    generation = result.generations[0]
+    yield as_chunk(generation.message, generation.generation_info)
 
 
 def with_token_usage(result: ChatResult) -> ChatResult:

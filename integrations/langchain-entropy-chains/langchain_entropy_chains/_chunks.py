@@ -30,7 +30,7 @@ from entropy_chains.adapters import (
     ended,
     entries_of,
     fields,
-    items,
+    listed_entries,
     reasoning_in,
 )
 
@@ -59,6 +59,7 @@ class ChunkReader:
     Attributes:
         transfer: the stream's bytes, where they are listened to.
         usage: tokens as the inner counted them, or None.
+        content: as the inner gives it, with the thinking and its tags where they stand there; called: a tool call came.
     """
 
     def __init__(self, *, held: int = 0, strict: bool = False, turn: BegunTurn | None = None):
@@ -69,6 +70,7 @@ class ChunkReader:
         self._sighted = self._begun = False  # logprobs came; anything came
         self._unmeasured = 0  # chunks more than entries, of a thinking whose text the inner drops
         self.usage: UsageMetadata | None = None
+        self.content, self.called = "", False
         self._count = TokenCount()
 
     def feed(self, chunk: ChatGenerationChunk) -> Update:
@@ -78,6 +80,7 @@ class ChunkReader:
         logprobs, finish = info.get("logprobs"), info.get("finish_reason") or info.get("done_reason")
         reasoning, content = reasoning_and_content(message)
         called = calls_tool(message)
+        self.content, self.called = self.content + content, self.called or called
         self._has_text = self._has_text or bool(reasoning or content)
         self._sighted = self._sighted or bool(logprobs)
         if self._waiting or (logprobs and not (self._has_text or called or finish)):
@@ -141,7 +144,18 @@ class ChunkReader:
 
 
 def _entries(logprobs: Any) -> list[Any]:
-    return [*items(fields(logprobs).get("content") or logprobs)] if logprobs else []
+    return [*listed_entries(logprobs)] if logprobs else []
+
+
+def _with_alternatives(logprobs: Any, number: int | None) -> Any:
+    """Logprobs as they were sent, with so many alternatives of a token at most: a policy may need more than the user asked for."""
+    if isinstance(logprobs, list):
+        return [_with_alternatives(each, number) for each in logprobs]
+    if not isinstance(logprobs, dict):
+        return logprobs
+    return {
+        n: v[:number] if n == "top_logprobs" and isinstance(v, list) else _with_alternatives(v, number) for n, v in logprobs.items()
+    }
 
 
 def _text_of_entries(entries: Sequence[Any], characters: Characters) -> str:
@@ -204,20 +218,24 @@ class ChunkWriter:
     """The user's chunks of one run: the inner's own, with the text that the dialogue shows; the reasoning in its own field.
 
     Args:
-        logprobs: the user asked for them; else they are left out (a trace would hold some KB a token, twice).
+        alternatives: those of a token that the user asked for; None leaves out all logprobs, some KB a token.
 
     Attributes:
-        once: metadata that is said once.
+        once: metadata that is said once; generation_info: what of it the inner says beside the message.
+        answered: content was shown.
     """
 
-    def __init__(self, *, logprobs: bool = False):
-        self._logprobs = logprobs
+    def __init__(self, *, alternatives: int | None = None):
+        self._alternatives = alternatives
         self.once: dict[str, Any] = {}
+        self.generation_info: dict[str, Any] = {}
+        self.answered = False
 
     def chunk(self, event: Show) -> ChatGenerationChunk | None:
         """The chunk to pass on; None where there is nothing to show."""
         reasoning = "".join([c.text for c in event.chunks if c.phase is Phase.THINKING])
         content = "".join([c.text for c in event.chunks if c.phase is not Phase.THINKING])
+        self.answered = self.answered or bool(content.strip())
         reasoning_field = {REASONING[0]: reasoning} if reasoning else {}
         raw = event.update.raw
         if raw is None:
@@ -234,6 +252,7 @@ class ChunkWriter:
         if reasoning and not content:
             every.pop("model_provider", None)  # the provider's own reading of a chunk may know no reasoning in this field
         self.once |= info
+        self.generation_info |= {name: info[name] for name in raw.generation_info or {} if name in info}
         changes: dict[str, Any] = {
             "content": content if plain else message.content,
             "additional_kwargs": {**{n: v for n, v in message.additional_kwargs.items() if n not in REASONING}, **reasoning_field},
@@ -241,17 +260,18 @@ class ChunkWriter:
             "usage_metadata": None,
             "chunk_position": None,
         }
-        generation_info = {"logprobs": logprobs} if logprobs and self._logprobs else None
+        asked = logprobs and self._alternatives is not None
+        generation_info = {"logprobs": _with_alternatives(logprobs, self._alternatives)} if asked else None
         return ChatGenerationChunk(message=message.model_copy(update=changes), generation_info=generation_info)
 
     def last(self, metadata: dict[str, Any], usage: UsageMetadata | None, content: str = "") -> ChatGenerationChunk:
         """The last chunk: what is said once."""
         message = AIMessageChunk(content=content, response_metadata=metadata, usage_metadata=usage, chunk_position="last")
-        return ChatGenerationChunk(message=message)
+        return ChatGenerationChunk(message=message, generation_info=self.generation_info or None)
 
 
-def as_chunk(message: BaseMessage) -> ChatGenerationChunk:
+def as_chunk(message: BaseMessage, generation_info: dict[str, Any] | None = None) -> ChatGenerationChunk:
     """A whole message as a stream's only chunk."""
     names = set(AIMessageChunk.model_fields) - {"type", "tool_call_chunks", "chunk_position"}
     values = {name: value for name, value in message if name in names}
-    return ChatGenerationChunk(message=AIMessageChunk(**values))
+    return ChatGenerationChunk(message=AIMessageChunk(**values), generation_info=generation_info)

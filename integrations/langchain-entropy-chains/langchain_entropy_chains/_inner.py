@@ -27,6 +27,7 @@ from entropy_chains.adapters import (
     Update,
     adrive,
     drive,
+    forms,
     held_back,
     hiding,
     known,
@@ -37,13 +38,16 @@ from entropy_chains.backends import Generation, Message, Sampling
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 from langchain_entropy_chains._chunks import ChunkReader, ChunkWriter
 from langchain_entropy_chains._closing import aclosing_response, closing_response
-from langchain_entropy_chains._model_info import drops_reasoning, limit, model_name, numeric_field, with_reply_ids
+from langchain_entropy_chains._model_info import BODY, drops_reasoning, extra_body, limit, model_name, numeric_field, with_reply_ids
 from langchain_entropy_chains._ollama import SINCE, settings_of, speaks_ollama, with_seed
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 NO_LIMIT = 2**31
+
+AFTER_A_STOP = ("answer", "probe")
+"""Purposes of the requests for an answer after thinking that was cut; all others are for a whole reply."""
 
 INSTEAD = "use langchain-openai's ChatOpenAI with the server's base_url, or another class that passes logprobs on"
 
@@ -92,14 +96,27 @@ class InnerModel(ServedModel):
         self._limit = limit(chat, kwargs)
         self._named = with_reply_ids(chat)
         wants_logprobs = bool(kwargs.get("logprobs", getattr(chat, "logprobs", None)))
+        alternatives = self._alternatives_wanted if wants_logprobs else None
         self.readers: list[ChunkReader] = []
-        self.writer = ChunkWriter(logprobs=wants_logprobs)
+        self._run: ChunkReader | None = None  # of the last request for a whole reply
+        self.writer = ChunkWriter(alternatives=alternatives)
 
     @property
     def sampling(self) -> Sampling:
         """The model's own temperature, seed and token limit, as far as it has them."""
         settings = {name: self._kwargs.get(name, numeric_field(self._chat, name)) for name in ("temperature", "seed")}
         return Sampling(**settings, max_tokens=self._limit.value if self._limit else NO_LIMIT)
+
+    @property
+    def unclosed(self) -> str:
+        """The content of the last whole reply, as the inner model gives it; "" where it is blank, or beside a tool call."""
+        reader = self._run
+        return reader.content if reader and not reader.called and reader.content.strip() else ""
+
+    @property
+    def _alternatives_wanted(self) -> int:
+        """Alternatives of a token that the user asked for."""
+        return self._kwargs.get("top_logprobs") or numeric_field(self._chat, "top_logprobs") or 0
 
     @property
     def in_full(self) -> str | None:
@@ -167,8 +184,11 @@ class InnerModel(ServedModel):
 
     def _reader(self, request: Request) -> ChunkReader:
         stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
-        self.readers.append(ChunkReader(held=held_back(stop), strict=self._speaks_openai, turn=request.begun))
-        return self.readers[-1]
+        reader = ChunkReader(held=held_back(stop), strict=self._speaks_openai, turn=request.begun)
+        self.readers.append(reader)
+        if request.purpose not in AFTER_A_STOP:
+            self._run = reader
+        return reader
 
     def _listening(self, chat: BaseChatModel, reader: ChunkReader) -> BaseChatModel:
         """The model; where it is known how, a copy of it whose streams tell how they end."""
@@ -181,8 +201,8 @@ class InnerModel(ServedModel):
         """The model, and the settings of its ``_stream``."""
         kwargs = dict(self._kwargs)
         if request.logprobs:
-            wanted = kwargs.get("top_logprobs") or numeric_field(self._chat, "top_logprobs") or 0
-            kwargs |= {"logprobs": True, "top_logprobs": self._known(self._k).within(max(request.k, wanted))}
+            wanted = max(request.k, self._alternatives_wanted)
+            kwargs |= {"logprobs": True, "top_logprobs": self._known(self._k).within(wanted)}
         if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
             kwargs.setdefault("stream_usage", True)
         if request.extra:
@@ -198,8 +218,7 @@ class InnerModel(ServedModel):
     def _extra_settings(self, extra: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a request besides the user's own, as this class takes them."""
         if self._speaks_openai:
-            body = kwargs.get("extra_body") or getattr(self._chat, "extra_body", None) or {}
-            return {"extra_body": {**body, **extra}}
+            return {BODY: {**extra_body(self._chat, kwargs), **extra}}
         further = settings_of(extra) if self._server is OLLAMA else None
         if further is None:
             raise BackendError(f"{type(self._chat).__name__} cannot go on from a given text: use continuation='turn'")
@@ -229,7 +248,9 @@ class InnerModel(ServedModel):
             raise BackendError("a raw completion knows no tools, and needs an OpenAI-compatible model: use continuation='turn'")
         messages = convert_to_messages(request.messages)
         payload = self._chat._get_request_payload(messages, stop=self._stop, **self._kwargs)  # type: ignore[attr-defined]
-        settings = {name: payload[name] for name in (*RAW_SETTINGS, "extra_body") if payload.get(name) is not None}
+        settings = {name: payload[name] for name in RAW_SETTINGS if payload.get(name) is not None}
+        body = {name: value for name, value in (payload.get(BODY) or {}).items() if name not in forms.LIMITS}
+        settings |= {BODY: body} if body else {}
         limit = request.max_tokens if self._limit else Sampling().max_tokens  # without one most servers give 16 tokens
         usage = {"stream": True, "stream_options": {"include_usage": True}}
         logprobs = {"logprobs": request.k} if request.logprobs else {}
@@ -304,7 +325,7 @@ def _request_errors(request: Request) -> Iterator[None]:
         with refusals(request.logprobs):
             yield
     except Exception as error:
-        if request.purpose not in ("answer", "probe") or isinstance(error, EntropyChainsError):
+        if request.purpose not in AFTER_A_STOP or isinstance(error, EntropyChainsError):
             raise
         raise BackendError(f"{type(error).__name__}: {quoted(str(error))}") from error
 

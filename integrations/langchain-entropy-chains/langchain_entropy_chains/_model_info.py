@@ -18,6 +18,10 @@ OPTIONS = "options"
 """A setting of a call that holds settings itself (Ollama's)."""
 
 
+BODY = "extra_body"
+"""A setting, of a call or a model, that holds further fields of the request: they win over those beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """The limit on a reply's tokens.
@@ -25,7 +29,7 @@ class Limit:
     Attributes:
         name: what it is called.
         value: tokens.
-        place: where it stands: in the ``call``, in its ``options``, or on the ``model``.
+        place: where it stands: in the ``extra_body``, in the ``call``, in its ``options``, or on the ``model``.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Limit:
         """Model and settings of a call with another limit, in the same place."""
         if self.place == "model":
             return chat.model_copy(update={self.name: tokens}), kwargs
+        if self.place == BODY:
+            return chat, {**kwargs, BODY: {**extra_body(chat, kwargs), self.name: tokens}}
         if self.place == OPTIONS:
             return chat, {**kwargs, OPTIONS: {**kwargs[OPTIONS], self.name: tokens}}
         return chat, {**kwargs, self.name: tokens}
@@ -97,9 +103,17 @@ def limit(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> Limit | None:
     """The limit on the reply's tokens: the call's, else the model's; None where there is none."""
     fields = {name: numeric_field(chat, name) for name in forms.LIMITS}
     options = kwargs.get(OPTIONS)
-    places = {"call": kwargs, OPTIONS: options if isinstance(options, Mapping) else {}, "model": fields}
+    options = options if isinstance(options, Mapping) else {}
+    body = {name: value for name, value in extra_body(chat, kwargs).items() if isinstance(value, int | float)}
+    places = {BODY: body, "call": kwargs, OPTIONS: options, "model": fields}
     limits = (Limit(name, int(place[name]), where) for where, place in places.items() for name in forms.LIMITS if place.get(name))
     return next((each for each in limits if each.value > 0), None)  # Ollama's -1 is none
+
+
+def extra_body(chat: BaseChatModel, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Further fields of the request: the call's, in the place of the model's."""
+    body = kwargs.get(BODY) or getattr(chat, BODY, None)
+    return body if isinstance(body, Mapping) else {}
 
 
 def check_ways(continuation: Continuation | Sequence[Continuation]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableBinding
 from langchain_core.runnables.config import merge_configs
+from pydantic import ValidationError
 
-from entropy_chains.errors import SettingsError
+from entropy_chains.adapters import check_options
+from entropy_chains.errors import SettingsError, short
 from langchain_entropy_chains._config import Switched
 from langchain_entropy_chains._tree import is_configurable
 
@@ -45,6 +49,23 @@ def open_inner(inner: Any, settings: dict[str, Any]) -> tuple[Any, BaseChatModel
         remedy = "set its policy and settings on it, or use with_early_stop(model, policy), which does so"
         raise SettingsError(f"inner is a {type(inner).__name__}, which stops by itself: {remedy}")
     return choices, inner, bound, config
+
+
+TYPES = {"think_tags": 'ThinkTags("<think>", "</think>")', "segmentation": 'Segmentation("line", 32)'}
+"""Settings that are objects, and what such an object looks like."""
+
+
+@contextmanager
+def checked(settings: Mapping[str, Any]) -> Iterator[None]:
+    """A model is made of these settings: one that it does not take is a SettingsError that names it, its value and the remedy."""
+    check_options(settings)
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        remedy = f"give an object, {TYPES[name]} say" if name in TYPES else first["msg"].replace("Input should", "it must")
+        raise SettingsError(f"{name} is {short(first['input'])}; {remedy}") from error
 
 
 def unbound(inner: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:

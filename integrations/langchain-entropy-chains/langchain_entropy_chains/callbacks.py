@@ -20,7 +20,7 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import AIMessage, BaseMessage
 
 from entropy_chains import Policy, Segmentation, ThinkTags, is_holdout, stopping_enabled
-from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, check_options, forms
+from entropy_chains.adapters import Dialogue, OnMismatch, Plan, TemperatureMode, check_holdout, check_options, forms
 from entropy_chains.errors import EntropyChainsError, PolicyMismatch, SettingsError
 from langchain_entropy_chains._config import OFF, STRUCTURED_KEYS
 from langchain_entropy_chains._inner_fields import InnerFields
@@ -87,7 +87,7 @@ class EntropyCallbackHandler(RootRuns):
             _check_policy(self._policy, stop)
         elif stop:
             raise SettingsError("stop=True needs a policy: make one with `entropy-chains calibrate`")
-        is_holdout("", share=holdout)  # a wrong share is said here
+        check_holdout(holdout)
         self._segmentation, self._mode, self._on_mismatch = segmentation, temperature_mode, on_mismatch
         self._holdout, self._salt, self._record = holdout, holdout_salt, record
         k = (self._policy.k if self._policy else None) or k

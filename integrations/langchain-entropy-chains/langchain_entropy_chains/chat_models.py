@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, ensure_config
 from langchain_core.runnables.config import merge_configs
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains import Policy, Segmentation, ThinkTags, arun_refine, is_holdout, run_refine, stopping_enabled
+from entropy_chains import Policy, Segmentation, ThinkTags, arun_refine, run_refine, stopping_enabled
 from entropy_chains.adapters import (
     IN_AN_APP,
     Continuation,
@@ -24,7 +24,7 @@ from entropy_chains.adapters import (
     TemperatureMode,
     WithoutLogprobs,
     adrive,
-    check_options,
+    check_holdout,
     drive,
     forms,
     known,
@@ -37,7 +37,7 @@ from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, switch_of
 from langchain_entropy_chains._inner import InnerModel
 from langchain_entropy_chains._inner_fields import InnerFields
 from langchain_entropy_chains._model_info import can_stream, check_ways, model_name, refusal, without_any_logprobs
-from langchain_entropy_chains._opening import open_inner, unbound
+from langchain_entropy_chains._opening import checked, open_inner, unbound
 from langchain_entropy_chains._traced import computing
 from langchain_entropy_chains._tree import replaced
 
@@ -134,8 +134,8 @@ class EarlyStopChatModel(InnerFields):
         copied = {name: value for name, value in copied.items() if name in COPIED}
         policy = Policy.of(policy)
         values = {"bound": bound, **copied, **fields, "inner": chat, "policy": policy}
-        check_options(fields)
-        super().__init__(**{name: value for name, value in values.items() if value is not None})
+        with checked(fields):
+            super().__init__(**{name: value for name, value in values.items() if value is not None})
         self._choices = choices
         self._check_settings()
 
@@ -146,7 +146,7 @@ class EarlyStopChatModel(InnerFields):
             raise SettingsError(f"max_steps is {self.max_steps}; the loop needs at least 1 call")
         check_ways(self.continuation)
         self._inner_model(None, {}).check_ways()
-        is_holdout("", share=self.holdout)
+        check_holdout(self.holdout)
         if self.policy is not None:
             self.policy.check(mode=self.mode, on_mismatch=self.on_mismatch)
             if self.policy.active and self.policy.stop_rule.reads_signal and (why := without_any_logprobs(self.inner)):

@@ -17,12 +17,23 @@ from langchain_core.runnables.config import ensure_config, get_config_list
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, InstanceOf, PrivateAttr
 
-from entropy_chains import Policy, Segmentation, SettingsError, is_holdout, stopping_enabled
-from entropy_chains.adapters import OnMismatch, astream, check_options, check_settings, forms, in_thread, offered, tags_of
+from entropy_chains import Policy, Segmentation, SettingsError, stopping_enabled
+from entropy_chains.adapters import (
+    OnMismatch,
+    astream,
+    check_holdout,
+    check_options,
+    check_settings,
+    forms,
+    in_thread,
+    offered,
+    tags_of,
+)
 from entropy_chains.backends import Generation, Sampling
 from langchain_entropy_chains._config import HOLDOUT, OFF, STRUCTURED, Switched, switch_of
 from langchain_entropy_chains._local_messages import conversation
 from langchain_entropy_chains._local_requests import BatchRuns, LocalRequest
+from langchain_entropy_chains._opening import checked
 from langchain_entropy_chains._traced import computing
 
 if TYPE_CHECKING:
@@ -106,8 +117,9 @@ class ChatTransformers(Switched):
         fields = {name: value for name, value in settings.items() if name not in OF_SERVERS}
         check_settings(type(self).__name__, fields, type(self).model_fields)
         fields["policy"] = Policy.of(policy)
-        super().__init__(**fields)
-        is_holdout("", share=self.holdout)
+        with checked(fields):
+            super().__init__(**fields)
+        check_holdout(self.holdout)
 
     @classmethod
     def from_model_id(

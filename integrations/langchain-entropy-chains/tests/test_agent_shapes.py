@@ -149,7 +149,7 @@ def test_one_that_answers_itself_is_said(server):
     [
         ({"colour": "red"}, "colour"),
         ({"on_mismatch": "never"}, "on_mismatch"),
-        ({"holdout": 3.0}, "share is 3.0"),
+        ({"holdout": 3.0}, "holdout is 3.0"),
         ({"k": 0}, "k is 0"),
         ({"early_stop": False}, "early_stop"),
         ({"temperature": 0.1}, "temperature"),

@@ -96,7 +96,10 @@ def test_bad_settings_are_named(server):
     """Each with its value and the remedy, when the model is made."""
     for given, match in (
         ({"mode": "fast"}, "mode is 'fast'"),
-        ({"holdout": 2.0}, "between 0"),
+        ({"holdout": 2.0}, "holdout is 2.0; .* between 0 "),
+        ({"holdout": "half"}, "holdout is 'half'; it must be a valid number"),
+        ({"think_tags": "<a>"}, "think_tags is '<a>'; .*ThinkTags"),
+        ({"segmentation": "line"}, "segmentation is 'line'; .*Segmentation"),
         ({"without_logprobs": "maybe"}, "without_logprobs is 'maybe'"),
         ({"continuation": "control"}, "control"),
         ({"continuation": "telepathy"}, "telepathy"),
@@ -104,7 +107,7 @@ def test_bad_settings_are_named(server):
         ({"temperature": 0.5}, "knows no temperature"),
         ({"max_steps": 0}, "max_steps is 0"),
     ):
-        with pytest.raises(SettingsError if "holdout" not in given else ValueError, match=match):
+        with pytest.raises(SettingsError, match=match):
             stopping(server, **given)
     with pytest.raises(SettingsError, match="with_early_stop"):
         EarlyStopChatModel(chat(server) | StrOutputParser(), POLICY)
