@@ -25,7 +25,7 @@ from entropy_chains.core.policy_fields import (
     UNIT,
 )
 from entropy_chains.core.rules import RULES, AgreementRule, Rule, threshold_at
-from entropy_chains.core.signals import MEAN, MassFloor, Signal
+from entropy_chains.core.signals import MEAN, READ_BY_RULES, MassFloor, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.files import write_file
@@ -46,6 +46,8 @@ LARGEST_FILE = 2**26
 TOLD = 10
 """Temperatures that a message names at most."""
 MISSING_GRADER = "give the function with policy.with_grader(function); it is never imported by its name"
+_warned: set[str] = set()
+"""Hindrances that a warning has told of: each once a process, however many models and calls share the policy."""
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
 
 
@@ -117,6 +119,15 @@ class Policy:
         return RULES[self.rule].compares_answers and self.grader is None and (self.grade or "").startswith("python:")
 
     @property
+    def hindrance(self) -> str | None:
+        """Why it stops no live run, active or not; None where it may."""
+        if self.lacks_grader:
+            return f"answers are compared by {self.grade}: {MISSING_GRADER}"
+        for name in self.stop_rule.uncomputed:
+            return f"signal {short(name)} is not one that is computed; there are {', '.join(READ_BY_RULES)}"
+        return None
+
+    @property
     def reads_probes(self) -> bool:
         """Whether its rule reads a signal of the answer asked for after every step."""
         return self.stop_rule.reads_probes
@@ -159,7 +170,7 @@ class Policy:
     def check(
         self, *, on_mismatch: str = "error", temperature: float | None = None, max_tokens: int | None = None, **running: Any
     ) -> None:
-        """Compare with what is running; fields not given are not compared.
+        """Compare with what is running; fields not given are not compared. That it reads what nothing computes is a warning, once.
 
         Args:
             on_mismatch: ``error`` or ``warn``.
@@ -172,6 +183,10 @@ class Policy:
         """
         for text in self.differences(on_mismatch, temperature, max_tokens, running):
             warnings.warn(text, stacklevel=3)
+        silent = self.hindrance if self.active and not self.lacks_grader else None
+        if silent and silent not in _warned:
+            _warned.add(silent)
+            warnings.warn(f"nothing is stopped: {silent}", stacklevel=2)
 
     def differences(
         self, on_mismatch: str, temperature: float | None, max_tokens: int | None, running: Mapping[str, Any]
