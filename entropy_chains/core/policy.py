@@ -46,14 +46,30 @@ LARGEST_FILE = 2**26
 TOLD = 10
 """Temperatures that a message names at most."""
 MISSING_GRADER = "give the function with policy.with_grader(function); it is never imported by its name"
-_warned: set[str] = set()
-"""Hindrances that a warning has told of: each once a process, however many models and calls share the policy."""
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
+ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+"""What the environment may say of it; nothing, or an empty text, is on."""
+_warned: set[str] = set()
+"""Texts of the warnings that are given once."""
 
 
 def stopping_enabled() -> bool:
-    """False where the environment says ``ENTROPY_CHAINS_STOP=0``: full runs, shadow figures kept."""
-    return os.environ.get(OFF_SWITCH, "1").strip().lower() not in ("0", "false", "no", "off")
+    """False where the environment says ``ENTROPY_CHAINS_STOP=0``: full runs, shadow figures kept.
+
+    So it is where it says something that is neither of :data:`ON` nor of :data:`OFF`; a warning says so once.
+    """
+    word = os.environ.get(OFF_SWITCH, "")
+    if (plain := word.strip().lower()) not in (*ON, *OFF, ""):
+        known = f"{', '.join(ON)} (stop) and {', '.join(OFF)} (run in full)"
+        _warn_once(f"{OFF_SWITCH} is {short(word)}, which is none of {known}: nothing is stopped")
+    return plain in (*ON, "")
+
+
+def _warn_once(text: str) -> None:
+    """Warn, but once a process: many models and calls share an environment, or a policy."""
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, stacklevel=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +200,8 @@ class Policy:
         for text in self.differences(on_mismatch, temperature, max_tokens, running):
             warnings.warn(text, stacklevel=3)
         silent = self.hindrance if self.active and not self.lacks_grader else None
-        if silent and silent not in _warned:
-            _warned.add(silent)
-            warnings.warn(f"nothing is stopped: {silent}", stacklevel=2)
+        if silent:
+            _warn_once(f"nothing is stopped: {silent}")
 
     def differences(
         self, on_mismatch: str, temperature: float | None, max_tokens: int | None, running: Mapping[str, Any]
