@@ -25,6 +25,11 @@ DEEPEST = 32
 MOST_VALUES = 10**5
 """Values that a level of nesting may hold."""
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")
+"""What a file of objects in UTF-16 begins with, with a byte order mark or without."""
+
 Good = Callable[[Any], bool]
 
 
@@ -160,6 +165,19 @@ def _is_plain(item: Any) -> bool:
     if isinstance(item, float | int):
         return -sys.float_info.max <= item <= sys.float_info.max
     return item is None or (isinstance(item, str) and is_writable(item))
+
+
+# --- text of files
+
+
+def utf8_text(content: bytes) -> str:
+    """The text of a file, without the byte order mark that some editors put first. Raises InputError: "not UTF-8 text (why); …"."""
+    try:
+        if content.startswith(UTF_16):
+            raise InputError("not UTF-8 text (it is UTF-16); save it as UTF-8")
+        return content.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
 # --- strict JSON

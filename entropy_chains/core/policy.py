@@ -36,6 +36,7 @@ from entropy_chains.validation import (
     not_json,
     short,
     strict_json,
+    utf8_text,
 )  # fmt: skip
 
 logger = logging.getLogger("entropy_chains")
@@ -291,11 +292,15 @@ class Policy:
             with Path(path).open("rb") as file:
                 content = file.read(LARGEST_FILE + 1)  # a device would never end
             if len(content) > LARGEST_FILE:
-                raise ValueError(f"more than {LARGEST_FILE:,} bytes")
-            data = strict_json(content.decode("utf-8"))
+                raise InputError(f"larger than {LARGEST_FILE:,} bytes, so it is none; {remedy}")
+            text = utf8_text(content)
         except OSError as error:
             raise PolicyError(f"policy {path} cannot be read ({error.strerror}); {remedy}") from error
-        except ValueError as error:
+        except InputError as error:
+            raise PolicyError(f"policy {path} is {error}") from error
+        try:
+            data = strict_json(text)
+        except InputError as error:
             raise PolicyError(f"policy {path} cannot be read ({error}); {remedy}") from error
         return cls.from_dict(data, str(path))
 
