@@ -41,12 +41,14 @@ class Check(NamedTuple):
         wanted: the same in words, after "it must be".
         nullable: null stands for "not known".
         fields: of an object, checks of its own fields.
+        fault: what is wrong with a value that may not stand there, where ``wanted`` does not say enough: the whole message.
     """
 
     good: Good
     wanted: str
     nullable: bool = False
     fields: Mapping[str, Check] = {}
+    fault: Callable[[Any], str | None] = lambda value: None
 
     def holds(self, value: object) -> bool:
         """Whether the value may stand in the field."""
@@ -95,6 +97,11 @@ def is_whole(value: Any) -> bool:
     return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
+_MOST = f"at most 2^{LARGEST_COUNT.bit_length() - 1}"
+COUNT, WHOLE = f"a whole number of at least 0, {_MOST}", f"a whole number of at least 1, {_MOST}"
+"""What :func:`is_count` and :func:`is_whole` ask for, in words."""
+
+
 def is_share(value: Any) -> bool:
     """A number from 0 to 1; rounding may push a mass above 1."""
     return (isinstance(value, float) or type(value) is int) and 0 <= value <= 1.01
@@ -133,7 +140,7 @@ def first_fault(record: Mapping[str, Any], checks: Mapping[str, Check], within: 
             continue
         name = f"{within}{key}"
         if not check.holds(value):
-            return name, f"{name} is {short(value)}; it must be {check.wanted}"
+            return name, check.fault(value) or f"{name} is {short(value)}; it must be {check.wanted}"
         if check.fields and value is not None and (fault := first_fault(value, check.fields, f"{name}.")):
             return fault
     return None
