@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from entropy_chains.errors import InputError
-from entropy_chains.validation import read_json, short
+from entropy_chains.validation import read_json, short, utf8_text
 
 Question = Mapping[str, Any]
 """``id``, ``question`` and, where it is known, ``gold``."""
-
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-"""What such a file begins with."""
 
 LOOKS = 'each line must look like {"id": "q1", "question": "…", "gold": "…"}, with texts for values'
 """What is said of a line that does not."""
@@ -28,13 +25,11 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[dict[str,
             trace may hold, or repeats an id.
     """
     try:
-        content = Path(path).read_bytes()
-        lines = content.decode("utf-8-sig").split("\n")  # a text may hold other line separators
+        lines = utf8_text(Path(path).read_bytes()).split("\n")  # a text may hold other line separators
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        why = "it is UTF-16" if content.startswith(UTF_16) else f"{error.reason} at byte {error.start}"
-        raise InputError(f"{path} is not UTF-8 text ({why}); save it as UTF-8") from error
+    except InputError as error:
+        raise InputError(f"{path} is {error}") from error
     placed = [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
     questions = together([(place, _question(line, place)) for place, line in placed], limit)
     if not questions:

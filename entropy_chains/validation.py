@@ -25,6 +25,11 @@ DEEPEST = 32
 MOST_VALUES = 10**5
 """Values that a level of nesting may hold."""
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8."""
+UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{")
+"""What a file of objects in UTF-16 begins with, with a byte order mark or without."""
+
 Good = Callable[[Any], bool]
 
 
@@ -36,12 +41,14 @@ class Check(NamedTuple):
         wanted: the same in words, after "it must be".
         nullable: null stands for "not known".
         fields: of an object, checks of its own fields.
+        fault: what is wrong with a value that may not stand there, where ``wanted`` does not say enough: the whole message.
     """
 
     good: Good
     wanted: str
     nullable: bool = False
     fields: Mapping[str, Check] = {}
+    fault: Callable[[Any], str | None] = lambda value: None
 
     def holds(self, value: object) -> bool:
         """Whether the value may stand in the field."""
@@ -90,6 +97,11 @@ def is_whole(value: Any) -> bool:
     return type(value) is int and 1 <= value <= LARGEST_COUNT
 
 
+_MOST = f"at most 2^{LARGEST_COUNT.bit_length() - 1}"
+COUNT, WHOLE = f"a whole number of at least 0, {_MOST}", f"a whole number of at least 1, {_MOST}"
+"""What :func:`is_count` and :func:`is_whole` ask for, in words."""
+
+
 def is_share(value: Any) -> bool:
     """A number from 0 to 1; rounding may push a mass above 1."""
     return (isinstance(value, float) or type(value) is int) and 0 <= value <= 1.01
@@ -128,7 +140,7 @@ def first_fault(record: Mapping[str, Any], checks: Mapping[str, Check], within: 
             continue
         name = f"{within}{key}"
         if not check.holds(value):
-            return name, f"{name} is {short(value)}; it must be {check.wanted}"
+            return name, check.fault(value) or f"{name} is {short(value)}; it must be {check.wanted}"
         if check.fields and value is not None and (fault := first_fault(value, check.fields, f"{name}.")):
             return fault
     return None
@@ -160,6 +172,19 @@ def _is_plain(item: Any) -> bool:
     if isinstance(item, float | int):
         return -sys.float_info.max <= item <= sys.float_info.max
     return item is None or (isinstance(item, str) and is_writable(item))
+
+
+# --- text of files
+
+
+def utf8_text(content: bytes) -> str:
+    """The text of a file, without the byte order mark that some editors put first. Raises InputError: "not UTF-8 text (why); …"."""
+    try:
+        if content.startswith(UTF_16):
+            raise InputError("not UTF-8 text (it is UTF-16); save it as UTF-8")
+        return content.removeprefix(BYTE_ORDER_MARK).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
 # --- strict JSON

@@ -129,7 +129,7 @@ def fault(grade: object) -> str | None:
     return f"grade is {short(grade)}; it must be {GRADE.wanted}"
 
 
-GRADE = Check(lambda v: fault(v) is None, f"one of {', '.join(GRADES)}, regex:PATTERN or python:NAME", nullable=True)
+GRADE = Check(lambda v: fault(v) is None, f"one of {', '.join(GRADES)}, regex:PATTERN or python:NAME", nullable=True, fault=fault)
 """Of a field ``grade``."""
 
 

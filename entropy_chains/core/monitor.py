@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from entropy_chains.core.entropy import EntropyBounds, token_entropy
 from entropy_chains.core.families import ThinkTags
 from entropy_chains.core.phases import Phase
-from entropy_chains.core.policy import MISSING_GRADER, Policy
+from entropy_chains.core.policy import Policy
 from entropy_chains.core.rules import Reading
 from entropy_chains.core.signals import MassFloor, StepRecord, Tally
 from entropy_chains.core.steps import Scanner, Segmentation
@@ -104,8 +104,8 @@ class _Course:
         self._rule = policy.stop_rule if policy and policy.active else None
         may_stop = stop and not holdout and self._rule is not None
         self.off = None if may_stop else "stopping is switched off"  # why nothing is stopped in this run, if so
-        if policy is not None and policy.lacks_grader:
-            self.off = self.off or f"answers are compared by {policy.grade}: {MISSING_GRADER}"
+        if policy is not None and policy.hindrance:
+            self.off = self.off or policy.hindrance
         self._holdout = holdout
         self._previous: str | None = None
         self._asked: StepRecord | None = None  # waits for its answer

@@ -25,7 +25,7 @@ from entropy_chains.core.policy_fields import (
     UNIT,
 )
 from entropy_chains.core.rules import RULES, AgreementRule, Rule, threshold_at
-from entropy_chains.core.signals import MEAN, MassFloor, Signal
+from entropy_chains.core.signals import MEAN, READ_BY_RULES, MassFloor, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.files import write_file
@@ -36,6 +36,7 @@ from entropy_chains.validation import (
     not_json,
     short,
     strict_json,
+    utf8_text,
 )  # fmt: skip
 
 logger = logging.getLogger("entropy_chains")
@@ -47,11 +48,29 @@ TOLD = 10
 """Temperatures that a message names at most."""
 MISSING_GRADER = "give the function with policy.with_grader(function); it is never imported by its name"
 OFF_SWITCH = "ENTROPY_CHAINS_STOP"
+ON, OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+"""What the environment may say of it; nothing, or an empty text, is on."""
+_warned: set[str] = set()
+"""Texts of the warnings that are given once."""
 
 
 def stopping_enabled() -> bool:
-    """False where the environment says ``ENTROPY_CHAINS_STOP=0``: full runs, shadow figures kept."""
-    return os.environ.get(OFF_SWITCH, "1").strip().lower() not in ("0", "false", "no", "off")
+    """False where the environment says ``ENTROPY_CHAINS_STOP=0``: full runs, shadow figures kept.
+
+    So it is where it says something that is neither of :data:`ON` nor of :data:`OFF`; a warning says so once.
+    """
+    word = os.environ.get(OFF_SWITCH, "")
+    if (plain := word.strip().lower()) not in (*ON, *OFF, ""):
+        known = f"{', '.join(ON)} (stop) and {', '.join(OFF)} (run in full)"
+        _warn_once(f"{OFF_SWITCH} is {short(word)}, which is none of {known}: nothing is stopped")
+    return plain in (*ON, "")
+
+
+def _warn_once(text: str) -> None:
+    """Warn, but once a process: many models and calls share an environment, or a policy."""
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, stacklevel=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,15 @@ class Policy:
         return RULES[self.rule].compares_answers and self.grader is None and (self.grade or "").startswith("python:")
 
     @property
+    def hindrance(self) -> str | None:
+        """Why it stops no live run, active or not; None where it may."""
+        if self.lacks_grader:
+            return f"answers are compared by {self.grade}: {MISSING_GRADER}"
+        for name in self.stop_rule.uncomputed:
+            return f"signal {short(name)} is not one that is computed; there are {', '.join(READ_BY_RULES)}"
+        return None
+
+    @property
     def reads_probes(self) -> bool:
         """Whether its rule reads a signal of the answer asked for after every step."""
         return self.stop_rule.reads_probes
@@ -159,7 +187,7 @@ class Policy:
     def check(
         self, *, on_mismatch: str = "error", temperature: float | None = None, max_tokens: int | None = None, **running: Any
     ) -> None:
-        """Compare with what is running; fields not given are not compared.
+        """Compare with what is running; fields not given are not compared. That it reads what nothing computes is a warning, once.
 
         Args:
             on_mismatch: ``error`` or ``warn``.
@@ -172,6 +200,9 @@ class Policy:
         """
         for text in self.differences(on_mismatch, temperature, max_tokens, running):
             warnings.warn(text, stacklevel=3)
+        silent = self.hindrance if self.active and not self.lacks_grader else None
+        if silent:
+            _warn_once(f"nothing is stopped: {silent}")
 
     def differences(
         self, on_mismatch: str, temperature: float | None, max_tokens: int | None, running: Mapping[str, Any]
@@ -261,11 +292,15 @@ class Policy:
             with Path(path).open("rb") as file:
                 content = file.read(LARGEST_FILE + 1)  # a device would never end
             if len(content) > LARGEST_FILE:
-                raise ValueError(f"more than {LARGEST_FILE:,} bytes")
-            data = strict_json(content.decode("utf-8"))
+                raise InputError(f"larger than {LARGEST_FILE:,} bytes, so it is none; {remedy}")
+            text = utf8_text(content)
         except OSError as error:
             raise PolicyError(f"policy {path} cannot be read ({error.strerror}); {remedy}") from error
-        except ValueError as error:
+        except InputError as error:
+            raise PolicyError(f"policy {path} is {error}") from error
+        try:
+            data = strict_json(text)
+        except InputError as error:
             raise PolicyError(f"policy {path} cannot be read ({error}); {remedy}") from error
         return cls.from_dict(data, str(path))
 

@@ -10,6 +10,8 @@ from entropy_chains.core.signals import MassFloor
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.options import OPTIONS
 from entropy_chains.validation import (
+    COUNT,
+    WHOLE,
     Check,
     is_amount,
     is_count,
@@ -38,7 +40,7 @@ QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 _FIGURE = Check(is_number, "a number, or null", nullable=True)
 _SHARE = Check(is_share, "between 0 and 1, or null", nullable=True)
-_COUNT = Check(is_count, "a whole number of at least 0, or null", nullable=True)
+_COUNT = Check(is_count, f"{COUNT}, or null", nullable=True)
 _NAME = Check(is_name, "a text that is not empty and can be written as UTF-8")
 _NAMES = "a list of texts that are not empty and can be written as UTF-8"
 _BOUNDS = Check(list_of(is_number, length=2), "a list of two numbers, or null", nullable=True)
@@ -100,18 +102,18 @@ FIELDS: dict[str, Check] = {
         "a list of numbers in bits: one for all steps or one per step, null for never",
     ),
     "rule": one_of(RULES),
-    "min_steps": Check(is_whole, "a whole number; steps count from 1"),
+    "min_steps": Check(is_whole, f"{WHOLE}: steps count from 1"),
     "aliases": Check(list_of(is_name, kind=(tuple,)), _NAMES),
     "mode": one_of(OPTIONS["mode"]),
     "scope": one_of(OPTIONS["scope"]),
     "signal": _NAME,
     "unit": one_of((UNIT,)),
     "estimator": one_of(OPTIONS["estimator"]),
-    "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
+    "k": Check(is_whole, f"{WHOLE}, or null for the full vocabulary", nullable=True),
     "temperature": Check(list_of(is_amount, kind=(tuple,)), "a list of numbers of at least 0"),
     "temperature_mode": one_of(OPTIONS["temperature_mode"]),
     "segmentation": Check(lambda v: isinstance(v, Segmentation), "an object of boundary and min_tokens"),
-    "template": _NAME._replace(wanted="a text, or null where it is not known", nullable=True),
+    "template": _NAME._replace(wanted=f"{_NAME.wanted}, or null where it is not known", nullable=True),
     "mass_floor": Check(lambda v: isinstance(v, MassFloor), "an object of position and step"),
     "method": one_of((*OPTIONS["method"], BY_HAND)),
     "active": Check(lambda v: isinstance(v, bool), "true or false"),

@@ -145,6 +145,11 @@ class Rule:
         return tuple(s.name for s in self.signals if s.source != "step")
 
     @property
+    def uncomputed(self) -> tuple[str, ...]:
+        """Names of the signals that it reads and that nothing here computes: live they are missing."""
+        return tuple(s.name for s in self.signals if s.source == "trace")
+
+    @property
     def reads_answers(self) -> bool:
         """It needs the answer after every step, which costs a probe in thinking mode."""
         return self.compares_answers or self.reads_probes

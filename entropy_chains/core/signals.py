@@ -126,6 +126,9 @@ SIGNALS: dict[str, Signal] = {
 }
 """Every signal that is recorded here, by name. The one place of what is known about them."""
 
+READ_BY_RULES = tuple(row.name for row in SIGNALS.values() if not row.higher_is_surer)
+"""Names of those that a rule may read."""
+
 STEP_SIGNALS = tuple(row.name for row in SIGNALS.values() if row.source == "step")
 """Names of those that come with every step."""
 

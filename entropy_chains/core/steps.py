@@ -18,9 +18,9 @@ from entropy_chains.core.harmony import Channels
 from entropy_chains.core.phases import Phase, phase_at_start
 from entropy_chains.errors import InputError
 from entropy_chains.options import OPTIONS
-from entropy_chains.validation import Check, first_fault, is_whole, one_of
+from entropy_chains.validation import WHOLE, Check, first_fault, is_whole, one_of
 
-SEGMENTATION = {"boundary": one_of(OPTIONS["boundary"]), "min_tokens": Check(is_whole, "a whole number of at least 1")}
+SEGMENTATION = {"boundary": one_of(OPTIONS["boundary"]), "min_tokens": Check(is_whole, WHOLE)}
 """Fields of :class:`Segmentation`."""
 
 

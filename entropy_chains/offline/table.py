@@ -226,9 +226,11 @@ class Table:
         stated |= {"segmentation": segmentation, "k": self.k, "grade": self._grade_against(policy)}
         # A stated estimator makes an absent k the full vocabulary's.
         stated = {n: v for n, v in stated.items() if v is not None or (n == "k" and self.estimator is not None)}
-        policy.check(on_mismatch=on_mismatch, **stated)
+        texts = policy.differences(on_mismatch, None, None, stated)
         for temperature in self.temperatures:
-            policy.check(on_mismatch=on_mismatch, temperature=temperature)
+            texts += policy.differences(on_mismatch, temperature, None, {})
+        for text in dict.fromkeys(texts):
+            warnings.warn(text, stacklevel=2)
         if self.max_steps is not None and self.longest >= self.max_steps and policy.may_stop_after(self.max_steps):
             text = f"the traces hold no more than {self.max_steps} steps of a run, and the policy may stop after later ones"
             warnings.warn(f"{text}: live it can save and lose more; record without --steps to see it", stacklevel=3)

@@ -10,14 +10,14 @@ from typing import Any
 
 from entropy_chains.errors import TraceError
 from entropy_chains.files import PathLike
-from entropy_chains.validation import read_json, refuse_constant
+from entropy_chains.validation import UTF_16, read_json, refuse_constant, utf8_text
 
 _DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def parse(line: bytes) -> Any:
     """A line's JSON. Raises ValueError (JSON, UTF-8, NaN)."""
-    return read_json(line.removeprefix(b"\xef\xbb\xbf").decode("utf-8"), _DECODER)
+    return read_json(utf8_text(line), _DECODER)
 
 
 def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, Any]]:
@@ -34,6 +34,8 @@ def records(path: PathLike, recover: bool = False) -> Iterator[tuple[str, int, A
             try:
                 data = parse(raw)
             except ValueError as error:
+                if number == 1 and raw.startswith(UTF_16):
+                    raise TraceError(f"is {error}", file=name) from error
                 if raw.endswith(b"\n"):
                     raise TraceError(f"the line cannot be read: {error}", file=name, line=number) from error
                 if recover:

@@ -11,19 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from entropy_chains.core.answers import GRADE
 from entropy_chains.core.finish_reasons import FINISHES, run_is_cut
-from entropy_chains.core.policy_fields import MOST_BITS_A_TOKEN, NOT_BY_TOKEN
+from entropy_chains.core.policy_fields import FIELDS, MOST_BITS_A_TOKEN, NOT_BY_TOKEN
 from entropy_chains.core.signals import MEAN, Signal
 from entropy_chains.core.steps import Segmentation
 from entropy_chains.errors import InputError, TraceError
 from entropy_chains.files import AppendedFile, PathLike, check_outputs, holds_data
 from entropy_chains.offline.trace_lines import is_torn, parse, records
-from entropy_chains.options import OPTIONS
 from entropy_chains.validation import (
+    COUNT,
     LARGEST_COUNT,
     LARGEST_NUMBER,
     NOT_FINITE,
+    WHOLE,
     Check,
     first_fault,
     is_amount,
@@ -31,7 +31,6 @@ from entropy_chains.validation import (
     is_share,
     is_text,
     is_whole,
-    one_of,
     short,
 )  # fmt: skip
 
@@ -178,11 +177,11 @@ _AMOUNT = f"a finite number of at least 0, at most {LARGEST_NUMBER:g}"
 STEP_FIELDS: dict[str, Check] = {
     "answer": Check(is_text, "a string, or null where there is none", nullable=True),
     "entropy": Check(is_amount, _AMOUNT + ", in bits, or null where it is missing", nullable=True),
-    "tokens": Check(is_count, "a whole number of at least 0"),
+    "tokens": Check(is_count, COUNT),
     "read": Check(is_text, "a string", nullable=True),
     "correct": Check(lambda v: v is True or v is False, "true or false", nullable=True),
     "seconds": Check(is_amount, _AMOUNT, nullable=True),
-    "probe_tokens": Check(is_count, "a whole number of at least 0", nullable=True),
+    "probe_tokens": Check(is_count, COUNT, nullable=True),
     "mass": Check(is_share, "a probability, 0 to 1", nullable=True),
     "lower": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
     "upper": Check(is_amount, _AMOUNT + ", in bits", nullable=True),
@@ -193,21 +192,21 @@ TRACE_FIELDS: dict[str, Check] = {
     "id": Check(is_text, "a string"),
     "steps": Check(lambda v: isinstance(v, list) and len(v) > 0, "a list of at least one step"),
     **dict.fromkeys(
-        ("group", "question", "gold", "model", "signal", "temperature_mode", "template", "finish_raw"),
+        ("group", "question", "gold", "finish_raw"),
         Check(is_text, "a string", nullable=True),
     ),
-    "grade": GRADE,
+    **{
+        name: FIELDS[name]._replace(nullable=True)  # calibration writes them into the policy
+        for name in ("model", "mode", "signal", "estimator", "k", "temperature_mode", "template", "grade")
+    },
     "finish": Check(
         lambda v: v in FINISHES, " or ".join(FINISHES) + "; the server's own word belongs in finish_raw", nullable=True
     ),
-    "mode": one_of(OPTIONS["mode"])._replace(nullable=True),
-    "estimator": one_of(OPTIONS["estimator"])._replace(nullable=True),
-    "k": Check(is_whole, "a whole number of at least 1, or null for the full vocabulary", nullable=True),
     "temperature": Check(is_amount, _AMOUNT, nullable=True),
     "segmentation": Check(_segmentation, 'an object such as {"boundary": "line", "min_tokens": 32}', nullable=True),
-    **dict.fromkeys(("vocab_size", "max_tokens", "max_steps"), Check(is_whole, "a whole number of at least 1", nullable=True)),
+    **dict.fromkeys(("vocab_size", "max_tokens", "max_steps"), Check(is_whole, WHOLE, nullable=True)),
     "recorded_with": Check(lambda v: isinstance(v, dict), "an object of settings by name", nullable=True),
-    "batch": Check(is_count, "a whole number of at least 0", nullable=True),
+    "batch": Check(is_count, COUNT, nullable=True),
     "seed": Check(lambda v: type(v) is int, "a whole number", nullable=True),
 }
 

@@ -53,6 +53,8 @@ def losable(policy: Policy) -> str:
 def places(policy: Policy) -> str:
     """Where its rule can run, and where not."""
     rule = policy.stop_rule
+    if policy.hindrance and rule.uncomputed:
+        return f"nothing live, only replay and compare: {policy.hindrance}."
     needs = " The server must give logprobs." if rule.reads_signal else " It needs no logprobs."
     if policy.scope == "agent":
         return "agents: the middleware and the agents of the integrations." + needs

@@ -248,7 +248,8 @@ def _examples(source: Any, table: Table, policy: Policy | None, replayed: Replay
     for kind, count in zip(kinds, most, strict=True):
         chosen += [int(i) for i in np.flatnonzero(kind)[:count]]
     values = table.values(signal)
-    return [_example(_load(source, run), run, table, policy, values, int(stops[run]), replayed is not None) for run in chosen]
+    name, stopping = signal or table.signal, replayed is not None
+    return [_example(_load(source, run), run, table, policy, name, values, int(stops[run]), stopping) for run in chosen]
 
 
 def _at_hand(traces: Traces) -> Any:
@@ -273,7 +274,7 @@ def _load(source: Any, run: int) -> Mapping[str, Any]:
 
 
 def _example(
-    data: Mapping[str, Any], run: int, table: Table, policy: Policy | None, values: Array, stop: int, stopping: bool
+    data: Mapping[str, Any], run: int, table: Table, policy: Policy | None, signal: str, values: Array, stop: int, stopping: bool
 ) -> dict[str, Any]:
     first, last, cut = int(table.offsets[run]), int(table.last[run]), bool(table.cut[run])
     judged = judged_rows(table)
@@ -284,7 +285,7 @@ def _example(
         steps.append(
             {
                 "step": number,
-                "value": wording.value_text(values[row], policy if stopping else None, number),
+                "value": wording.value_text(values[row], signal, policy if stopping else None, number),
                 "tokens": step["tokens"],
                 "answer": step["answer"],
                 "tone": "right" if table.correct[row] else "wrong",

@@ -41,12 +41,12 @@ def diagnosis_table(figures: Mapping[str, Any]) -> Group:
 
 def policy_table(policy: Policy, out: Path) -> Group:
     """``calibrate``: what was fitted, on what evidence, and whether it stops."""
-    calibration = policy.calibration
+    calibration, unit = policy.calibration, wording.unit_of(policy.signal, " ({})")
     table = Table(show_header=False)
     for name, value in (
         ("stops", "yes" if policy.active else f"never: {policy.reason}"),
         ("rule", policy.stop_rule.title),
-        ("thresholds (bits)", wording.thresholds_text(policy) if policy.stop_rule.reads_signal else ""),
+        (f"thresholds{unit}", wording.thresholds_text(policy) if policy.stop_rule.reads_signal else ""),
         ("first step", str(policy.min_steps)),
         (
             "calibrated on",

@@ -79,9 +79,15 @@ def distances(bounds: Sequence[float] | None, centre: float, scale: float, *, fl
     return [[high], [low]] if flipped else [[low], [high]]
 
 
-def value_text(value: float, policy: Policy | None, step: int) -> str:
+def unit_of(signal: str, form: str = " {}") -> str:
+    """The unit of a signal, as it stands after a number; empty where it is not known."""
+    unit = Signal.named(signal).unit
+    return form.format(unit) if unit else ""
+
+
+def value_text(value: float, signal: str, policy: Policy | None, step: int) -> str:
     """A step's signal beside its threshold."""
-    text = "entropy missing" if math.isnan(value) else f"{value:.3g} bits"
+    text = "entropy missing" if math.isnan(value) else f"{value:.3g}{unit_of(signal)}"
     threshold = None if policy is None else policy.stop_rule.threshold(step)
     return text if threshold is None else f"{text}, threshold {threshold:.3g}"
 
@@ -337,7 +343,7 @@ class Words:
         if rule.reads_signal:
             facts += [
                 ("signal", "; ".join(s.title for s in rule.signals)),
-                ("threshold", f"{thresholds_text(policy)} {policy.unit}" if policy.active else "none"),
+                ("threshold", f"{thresholds_text(policy)}{unit_of(policy.signal)}" if policy.active else "none"),
             ]
         if not rule.sets_step:
             facts.append(("first stop allowed after step", str(policy.min_steps)))

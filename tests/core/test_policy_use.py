@@ -91,7 +91,7 @@ def use(policy: Policy, folder: Path) -> Outcome:
         replay(traces, policy, resamples=100, on_mismatch="warn")
     drift([[0.1 * n for n in range(40)]] * 3, policy, full_runs=True)
     words = wording.Words("gold", live=False)
-    str(words.facts(policy)) + str(words.stopping(policy)) + wording.value_text(0.1, policy, 1)
+    str(words.facts(policy)) + str(words.stopping(policy)) + wording.value_text(0.1, policy.signal, policy, 1)
     Console(file=io.StringIO()).print(display.policy_table(policy, folder))
     return outcome
 

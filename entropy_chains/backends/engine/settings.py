@@ -16,7 +16,7 @@ from entropy_chains.core.signals import STEP_SIGNALS
 from entropy_chains.core.steps import SEGMENTATION, Segmentation
 from entropy_chains.errors import InputError, PolicyError, PolicyMismatch, SettingsError
 from entropy_chains.options import OPTIONS, OnMismatch
-from entropy_chains.validation import Check, first_fault, is_count, is_name, is_number, is_whole, one_of, short, strict_json
+from entropy_chains.validation import WHOLE, Check, first_fault, is_count, is_name, is_number, is_whole, one_of, short, strict_json
 
 PREFIX = "entropy_chains_"
 HELLO = "hello"
@@ -233,8 +233,8 @@ KINDS: dict[str, Check] = {
     ),
     "threshold": Check(is_number, "a finite number, in bits"),
     **SEGMENTATION,
-    "min_steps": Check(is_whole, "a whole number; steps count from 1"),
-    "k": Check(is_count, "a whole number of at least 1, or 0 for the whole vocabulary"),
+    "min_steps": Check(is_whole, f"{WHOLE}: steps count from 1"),
+    "k": Check(is_count, f"{WHOLE}, or 0 for the whole vocabulary"),
     "stop": _TRUTH,
     "holdout": _TRUTH,
     "on_mismatch": one_of(OPTIONS["on_mismatch"]),
