@@ -132,10 +132,11 @@ def test_a_token_counter_counts_each_request_once(server):
     assert counter.completion_llm_token_count == response.raw.usage.completion_tokens
 
 
-def test_the_responses_api_has_its_response(server):
+def test_the_responses_api_has_its_response():
     """In the place of the event that ends a stream."""
-    llm = OpenAIResponses("gpt-4o", api_base=server.url, api_key=KEY)
-    with pytest.warns(UserWarning, match="Responses API"):
-        wrapper = EarlyStopLLM(llm, policy=None)
-    raw = wrapper.chat(ASKED).raw
+    with Loopback(short, field_name="") as server:
+        llm = OpenAIResponses("gpt-4o", api_base=server.url, api_key=KEY)
+        with pytest.warns(UserWarning, match="Responses API"):
+            wrapper = EarlyStopLLM(llm, policy=None)
+        raw = wrapper.chat(ASKED).raw
     assert raw.object == "response"

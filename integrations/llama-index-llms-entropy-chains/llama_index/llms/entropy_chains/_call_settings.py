@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from entropy_chains.adapters import forms
 
@@ -33,3 +33,30 @@ def unreadable(llm: Any, kwargs: Mapping[str, Any]) -> str | None:
     if "audio" in (getattr(llm, "modalities", None) or ()):
         return "the reply has audio, which LlamaIndex does not stream: run in full"
     return forms.several(call_settings(llm, kwargs))
+
+
+class Limit(NamedTuple):
+    """The limit on a reply's tokens: in which place it stands, under which name, and how many they are."""
+
+    place: str
+    name: str
+    tokens: int
+
+
+def limit_of(llm: Any, kwargs: Mapping[str, Any]) -> Limit | None:
+    """The token limit that a server goes by; None where nobody set one. One below 1 is none: so servers write that there is none.
+
+    Of two names the one counts that wins; of two places the one that the body of the request has last.
+    """
+    places = {
+        "extra_body": extra_body(llm, kwargs),
+        "additional_kwargs": additional_kwargs_of(llm),
+        "llm": dict(llm),
+        "call": kwargs,
+    }
+    for name in forms.LIMITS:
+        for place, settings in places.items():
+            tokens = settings.get(name)
+            if tokens is not None:
+                return Limit(place, name, tokens) if not isinstance(tokens, int) or tokens > 0 else None
+    return None

@@ -16,6 +16,7 @@ from llama_index.llms.entropy_chains._call_settings import (
     additional_kwargs_of,
     call_settings,
     extra_body,
+    limit_of,
     never_cut,
     unreadable,
 )
@@ -63,7 +64,6 @@ from entropy_chains.adapters import (
     Way,
     awho,
     ended,
-    forms,
     held_back,
     hiding,
     known,
@@ -129,18 +129,8 @@ class Call(ServedModel):
     @property
     def sampling(self) -> Sampling:
         """Temperature and token limit of the LLM inside."""
-        place, name = self._limit
-        limit = place.get(name)
-        return Sampling(temperature=getattr(self.llm, "temperature", None), max_tokens=NO_LIMIT if limit is None else limit)
-
-    @property
-    def _limit(self) -> tuple[Mapping[str, Any], str]:
-        """Where the token limit stands, in the order in which the LLM inside reads them, and its name."""
-        for place in (additional_kwargs_of(self.llm), dict(self.llm), self.kwargs):
-            for name in forms.LIMITS:
-                if place.get(name) is not None:
-                    return place, name
-        return {}, "max_tokens"
+        limit = limit_of(self.llm, self.kwargs)
+        return Sampling(temperature=getattr(self.llm, "temperature", None), max_tokens=limit.tokens if limit else NO_LIMIT)
 
     @property
     def tools(self) -> bool:
@@ -242,10 +232,9 @@ class Call(ServedModel):
             kwargs["stream_options"] = {"include_usage": True}
             if self._server and self._server.can.usage_on_close:
                 kwargs["stream_options"]["continuous_usage_stats"] = True
-        place, name = self._limit
-        if place and request.purpose != "reason":
-            target = kwargs if place is self.kwargs else body if name in body else fields
-            target[name] = request.max_tokens
+        if request.purpose != "reason" and (limit := limit_of(llm, self.kwargs)):
+            places = {"extra_body": extra, "additional_kwargs": body, "llm": fields, "call": kwargs}
+            places[limit.place][limit.name] = request.max_tokens
         if extra and not self._ollama:  # its client is told
             kwargs["extra_body"] = extra
         fields |= self.own_limiter(llm)

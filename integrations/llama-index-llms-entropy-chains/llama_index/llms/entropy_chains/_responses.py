@@ -8,6 +8,8 @@ from typing import Any
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
     CompletionResponse,
     LogProb,
     MessageRole,
@@ -151,3 +153,17 @@ def as_completion(response: ChatResponse) -> CompletionResponse:
 def alternatives(token: Token) -> list[LogProb]:
     """A token's alternatives, most likely first, as LlamaIndex has them."""
     return [LogProb(token=a.text, logprob=a.logprob, bytes=list(a.bytes or a.text.encode())) for a in token.alternatives or ()]
+
+
+def last_of(responses: ChatResponseGen) -> ChatResponse:
+    """The last response; every run has one."""
+    for response in responses:
+        last = response
+    return last
+
+
+async def alast_of(responses: ChatResponseAsyncGen) -> ChatResponse:
+    """The same for ``asyncio``."""
+    async for response in responses:
+        last = response
+    return last

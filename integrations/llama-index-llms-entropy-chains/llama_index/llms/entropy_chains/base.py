@@ -23,7 +23,7 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     MessageRole,
 )
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, ValidationError, field_serializer
 from llama_index.core.instrumentation.span import active_span_id
 from llama_index.core.llms import LLM
 from llama_index.core.llms.structured_llm import StructuredLLM
@@ -32,7 +32,7 @@ from llama_index.llms.entropy_chains._inner import Call
 from llama_index.llms.entropy_chains._native import instead_of
 from llama_index.llms.entropy_chains._passed import Passing, apassed, passed
 from llama_index.llms.entropy_chains._replacement import Replacement
-from llama_index.llms.entropy_chains._responses import as_completion
+from llama_index.llms.entropy_chains._responses import alast_of, as_completion, last_of
 from llama_index.llms.entropy_chains._run import RunTerms, arefine, arun, refine, run
 from llama_index.llms.entropy_chains._runs import follow_spans
 from llama_index.llms.entropy_chains._streams import async_client_of, uses_sdk
@@ -138,7 +138,11 @@ class EarlyStopLLM(Delegate, Replacement):
         if isinstance(llm, EarlyStopLLM | StructuredLLM):
             raise SettingsError(f"llm is {type(llm).__name__}; wrap the LLM inside it")
         check_settings("EarlyStopLLM", settings, type(self).model_fields)
-        super().__init__(llm, policy=Policy.of(policy), **settings)
+        policy = Policy.of(policy)
+        try:
+            super().__init__(llm, policy=policy, **settings)
+        except ValidationError as error:
+            raise SettingsError(_fault_in(error)) from None
         self._setting_names = tuple(settings)
         self._check()
 
@@ -161,7 +165,8 @@ class EarlyStopLLM(Delegate, Replacement):
             raise SettingsError("continuation is 'control', which LlamaIndex's streams have no room for; use auto")
         if self.mode == "refine" and not self.llm.metadata.is_chat_model:
             raise SettingsError("mode is 'refine', which asks in turns; it needs a chat model (is_chat_model=True)")
-        is_holdout("", share=self.holdout)
+        if not 0 <= self.holdout <= 1:
+            raise SettingsError(f"holdout is {self.holdout}; it must be between 0 (no holdout) and 1 (all runs)")
         call = self._call((), None, {})
         kind, other = type(self.llm).__name__, instead_of(self.llm)
         instead = f"use {other}" if other else None
@@ -195,7 +200,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """See :class:`llama_index.core.llms.LLM`."""
-        return _last(self._run(*self._chat_input(messages), kwargs, streams=False))
+        return last_of(self._run(*self._chat_input(messages), kwargs, streams=False))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
@@ -203,7 +208,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :class:`llama_index.core.llms.LLM`."""
-        return as_completion(_last(self._run(*self._completion_input(prompt, formatted), kwargs, streams=False)))
+        return as_completion(last_of(self._run(*self._completion_input(prompt, formatted), kwargs, streams=False)))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """See :class:`llama_index.core.llms.LLM`; the last response has no delta, and says what happened."""
@@ -212,7 +217,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """See :meth:`chat`."""
-        return await _alast(await self._arun(*self._chat_input(messages), kwargs, streams=False))
+        return await alast_of(await self._arun(*self._chat_input(messages), kwargs, streams=False))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """See :meth:`stream_chat`."""
@@ -220,7 +225,7 @@ class EarlyStopLLM(Delegate, Replacement):
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """See :meth:`complete`."""
-        return as_completion(await _alast(await self._arun(*self._completion_input(prompt, formatted), kwargs, streams=False)))
+        return as_completion(await alast_of(await self._arun(*self._completion_input(prompt, formatted), kwargs, streams=False)))
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """See :meth:`stream_complete`."""
@@ -375,13 +380,6 @@ class EarlyStopLLM(Delegate, Replacement):
         return clients[loop]
 
 
-def _last(responses: ChatResponseGen) -> ChatResponse:
-    """The last response; every run has one."""
-    for response in responses:
-        last = response
-    return last
-
-
 async def _then_closed(client: Any, responses: ChatResponseAsyncGen) -> ChatResponseAsyncGen:
     """The responses; then the client, which was made for this call, is closed."""
     async with client, aclosing(responses):
@@ -389,7 +387,8 @@ async def _then_closed(client: Any, responses: ChatResponseAsyncGen) -> ChatResp
             yield response
 
 
-async def _alast(responses: ChatResponseAsyncGen) -> ChatResponse:
-    async for response in responses:
-        last = response
-    return last
+def _fault_in(error: ValidationError) -> str:
+    """What is wrong with the first setting that is, in the words of this package's other errors."""
+    fault = error.errors()[0]
+    name, words = ".".join(map(str, fault["loc"])), fault["msg"].replace("Input should be", "it must be")
+    return f"{name} is {fault['input']!r}; {words}"
