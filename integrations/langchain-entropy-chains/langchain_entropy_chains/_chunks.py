@@ -41,6 +41,9 @@ EVERY_CHUNK = ("model_provider", "output_version")
 DROPPED = (Piece(Token(""), Phase.THINKING, ""),)
 """A chunk without anything, before the answer: a token of the thinking, of which the inner drops text and logprobs alike."""
 
+UNTOLD = (Piece(Token(""), None, ""),)
+"""The same after a begun turn, which some servers send back: it may be a token of that."""
+
 LATE = 4
 """Most chunks by which logprobs may come after the tokens that they are of."""
 
@@ -68,6 +71,7 @@ class ChunkReader:
         self._has_text = False  # the inner has passed on a text of its own
         self._held, self._waiting = held, list[Any]()  # entries of which nobody knows whether their text comes
         self._sighted = self._begun = False  # logprobs came; anything came
+        self._dropped = DROPPED if turn is None else UNTOLD
         self._unmeasured = 0  # chunks more than entries, of a thinking whose text the inner drops
         self.usage: UsageMetadata | None = None
         self.content, self.called = "", False
@@ -100,9 +104,9 @@ class ChunkReader:
             token = bool(message.response_metadata)  # what the SDK adds to a stream that it parses has none
             self._unmeasured += token - len(_entries(info.get("logprobs")))
             if not self._sighted:
-                update = replace(update, pieces=DROPPED)
+                update = replace(update, pieces=self._dropped)
             elif self._unmeasured > LATE:  # each was a token, and some were of no entry
-                update, self._unmeasured = replace(update, pieces=(*DROPPED, *update.pieces)), self._unmeasured - 1
+                update, self._unmeasured = replace(update, pieces=(*self._dropped, *update.pieces)), self._unmeasured - 1
         self._begun = True
         self._count.take(update)
         return update
