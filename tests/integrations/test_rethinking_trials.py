@@ -13,7 +13,7 @@ from langchain_entropy_chains import EarlyStopChatModel
 from llama_index.llms.entropy_chains import EarlyStopLLM
 from llms import ASKED as MESSAGES
 from llms import inside
-from loopback import SURE, Loopback, Reply, is_answer_call, line, said, sums
+from loopback import SURE, Loopback, Reply, is_answer_call, line, said
 
 from entropy_chains.backends.openai import AsyncOpenAIBackend, OpenAIBackend
 from entropy_chains.core.policy import Policy
@@ -31,7 +31,6 @@ def fast(body):
 POLICIES = {
     "trial answers": (Policy("scripted", (0.1,), signal="trial_entropy", segmentation=LINES), fast),
     "agreement": (Policy("scripted", (None,), rule="agreement", segmentation=LINES), fast),
-    "entropy": (Policy("scripted", (0.2,), segmentation=LINES), sums),
 }
 AGAIN = Reply([*line(" ".join(["again"] * 300), SURE), *said("The answer is 42")], pace=0.002)
 QUESTION = [[{"role": "user", "content": "What is 6*7?"}]]
@@ -68,7 +67,7 @@ CALLS = {
 @pytest.mark.parametrize("stopped_by", POLICIES)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_thinking_that_begins_again_is_not_paid_for(call, stopped_by):
-    """Whether a trial's or the answer's, even where the client drops its text; the run goes in full, and that is said."""
+    """By a trial, even where the client drops its text; the run goes in full, and that is said."""
     policy, script = POLICIES[stopped_by]
     with (
         Loopback(lambda body: AGAIN if is_answer_call(body) else script(body), owned_by="unknown") as server,

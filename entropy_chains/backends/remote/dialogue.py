@@ -84,11 +84,9 @@ class Dialogue(Exchange[Request]):
 
     def _asked(self, purpose: str, thinking: str) -> list[Request]:
         """The requests for an answer after this thinking, in each way that is left."""
-        left, sighted = max(self._max_tokens - self._now.fed, 1), self._plan.dropped and self._criterion.asks
-        requests = [(way, way.request(purpose, self._messages, thinking, self._plan.tags, left)) for way in self._ways]
-        # Where the client drops the text of a thinking that begins again, only logprobs show it.
-        criterion = self._criterion
-        return [criterion.reduced(replace(request, logprobs=sighted and not way.exact, k=criterion.k)) for way, request in requests]
+        left = max(self._max_tokens - self._now.fed, 1)
+        requests = [way.request(purpose, self._messages, thinking, self._plan.tags, left) for way in self._ways]
+        return [self._criterion.reduced(request) for request in requests]
 
     def _limit(self, tokens: int) -> int | None:
         """How many tokens a reply may have; None where somebody else sends the requests."""
@@ -162,8 +160,9 @@ class Dialogue(Exchange[Request]):
         if decision is Decision.PROBE:
             reads = self._criterion.policy is not None and self._criterion.policy.reads_probes
             k = self._criterion.k
-            asked = self._asked("probe", self._now.raw)
-            requests = [replace(request, logprobs=reads or request.logprobs, k=k) for request in asked]
+            # Where the client drops the text of a thinking that begins again, only logprobs show it.
+            measured = reads or (self._plan.dropped and self._criterion.asks)
+            requests = [replace(request, logprobs=measured, k=k) for request in self._asked("probe", self._now.raw)]
             self._trial = Trial(requests, before=self._now.fed, spare=True)
             return Try(self._trial)
         if self._plan.engine is not None:

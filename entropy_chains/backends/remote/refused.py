@@ -107,7 +107,7 @@ _STREAM = re.compile(r"(?<![\w-])stream(ing|ed)?\b", re.IGNORECASE)
 _THEIRS = re.compile(
     r"context|prompt|token limit|max(imum)?[ _](\w+_)?tokens|too (long|large|many|big)|exceeds?.*(length|size|tokens)"
     r"|content|policy|filter|safety|moderation|flagged|quota|billing|credit|balance|api[ _-]?key"
-    r"|unauthori[sz]ed|permission|forbidden|model\b.*(not found|does not exist|unknown)",
+    r"|unauthori[sz]ed|permission|forbidden|no such|model\b.*(not found|does not exist|unknown)",
     re.IGNORECASE,
 )
 """Errors that are about the question, the account or the model."""
