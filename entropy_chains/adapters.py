@@ -34,7 +34,16 @@ if TYPE_CHECKING:
         reasoning_in,
     )
     from entropy_chains.backends.remote.redaction import hiding, secrets_of, without_secrets
-    from entropy_chains.backends.remote.refused import IN_AN_APP, Known, known, refusal, refusals, without_logprobs
+    from entropy_chains.backends.remote.refused import (
+        IN_AN_APP,
+        Known,
+        additions,
+        doubted,
+        known,
+        refusal,
+        refusals,
+        without_logprobs,
+    )
     from entropy_chains.backends.remote.reply import Reply
     from entropy_chains.backends.remote.servers import OLLAMA, Server
     from entropy_chains.backends.remote.token_count import TokenCount
@@ -69,6 +78,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Added": "subclasses",
+    "additions": "backends.remote.refused",
     "adrive": "backends.remote.drive",
     "astream": "backends.local.threads",
     "awho": "backends.remote.introductions",
@@ -85,6 +95,7 @@ _HOME = {
     "CompletionReader": "backends.remote.readers",
     "Continuation": "options",
     "Dialogue": "backends.remote.dialogue",
+    "doubted": "backends.remote.refused",
     "drive": "backends.remote.drive",
     "ended": "backends.remote.model",
     "entries_of": "backends.remote.logprob_entries",
@@ -158,6 +169,7 @@ _HOME = {
 
 __all__ = [
     "Added",
+    "additions",
     "adrive",
     "astream",
     "awho",
@@ -174,6 +186,7 @@ __all__ = [
     "CompletionReader",
     "Continuation",
     "Dialogue",
+    "doubted",
     "drive",
     "ended",
     "entries_of",

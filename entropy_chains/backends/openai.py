@@ -26,6 +26,7 @@ from entropy_chains.backends.remote.events import Show
 from entropy_chains.backends.remote.introductions import awho, who
 from entropy_chains.backends.remote.model import ServedModel, ended, only_its_own, prompt_of, seeded
 from entropy_chains.backends.remote.readers import Update
+from entropy_chains.backends.remote.refused import additions
 from entropy_chains.backends.remote.servers import CONTROL, end_thinking, is_done
 from entropy_chains.backends.remote.transfer import Transfer
 from entropy_chains.core.phases import Phase
@@ -172,7 +173,7 @@ class OpenAIBackend(ServedModel):
 
     def _updates(self, request: Request, sampling: Sampling) -> Generator[Update, None, None]:
         """One request's stream; closing this closes the connection, so that the server stops."""
-        with failures(self._client, self._request, logprobs=request.logprobs):
+        with additions(request), failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, arguments = self._sending(request, sampling)
             if request.prefix is not None:
                 rendered = self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
@@ -181,7 +182,7 @@ class OpenAIBackend(ServedModel):
             stream = transfer.listen(self._client.post(path, stream_cls=openai.Stream[object], **arguments))
             try:
                 for chunk in stream:
-                    yield reader.feed(chunk)
+                    yield transfer.mark(reader.feed(chunk))
                 yield ended(reader, transfer)
             finally:
                 stream.close()
@@ -287,7 +288,7 @@ class AsyncOpenAIBackend(ServedModel):
                     yield chunk
 
     async def _updates(self, request: Request, sampling: Sampling) -> AsyncGenerator[Update, None]:
-        with failures(self._client, self._request, logprobs=request.logprobs):
+        with additions(request), failures(self._client, self._request, logprobs=request.logprobs):
             reader, path, arguments = self._sending(request, sampling)
             if request.prefix is not None:
                 rendered = await self._client.post(self._template_url, body=self._to_render(request), cast_to=object)
@@ -296,7 +297,7 @@ class AsyncOpenAIBackend(ServedModel):
             stream = transfer.listen(await self._client.post(path, stream_cls=openai.AsyncStream[object], **arguments))
             try:
                 async for chunk in stream:
-                    yield reader.feed(chunk)
+                    yield transfer.mark(reader.feed(chunk))
                 yield ended(reader, transfer)
             finally:
                 await stream.close()

@@ -163,6 +163,11 @@ class Attempt:
         self._sighted = True
         self._criterion.do_without(what, self.monitor)
 
+    def whole(self) -> None:
+        """The reply comes in one piece: nothing can be stopped in it; see :meth:`.criterion.Criterion.came_whole`."""
+        self._sighted = True
+        self._criterion.came_whole(self.monitor)
+
     def _step_ended(self, record: StepRecord) -> None:
         at, text = time.perf_counter(), "".join(self._thinking[-record.tokens :])
         self._steps.append(GeneratedStep(record, text, self.fed, at - self._since))

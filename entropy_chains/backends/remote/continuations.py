@@ -32,6 +32,8 @@ class Request:
         logprobs: whether entropies are needed.
         k: alternatives to ask for then.
         begun: the assistant's turn that the server goes on from, which some send back first; None where there is none.
+        usage: whether to ask for the usage at a stream's end (``stream_options``).
+        streamed: whether it is sent as a stream.
     """
 
     purpose: str
@@ -42,6 +44,8 @@ class Request:
     logprobs: bool = True
     k: int = 20
     begun: BegunTurn | None = None
+    usage: bool = True
+    streamed: bool = True
 
 
 class Way(Protocol):

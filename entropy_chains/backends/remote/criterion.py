@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 from entropy_chains.backends import Probe
+from entropy_chains.backends.remote.continuations import Request
 from entropy_chains.backends.remote.plan import Plan
-from entropy_chains.backends.remote.refused import REMEDY, UNREAD, allowed
+from entropy_chains.backends.remote.refused import ADDED, OPTIONS, REMEDY, STREAM, UNREAD, RefusedError, allowed
 from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.core.entropy import EntropyBounds
 from entropy_chains.core.monitor import Monitor
@@ -24,12 +26,17 @@ class Criterion:
         policy: judges the steps; None only measures. Without logprobs another one may take its place.
         refusal: why requests ask for no logprobs though the rule reads them; None while they do.
         k: alternatives that they ask for.
+        no_usage: why they do not ask for the usage at the stream's end; None while they do.
+        unstreamed: why they are not sent as a stream; None while they are.
     """
 
     def __init__(self, plan: Plan, policy: Policy | None):
         self._plan, self.policy = plan, policy
         self._unread = plan.without_logprobs == UNREAD or bool(policy and not policy.stop_rule.reads_signal)
-        self._unproved = False  # nobody knows yet whether a request without logprobs, or with fewer, is answered
+        self._unproved = False  # nobody knows yet whether a request without what was left out, or with less, is answered
+        self._doubted: str | None = None  # the error after which all was left out
+        self._accepted = False  # what the requests ask for now was answered, and is known to be
+        self.no_usage, self.unstreamed = plan.known.no_usage, plan.known.whole
         self.k = plan.known.within(plan.k)
         self.refusal: str | None = None if self.needs_logprobs else plan.known.refused
         if self.k < plan.k and self.asks and (few := self._too_few(self.k)):
@@ -62,12 +69,62 @@ class Criterion:
         who, instead = self._plan.client
         return who, self._plan.update or instead
 
+    def reduced(self, request: Request) -> Request:
+        """The request without what the server is known to refuse."""
+        streamed = self.unstreamed is None
+        return replace(request, logprobs=request.logprobs and streamed, usage=self.no_usage is None, streamed=streamed)
+
+    def own(self, error: RefusedError) -> Exception:
+        """The error of a request that is not sent again; it tells where logprobs, which are needed, may be at fault."""
+        own = error.own
+        if error.what == ADDED and self.needs_logprobs and self.asks and self._state not in self._plan.known.accepted:
+            hint = f"the request asks for logprobs, which may be what the server refuses: {REMEDY}"
+            if isinstance(own, BackendError):
+                own.args = (f"{own}; {hint}",)
+            else:
+                own.add_note(hint)
+        return own
+
+    @property
+    def _state(self) -> tuple[bool, ...]:
+        """What is asked for."""
+        return self.asks, self.no_usage is None, self.unstreamed is None
+
+    def _leaves_out(self, error: RefusedError) -> bool:
+        """Whether a request that failed is sent again without what was refused."""
+        known = self._plan.known
+        if error.what == OPTIONS and self.no_usage is None:
+            self.no_usage = f"the server refuses {OPTIONS} ({error.said})"
+        elif error.what == STREAM and self.unstreamed is None and self._plan.plain:
+            self.unstreamed = f"the server refuses to stream ({error.said})"
+        elif error.what == ADDED and not self.needs_logprobs and not self._doubted and self._state not in known.accepted:
+            if error.said in known.tried or not (self.asks or self.no_usage is None):
+                return False
+            known.tried.add(error.said)
+            self._doubted = error.said
+            if self.asks:
+                self.refusal = f"the server refuses {ADDED} ({error.said})"
+            self.no_usage = f"the server refuses {ADDED} ({error.said})"
+        else:
+            return False
+        self._unproved = True
+        return True
+
+    def came_whole(self, monitor: Monitor) -> None:
+        """The reply was no stream: nothing is stopped, and that is said once a model."""
+        why = self.unstreamed or "the server sends the reply whole, though it was asked for a stream"
+        then = "running in full, without early stopping" if self.policy else "nothing is measured"
+        self._plan.known.warn(f"{self._plan.model}: {why}: {then}", about="stream")
+        monitor.switch_off(f"{why}: run in full")
+
     def gives_in(self, error: BackendError, stream: Reply) -> bool:
-        """Whether a request that failed is sent again: with fewer alternatives, once, or without logprobs where none are needed.
+        """Whether a request that failed is sent again: with fewer alternatives, once, or without what is refused and not needed.
 
         Raises:
             NoLogprobsError: the policy reads more than the server allows, and a run without logprobs is an error.
         """
+        if isinstance(error, RefusedError):
+            return not stream.pieces and self._leaves_out(error)
         if not isinstance(error, NoLogprobsError) or stream.pieces or not self.asks:
             return False
         most = allowed(error.said, self.k) if self.k == self._plan.k else None
@@ -102,9 +159,16 @@ class Criterion:
 
     def proved(self) -> str | None:
         """A request was answered. Why logprobs are gone, if it was the first one without: it proves that they were at fault."""
+        memory, plan = self._plan.known, self._plan
+        if not self._accepted:
+            self._accepted = True
+            memory.accepted.add(self._state)
         if not self._unproved:
             return None
-        memory, plan, self._unproved = self._plan.known, self._plan, False
+        self._unproved = False
+        memory.no_usage, memory.whole = self.no_usage, self.unstreamed
+        if memory.refused == self.refusal and self.k in (plan.k, memory.most):
+            return None
         memory.refused = self.refusal
         if self.refusal is None:
             memory.most = self.k

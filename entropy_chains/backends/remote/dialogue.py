@@ -16,7 +16,7 @@ from entropy_chains.backends.remote.criterion import Criterion
 from entropy_chains.backends.remote.events import Close, Control, Event, Exchange, Finish, Send, Show, Try
 from entropy_chains.backends.remote.plan import Plan
 from entropy_chains.backends.remote.readers import Piece, Update
-from entropy_chains.backends.remote.refused import RETHINKS
+from entropy_chains.backends.remote.refused import RETHINKS, RefusedError
 from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.backends.remote.trial import Trial
 from entropy_chains.backends.text.answer import MALFORMED, broken_off, run_instead
@@ -72,7 +72,8 @@ class Dialogue(Exchange[Request]):
         self._now.streams.append(Reply(purpose, limit=self._limit(self._max_tokens)))
         criterion = self._criterion
         engine = self._plan.engine if purpose == "reason" and criterion.refusal is None else None
-        return Send(Request(purpose, self._messages, self._max_tokens, engine or {}, logprobs=criterion.asks, k=criterion.k))
+        request = Request(purpose, self._messages, self._max_tokens, engine or {}, logprobs=criterion.asks, k=criterion.k)
+        return Send(criterion.reduced(request))
 
     def _ask(self) -> Send[Request]:
         """The request for the answer after the thinking that was cut."""
@@ -84,7 +85,8 @@ class Dialogue(Exchange[Request]):
     def _asked(self, purpose: str, thinking: str) -> list[Request]:
         """The requests for an answer after this thinking, in each way that is left."""
         left = max(self._max_tokens - self._now.fed, 1)
-        return [way.request(purpose, self._messages, thinking, self._plan.tags, left) for way in self._ways]
+        requests = [way.request(purpose, self._messages, thinking, self._plan.tags, left) for way in self._ways]
+        return [self._criterion.reduced(request) for request in requests]
 
     def _limit(self, tokens: int) -> int | None:
         """How many tokens a reply may have; None where somebody else sends the requests."""
@@ -110,6 +112,8 @@ class Dialogue(Exchange[Request]):
         now = self._now
         if refusal := self._criterion.proved():
             now.do_without(refusal)
+        if update.whole:
+            now.whole()
         stream = now.streams[-1]
         stream.take(update)
         self._id = update.id or self._id
@@ -156,7 +160,9 @@ class Dialogue(Exchange[Request]):
         if decision is Decision.PROBE:
             reads = self._criterion.policy is not None and self._criterion.policy.reads_probes
             k = self._criterion.k
-            requests = [replace(request, logprobs=reads, k=k) for request in self._asked("probe", self._now.raw)]
+            # Where the client drops the text of a thinking that begins again, only logprobs show it.
+            measured = reads or (self._plan.dropped and self._criterion.asks)
+            requests = [replace(request, logprobs=measured, k=k) for request in self._asked("probe", self._now.raw)]
             self._trial = Trial(requests, before=self._now.fed, spare=True)
             return Try(self._trial)
         if self._plan.engine is not None:
@@ -230,10 +236,14 @@ class Dialogue(Exchange[Request]):
 
         Raises:
             BackendError: ``error``, of a run, or of an answer that was shown in part: no second one is put beside it.
+        Exception: the error of the app's own client, where the request was at fault without what was added.
         """
         now, stream = self._now, self._now.streams[-1]
         if self._criterion.gives_in(error, stream):
             return self._run(now.streams.pop().purpose)
+        if isinstance(error, RefusedError):
+            own = self._criterion.own(error)
+            raise own from own.__cause__
         if stream.purpose != "answer" or now.answering:
             raise broken_off(error, self._so_far())
         self._ways.pop(0)

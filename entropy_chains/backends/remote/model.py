@@ -50,6 +50,7 @@ class ServedModel:
     """What the sync and the async backend share: settings, and a dialogue for every reply."""
 
     _drops_reasoning = False
+    _plain = False  # a call that is not streamed is the app's own, and goes through its class
     _chunks_of = "the server", REMEDY
     _since: tuple[str, ...] = ()  # releases of the client that logprobs need
 
@@ -214,6 +215,7 @@ class ServedModel:
             dropped=self._drops_reasoning,
             client=self._chunks_of,
             since=(self._server.can.since, *self._since) if self._server and self._server.can.since else (),
+            plain=self._plain,
             loop=loop,
         )
         return Dialogue(
@@ -266,7 +268,7 @@ class ServedModel:
             logprobs: dict[str, Any] = {"include": [*(body.get("include") or ()), LOGPROBS], "top_logprobs": request.k}
         else:
             limit = self._server.can.max_tokens if self._server and not raw else "max_tokens"
-            body |= {"stream_options": {"include_usage": True}, limit: request.max_tokens}
+            body |= {limit: request.max_tokens, **({"stream_options": {"include_usage": True}} if request.usage else {})}
             body |= {} if raw else {"messages": list(request.messages)}
             logprobs = {"logprobs": request.k} if raw else {"logprobs": True, "top_logprobs": request.k}
         if request.logprobs:
@@ -288,7 +290,8 @@ class ServedModel:
         memory = self._known(self._k)
         measured = self._probes_measured and memory.refused is None
         plain = [way.request("probe", messages, thinking, self.tags, sampling.max_tokens) for way in self._ways()]
-        requests = [replace(request, logprobs=measured, k=memory.within(self._k)) for request in plain]
+        changes: dict[str, Any] = {"logprobs": measured, "k": memory.within(self._k), "usage": memory.no_usage is None}
+        requests = [replace(request, **changes) for request in plain]
         return Trial(requests, refused=self._measure_no_more)
 
     def _measure_no_more(self, refused: NoLogprobsError) -> None:

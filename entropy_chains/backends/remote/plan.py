@@ -32,6 +32,7 @@ class Plan:
         dropped: the client drops the text of the reasoning, which is then read from its logprobs.
         client: the class whose chunks are read, where it is another's, and what to use where it passes on too little.
         since: the releases that logprobs need, by their names, where older ones are about.
+        plain: a call that is not streamed can be had in the place of a stream that is refused.
         loop: the policy of the loop that this call belongs to, whose k its entropies must have.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     dropped: bool = False
     client: tuple[str, str] = ("the server", REMEDY)
     since: tuple[str, ...] = ()
+    plain: bool = False
     loop: Policy | None = None
 
     @property

@@ -66,6 +66,7 @@ class Update:
         raw: what it was read from, where an adapter passes that on.
         unread: text has come that could not be read.
         unfinished: the stream ended in order, and never said why the reply ended.
+        whole: it is the whole reply, which did not come as a stream.
     """
 
     pieces: tuple[Piece, ...] = ()
@@ -78,6 +79,7 @@ class Update:
     raw: Any = None
     unread: bool = False
     unfinished: bool = False
+    whole: bool = False
 
 
 REASONING = ("reasoning_content", "reasoning")
@@ -321,6 +323,24 @@ def _text(value: Any) -> str:
 def _joined(value: Any) -> str:
     """A text, or the texts of a list of blocks."""
     return value if isinstance(value, str) else "".join([_text(fields(block).get("text")) for block in items(value)])
+
+
+def chunk_of_whole(body: Any) -> dict[str, Any] | None:
+    """A finished chat or raw completion as the one chunk of a stream; None for what is neither."""
+    content = fields(body)
+    choices = [fields(choice) for choice in items(content.get("choices"))]
+    if content.get("error") or not any("message" in choice or "text" in choice for choice in choices):
+        return None
+    if not any("message" in choice for choice in choices):
+        return content
+    deltas = [{**choice, "delta": _as_delta(fields(choice.pop("message", None)))} for choice in choices]
+    return {**content, "object": "chat.completion.chunk", "choices": deltas}
+
+
+def _as_delta(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as a delta: its tool calls are numbered."""
+    calls = [{"index": n, **fields(call)} for n, call in enumerate(items(message.get("tool_calls")))]
+    return {**message, **({"tool_calls": calls} if calls else {})}
 
 
 def error_in(chunk: Any) -> BackendError | None:

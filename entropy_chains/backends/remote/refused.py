@@ -1,8 +1,8 @@
-"""Servers that refuse a request because it asks for logprobs: how that is recognised, and what is remembered of it. Pure.
+"""Servers that refuse what only early stopping asks for: how that is recognised, and what is remembered of it. Pure.
 
-Such a refusal says nothing about the question. So where logprobs are not needed, the same request is sent again without them, and
-later ones are sent without them at once. Whether logprobs were at fault is proved by that second request alone: where it fails as
-well, its own error is raised.
+That is logprobs, ``stream_options``, and a stream. Such a refusal says nothing about the question. So where it is not needed, the
+same request is sent again without it, and later ones are sent without it at once. Whether it was at fault is proved by that second
+request alone: where it fails as well, its own error is raised.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from entropy_chains.backends.remote.continuations import Way
+from entropy_chains.backends.remote.continuations import Request, Way
 from entropy_chains.backends.remote.logprob_entries import fields, items
 from entropy_chains.core.policy import Policy, stopping_enabled
 from entropy_chains.errors import BackendError, EntropyChainsError, NoLogprobsError, quoted
@@ -94,6 +94,86 @@ def refusals(logprobs: bool) -> Iterator[None]:
         raise NoLogprobsError(f"the server refuses logprobs ({message}), so there is no entropy: {REMEDY}", message) from error
 
 
+OPTIONS = "stream_options"
+STREAM = "streaming"
+ADDED = "the request with logprobs"
+"""What a server may refuse of a request: by name, or, where it names nothing, all that was added."""
+
+UNNAMED = (400, 403, 405, 406, 422)
+"""Statuses that may be about a setting which their text does not name."""
+
+_OPTIONS = re.compile(r"stream_options|include_usage|continuous_usage_stats", re.IGNORECASE)
+_STREAM = re.compile(r"(?<![\w-])stream(ing|ed)?\b", re.IGNORECASE)
+_THEIRS = re.compile(
+    r"context|prompt|token limit|max(imum)?[ _](\w+_)?tokens|too (long|large|many|big)|exceeds?.*(length|size|tokens)"
+    r"|content|policy|filter|safety|moderation|flagged|quota|billing|credit|balance|api[ _-]?key"
+    r"|unauthori[sz]ed|permission|forbidden|no such|model\b.*(not found|does not exist|unknown)",
+    re.IGNORECASE,
+)
+"""Errors that are about the question, the account or the model."""
+
+
+class RefusedError(BackendError):
+    """A request failed, perhaps for something that only early stopping asks for.
+
+    Attributes:
+        own: the error as it came; raised where nothing is to be left out.
+        what: what to leave out: ``OPTIONS``, ``STREAM`` or ``ADDED``.
+        said: the server's message.
+    """
+
+    def __init__(self, own: Exception, what: str, said: str):
+        super().__init__(str(own))
+        self.own, self.what, self.said = own, what, said
+
+
+def doubted(error: Exception, request: Request) -> RefusedError | None:
+    """What a failed request should perhaps have left out; None where its error is about something else.
+
+    Args:
+        error: as :func:`refusal` reads it, or a BackendError that was made of such a one.
+        request: the one that failed. Errors of what follows a stop are judged elsewhere.
+    """
+    if request.purpose not in ("reason", "full") or (isinstance(error, EntropyChainsError) and type(error) is not BackendError):
+        return None
+    own = (error.__cause__ or error) if isinstance(error, BackendError) else error
+    body = getattr(own, "body", None)
+    if _status(own, body) not in UNNAMED:
+        return None
+    texts = list(_texts(body)) or [str(own)]
+    message = _ECHOED.sub("", " ".join(texts))
+    if request.usage and _OPTIONS.search(message):
+        what = OPTIONS
+    elif request.streamed and _STREAM.search(message):
+        what = STREAM
+    elif (request.logprobs or request.usage) and not (_THEIRS.search(message) or _named_setting(body)):
+        what = ADDED
+    else:
+        return None
+    said = str(error) if isinstance(error, BackendError) else "; ".join(text for text in texts if " " in text) or message
+    return RefusedError(error, what, quoted(said, 300))
+
+
+def _named_setting(body: Any) -> bool:
+    """Whether an error names the setting that is at fault: OpenAI's ``param``, the ``loc`` of FastAPI's."""
+    content = fields(body)
+    if isinstance(content.get("param"), str) and content["param"]:
+        return True
+    return any(fields(detail).get("loc") for detail in items(content.get("detail")))
+
+
+@contextmanager
+def additions(request: Request) -> Iterator[None]:
+    """Turns the errors of a request that may be due to what early stopping added into a RefusedError."""
+    try:
+        yield
+    except Exception as error:
+        refused = doubted(error, request)
+        if refused is None:
+            raise
+        raise refused from error
+
+
 _BOUNDS = (
     *(r"max\w*", "most", "up to", r"limit\w*", "<=", "≤", "equal to", r"exceed\w*", "(?:larger|greater|more|higher) than"),
     *(r"(?:between|from|range|interval)[^\d#]{0,12}\d+", r"(?P<beyond>less than(?! or))"),
@@ -145,12 +225,20 @@ class Known:
     Attributes:
         refused: why requests do not ask for them: the server refuses that; None where it does not.
         most: alternatives that the server allows; None where it refused none.
+        no_usage: why requests do not ask for the usage of a stream (``stream_options``); None where they do.
+        whole: why requests are not streamed; None where they are.
+        accepted: a request was answered that asked for logprobs, for the usage, for a stream, each or not.
+        tried: errors, by their text, after which a request was sent again without what was added.
         rethinking: names of the ways to the answer, those of one backend each, by which it thought again after a stop.
         told: what warnings have spoken of.
     """
 
     refused: str | None = None
     most: int | None = None
+    no_usage: str | None = None
+    whole: str | None = None
+    accepted: set[tuple[bool, ...]] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
     rethinking: set[tuple[str, ...]] = field(default_factory=set)
     told: set[str] = field(default_factory=set)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, Awaitable, Generator
+from dataclasses import replace
 from inspect import isawaitable
 from typing import Any, Self
 
-from entropy_chains.backends.remote.readers import error_in, stray_in
+from entropy_chains.backends.remote.readers import Update, chunk_of_whole, error_in, stray_in
 from entropy_chains.errors import BackendError
 
 DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
@@ -40,22 +41,25 @@ class Transfer:
         heard: somebody saw them; else nothing is known.
         done: the stream ended with ``[DONE]``.
         failed: an event named ``error`` has come.
+        whole: a reply came as one JSON object, in the place of the stream that was asked for.
         stray: as of the stream's reader, where a framework reads it and passes such chunks over.
         first: its beginning.
     """
 
-    __slots__ = ("_before", "_begun", "_last", "_opened", "done", "failed", "first", "heard", "stray")
+    __slots__ = ("_before", "_begun", "_last", "_opened", "done", "failed", "first", "heard", "stray", "whole")
 
     def __init__(self) -> None:
-        self.heard = self.done = self.failed = self._opened = False
+        self.heard = self.done = self.failed = self.whole = self._opened = False
         self.stray: BackendError | None = None
         self.first, self._begun = b"", b""
         self._last = self._before = b"\n"
 
     def take(self, data: bytes) -> bytes:
         """More bytes have come: those of them that the SDK is given now."""
-        if len(self.first) < MOST_FIRST_BYTES:
-            self.first += data[: MOST_FIRST_BYTES - len(self.first)]
+        if self.first.lstrip().startswith(b"{"):  # no line of a stream begins so
+            self.first += data
+        elif len(self.first) < MOST_FIRST_BYTES:
+            self.first += data[: MOST_FIRST_BYTES - len(self.first)] if self.first or not data.lstrip().startswith(b"{") else data
         near = self._last + data
         self.done = self.done or (b"[DONE]" in near and DONE.search(near) is not None)
         self.failed = self.failed or (b"event:" in near and FAILED.search(near) is not None)
@@ -73,18 +77,26 @@ class Transfer:
         return clean
 
     def rest(self) -> bytes:
-        """What was kept back: it became no line."""
+        """What was kept back: it became no line. A reply that came whole follows as the stream that it would have been."""
         begun, self._begun = self._begun, b""
-        return begun
+        chunk = chunk_of_whole(self.error)
+        if chunk is None:
+            return begun
+        self.whole = self.done = True
+        return begun + b"\n\ndata: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n"
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """What came in the place of a stream, if it is a JSON object, as an error with status 200 is."""
+        """What came in the place of a stream, if it is a JSON object, as an error with status 200 is, and a reply that is whole."""
         try:
             content = json.loads(self.first)
         except ValueError:
             return None
         return content if isinstance(content, dict) else None
+
+    def mark(self, update: Update) -> Update:
+        """The update, which says where it is the whole reply."""
+        return replace(update, whole=True) if self.whole else update
 
     def listen(self, stream: Any) -> Any:
         """The stream of an SDK, sync or async, whose bytes are seen from now on; any other one as it is."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from entropy_chains.backends.remote.continuations import Request
-from entropy_chains.backends.remote.events import Event, Exchange, Finish, Send, Show
+from entropy_chains.backends.remote.events import Close, Event, Exchange, Finish, Send, Show
 from entropy_chains.backends.remote.readers import Update
 from entropy_chains.backends.remote.reply import Reply
 from entropy_chains.errors import BackendError, NoLogprobsError
@@ -50,9 +50,10 @@ class Trial(Exchange[Request]):
         return Send(self.request)
 
     def feed(self, update: Update) -> list[Event]:
-        """Keep it. Nothing of it is for a reader."""
+        """Keep it. Nothing of it is for a reader. Thinking that begins again gives no answer: the stream is closed."""
         self.reply.take(update)
-        return [Show((), update)]
+        show = Show((), update)
+        return [show, Close()] if self.reply.again else [show]
 
     def failed(self, error: BackendError) -> Send[Request] | Finish:
         """The same without logprobs, if they were asked for and refused; the next way, if nothing of an answer came."""

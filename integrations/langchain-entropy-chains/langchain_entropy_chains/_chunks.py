@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 from entropy_chains import Token
 from entropy_chains.adapters import (
@@ -99,7 +99,7 @@ class ChunkReader:
         if usage := getattr(message, "usage_metadata", None):
             self.usage = _larger_counts(self.usage, usage)
             event["usage"] = self.usage
-        update = replace(self._reader.feed(event), raw=chunk)
+        update = replace(self._reader.feed(event), raw=chunk, whole=self.transfer.whole)
         if self._begun and not (self._has_text or finish or called or usage or _has_content(message)):
             token = bool(message.response_metadata)  # what the SDK adds to a stream that it parses has none
             self._unmeasured += token - len(_entries(info.get("logprobs")))
@@ -110,6 +110,14 @@ class ChunkReader:
         self._begun = True
         self._count.take(update)
         return update
+
+    def whole(self, result: ChatResult) -> Update:
+        """A reply that did not come as a stream."""
+        generation = result.generations[0]
+        chunk = as_chunk(generation.message)
+        chunk.generation_info = generation.generation_info
+        update = self.feed(chunk)
+        return replace(update, pieces=(*update.pieces, *self.finish().pieces), whole=True)
 
     @property
     def pieces(self) -> int:

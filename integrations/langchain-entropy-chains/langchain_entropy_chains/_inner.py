@@ -25,6 +25,7 @@ from entropy_chains.adapters import (
     Request,
     ServedModel,
     Update,
+    additions,
     adrive,
     drive,
     forms,
@@ -75,6 +76,8 @@ class InnerModel(ServedModel):
         readers: one for every request sent.
         writer: of the chunks that the user sees.
     """
+
+    _plain = True
 
     def __init__(
         self,
@@ -157,7 +160,11 @@ class InnerModel(ServedModel):
     def updates(self, request: Request, seed: int | None = None) -> Generator[Update, None, None]:
         """One request; closing this closes the connection, so that the server stops."""
         reader = self._reader(request)
-        with hiding(self._chat, self._kwargs), _request_errors(request):
+        with hiding(self._chat, self._kwargs), additions(request), _request_errors(request):
+            if not request.streamed:
+                chat, kwargs = self._stream_call(request, seed)
+                yield reader.whole(chat._generate(**kwargs))
+                return
             if request.prefix is None:
                 chat, kwargs = self._stream_call(request, seed)
                 stream = self._listening(chat, reader)._stream(**kwargs)
@@ -171,7 +178,11 @@ class InnerModel(ServedModel):
     async def aupdates(self, request: Request, seed: int | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader(request)
-        with hiding(self._chat, self._kwargs), _request_errors(request):
+        with hiding(self._chat, self._kwargs), additions(request), _request_errors(request):
+            if not request.streamed:
+                chat, kwargs = self._stream_call(request, seed)
+                yield reader.whole(await chat._agenerate(**kwargs))
+                return
             if request.prefix is None:
                 chat, kwargs = self._stream_call(request, seed)
                 stream = self._listening(chat, reader)._astream(**kwargs)
@@ -184,7 +195,7 @@ class InnerModel(ServedModel):
 
     def _reader(self, request: Request) -> ChunkReader:
         stop = self._stop or self._kwargs.get("stop") or getattr(self._chat, "stop", None)
-        reader = ChunkReader(held=held_back(stop), strict=self._speaks_openai, turn=request.begun)
+        reader = ChunkReader(held=held_back(stop), strict=self._speaks_openai and request.streamed, turn=request.begun)
         self.readers.append(reader)
         if request.purpose not in AFTER_A_STOP:
             self._run = reader
@@ -203,8 +214,8 @@ class InnerModel(ServedModel):
         if request.logprobs:
             wanted = max(request.k, self._alternatives_wanted)
             kwargs |= {"logprobs": True, "top_logprobs": self._known(self._k).within(wanted)}
-        if self._speaks_openai and getattr(self._chat, "stream_usage", None) is not False:
-            kwargs.setdefault("stream_usage", True)
+        if self._speaks_openai and request.streamed:
+            kwargs |= self._usage_settings(kwargs, wanted=request.usage)
         if request.extra:
             kwargs |= self._extra_settings(request.extra, kwargs)
         chat = self._named
@@ -214,6 +225,14 @@ class InnerModel(ServedModel):
             kwargs["seed"] = seed
         kwargs = {"messages": convert_to_messages(request.messages), "stop": self._stop, **kwargs}
         return self._limit.put(request.max_tokens, chat, kwargs) if self._limit else (chat, kwargs)
+
+    def _usage_settings(self, kwargs: Mapping[str, Any], *, wanted: bool) -> dict[str, Any]:
+        """What makes a stream of ``langchain-openai`` tell its usage, where the user has not settled that; ``wanted``: it may."""
+        if not wanted:
+            return {"stream_usage": False}
+        own = (kwargs, getattr(self._chat, "model_kwargs", None) or {})
+        settled = getattr(self._chat, "stream_usage", None) is False or any("stream_options" in each for each in own)
+        return {} if settled or "stream_usage" in kwargs else {"stream_usage": True}
 
     def _extra_settings(self, extra: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a request besides the user's own, as this class takes them."""
@@ -252,7 +271,7 @@ class InnerModel(ServedModel):
         body = {name: value for name, value in (payload.get(BODY) or {}).items() if name not in forms.LIMITS}
         settings |= {BODY: body} if body else {}
         limit = request.max_tokens if self._limit else Sampling().max_tokens  # without one most servers give 16 tokens
-        usage = {"stream": True, "stream_options": {"include_usage": True}}
+        usage = {"stream": True, **({"stream_options": {"include_usage": True}} if request.usage else {})}
         logprobs = {"logprobs": request.k} if request.logprobs else {}
         return {"messages": payload["messages"]}, {**settings, **usage, **logprobs, "max_tokens": limit}
 

@@ -80,7 +80,7 @@ FAILURES = {
     "silence": (lambda r: [Act.SILENCE], "silent for longer than the client's timeout"),
     "silence thinking": (lambda r: [*some(r), Act.SILENCE], "silent for longer than the client's timeout"),
     "a web page": (lambda r: [whole(200, "<html>log in</html>", kind="text/html")], "no chunk of an answer; check that base_url"),
-    "not streamed": (lambda r: [whole(200, {"choices": [{"message": {"content": "42"}}]})], "no chunk of an answer"),
+    "not streamed, and empty": (lambda r: [whole(200, {"choices": []})], "no chunk of an answer"),
     "nothing": (lambda r: begin(), "no chunk of an answer"),
     "moved": (
         lambda r: [whole(302, "", headers="Location: /login\r\n")],

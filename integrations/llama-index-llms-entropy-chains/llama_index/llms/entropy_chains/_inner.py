@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -26,9 +27,11 @@ from llama_index.llms.entropy_chains._requests import (
     Opened,
     RawResponse,
     afailing,
+    aunstreamed,
     deferred_refusal,
     failing,
     request_errors,
+    unstreamed,
     update_of,
 )
 from llama_index.llms.entropy_chains._runs import Asked, Run, current_request
@@ -62,6 +65,7 @@ from entropy_chains.adapters import (
     Turn,
     Update,
     Way,
+    additions,
     awho,
     ended,
     held_back,
@@ -99,6 +103,8 @@ class Call(ServedModel):
         limiter: the wrapper's ``rate_limiter``, which is asked before every request.
         settings: as in :class:`entropy_chains.adapters.ServedModel`.
     """
+
+    _plain = True
 
     def __init__(
         self,
@@ -228,10 +234,9 @@ class Call(ServedModel):
             kwargs |= self._logprobs(request.k, raw=not self._as_chat(request))
             if "logprobs" in type(llm).model_fields:
                 fields["logprobs"] = None  # it would win over the call's own
-        if uses_sdk(llm) and not self.responses:
-            kwargs["stream_options"] = {"include_usage": True}
-            if self._server and self._server.can.usage_on_close:
-                kwargs["stream_options"]["continuous_usage_stats"] = True
+        if uses_sdk(llm) and not self.responses and request.usage and request.streamed:
+            continuous = {"continuous_usage_stats": True} if self._server and self._server.can.usage_on_close else {}
+            kwargs["stream_options"] = {"include_usage": True, **continuous, **(kwargs.get("stream_options") or {})}
         if request.purpose != "reason" and (limit := limit_of(llm, self.kwargs)):
             places = {"extra_body": extra, "additional_kwargs": body, "llm": fields, "call": kwargs}
             places[limit.place][limit.name] = request.max_tokens
@@ -280,9 +285,8 @@ class Call(ServedModel):
         run_request = self.run.ask(request.purpose)
         with self.inside(run_request):
             try:
-                chunks = (
-                    llm.stream_chat(content, **kwargs) if self._as_chat(request) else llm.stream_complete(content, True, **kwargs)
-                )
+                reply = self._method(llm, request, content)(**kwargs)
+                chunks = reply if request.streamed else unstreamed(reply)
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
                 chunks = failing(deferred_refusal(error, request))
         return Opened(chunks, end, request, run_request, Reply(request.purpose))
@@ -296,13 +300,17 @@ class Call(ServedModel):
         run_request = self.run.ask(request.purpose)
         with self.inside(run_request):
             try:
-                call = (
-                    llm.astream_chat(content, **kwargs) if self._as_chat(request) else llm.astream_complete(content, True, **kwargs)
-                )
-                chunks = await call
+                reply = await self._method(llm, request, content, "a")(**kwargs)
+                chunks = reply if request.streamed else aunstreamed(reply)
             except Exception as error:  # noqa: BLE001 (all but a refusal of logprobs is raised again)
                 chunks = afailing(deferred_refusal(error, request))
         return Opened(chunks, end, request, run_request, Reply(request.purpose))
+
+    def _method(self, llm: Any, request: Request, content: Any, prefix: str = "") -> Any:
+        """What is called for this request; ``prefix``: of the names of asynchronous methods."""
+        chat = self._as_chat(request)
+        method = getattr(llm, f"{prefix}{'stream_' if request.streamed else ''}{'chat' if chat else 'complete'}")
+        return partial(method, content) if chat else partial(method, content, True)
 
     def own_limiter(self, llm: Any) -> dict[str, Any]:
         """The field of the LLM inside that the wrapper's ``rate_limiter`` goes into, where it is another one."""
@@ -335,7 +343,7 @@ class Call(ServedModel):
     def updates(self, request: Request, first: Opened | None = None) -> Generator[Update, None, None]:
         """One request's stream; closing this ends it, so that the server stops."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), request_errors(request):
+        with hiding(self.llm, self.kwargs), additions(request), request_errors(request):
             opened = first if first and first.request == request else self.open(request)
             try:
                 for response in opened.chunks:
@@ -348,7 +356,7 @@ class Call(ServedModel):
     async def aupdates(self, request: Request, first: Opened | None = None) -> AsyncGenerator[Update, None]:
         """The same for ``asyncio``."""
         reader = self._reader(request)
-        with hiding(self.llm, self.kwargs), request_errors(request):
+        with hiding(self.llm, self.kwargs), additions(request), request_errors(request):
             opened = first if first and first.request == request else await self.aopen(request)
             try:
                 async for response in opened.chunks:

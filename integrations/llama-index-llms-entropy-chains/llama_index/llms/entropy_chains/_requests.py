@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llama_index.llms.entropy_chains._native import ForeignReader
 from llama_index.llms.entropy_chains._raw import reasoning_field
 
-from entropy_chains.adapters import Reply, Request, Update, refusal, refusals
+from entropy_chains.adapters import Reply, Request, Update, doubted, refusal, refusals
 from entropy_chains.errors import BackendError, EntropyChainsError, quoted
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def update_of(reader: Any, response: Any, opened: Opened) -> Update:
     run.refusal += update.refusal
     run.reasoning_field = run.reasoning_field or reasoning_field(response.raw)
     opened.run_request.count(response, opened.reply.tokens, opened.reply.prompt)
-    return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread)
+    whole = opened.end.transfer.whole or not opened.request.streamed
+    return replace(update, raw=RawResponse(opened.request.purpose, response), unread=unread, whole=whole)
 
 
 @dataclass(slots=True)
@@ -50,10 +51,20 @@ class Opened:
 
 
 def deferred_refusal(error: Exception, request: Request) -> Exception:
-    """Returns a refusal of logprobs, which is raised where the stream is read; raises any other error at once."""
-    if not request.logprobs or refusal(error) is None:
-        raise error
-    return error
+    """Returns an error that may be due to what was added, which is raised where the stream is read; raises any other at once."""
+    if (request.logprobs and refusal(error)) or doubted(error, request):
+        return error
+    raise error
+
+
+def unstreamed(response: Any) -> Generator[Any, None, None]:
+    """A whole response in the place of a stream."""
+    yield response
+
+
+async def aunstreamed(response: Any) -> AsyncGenerator[Any, None]:
+    """The same for ``asyncio``."""
+    yield response
 
 
 def failing(error: Exception) -> Generator[Any, None, None]:
