@@ -236,7 +236,7 @@ class Dialogue(Exchange[Request]):
 
         Raises:
             BackendError: ``error``, of a run, or of an answer that was shown in part: no second one is put beside it.
-        Exception: the error of the app's own client, where the request was at fault without what was added.
+            Exception: the error of the app's own client, where the request was at fault without what was added.
         """
         now, stream = self._now, self._now.streams[-1]
         if self._criterion.gives_in(error, stream):
