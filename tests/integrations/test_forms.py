@@ -27,6 +27,7 @@ from entropy_chains.backends.openai import OpenAIBackend
 from entropy_chains.backends.remote import forms
 from entropy_chains.core.policy import Policy
 from entropy_chains.core.steps import Segmentation
+from entropy_chains.errors import SettingsError
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 8))
 ASKED = "What is 6*7?"
@@ -199,7 +200,7 @@ def runs(server, form):
     for way, places in [(w, langchain_places(form)) for w in LANGCHAIN] + [(w, llama_index_places(form)) for w in LLAMA_INDEX]:
         for place in places:
             yield f"{way.__name__}{place}", way(server, *place)
-    for settings in ({"extra_body": form}, *([form] if form.keys() != {"n"} else [])):
+    for settings in ({"extra_body": form}, form) if form.keys() != {"n"} else ():  # the core reads one reply
         yield f"core {settings}", core(server, settings).stopped
 
 
@@ -207,7 +208,8 @@ def runs(server, form):
 def test_a_reply_whose_form_is_given_is_never_cut(server, form):
     """Whatever the setting is called, wherever it stands: no run is stopped, and each is one request, read to its end."""
     assert [what for what, stopped in runs(server, form) if stopped] == []
-    assert len(server.calls) == len(list(langchain_places(form))) * 3 + len(list(llama_index_places(form))) * 3 + 2 - ("n" in form)
+    places = len(langchain_places(form)) + len(llama_index_places(form))
+    assert len(server.calls) == 3 * places + (0 if form.keys() == {"n"} else 2)
     assert all(call.made == call.planned for call in server.calls)
 
 
@@ -215,6 +217,13 @@ def test_a_reply_whose_form_is_given_is_never_cut(server, form):
 def test_a_setting_that_is_switched_off_is_no_form(server, free):
     """Such runs are stopped as any other."""
     assert [what for what, stopped in runs(server, free) if not stopped] == []
+
+
+@pytest.mark.parametrize("settings", [{"n": 2}, {"extra_body": {"n": 2}}], ids=str)
+def test_the_core_refuses_several_replies(server, settings):
+    """It follows one stream; more of them are an error that names the remedy."""
+    with pytest.raises(SettingsError, match=r"set n to 1|request sets n, which"):
+        core(server, settings)
 
 
 def test_every_setting_of_the_list_is_walked():

@@ -29,9 +29,13 @@ class BegunTurn:
 
     @cached_property
     def in_content(self) -> tuple[str, ...]:
-        """How it is sent back as content, without blanks. Without its closing tag it might as well be the answer's beginning."""
+        """How it is sent back as content, without blanks. Without its closing tag it might as well be the answer's beginning.
+
+        A closing tag alone is none: a model writes that, too.
+        """
         closed = _bare(self.thinking + self.close)
-        return (closed,) if not self.open else (_bare(self.open) + closed, closed)
+        whole = (_bare(self.open) + closed,) if self.open else ()
+        return (*whole, closed) if self.thinking.strip() else whole
 
     @cached_property
     def in_field(self) -> tuple[str, ...]:

@@ -37,6 +37,13 @@ def own(*chunks):
     return [text for parts in [*map(echo.take, chunks), echo.rest()] for _, text in parts]
 
 
+def test_a_closing_tag_alone_is_no_echo():
+    """Of a turn without thinking nothing but tags could come back; a model that writes one before its answer wrote it itself."""
+    bare = BegunTurn("\n", "</think>", "<think>")
+    assert without_echo("</think>42", bare) == "</think>42"
+    assert without_echo("<think>\n</think>\n\n42", bare) == "42"
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("form", ECHOES)
 def test_the_run_is_stopped_and_only_the_answer_is_counted(form):
