@@ -12,7 +12,7 @@ from entropy_chains.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entropy_chains.backends.local.threads import astream, in_thread
-    from entropy_chains.backends.remote.alignment import Piece
+    from entropy_chains.backends.remote.alignment import Piece, is_special
     from entropy_chains.backends.remote.continuations import WAYS, Request, Turn, Way, begun, way
     from entropy_chains.backends.remote.dialogue import Dialogue
     from entropy_chains.backends.remote.drive import adrive, drive
@@ -124,6 +124,7 @@ _HOME = {
     "Phase": "core.phases",
     "phoenix_savings": "savings.spans",
     "Piece": "backends.remote.alignment",
+    "is_special": "backends.remote.alignment",
     "Plan": "backends.remote.plan",
     "prompt_of": "backends.remote.model",
     "read_message": "backends.remote.readers",
@@ -200,6 +201,7 @@ __all__ = [
     "IN_AN_APP",
     "in_thread",
     "Introduction",
+    "is_special",
     "Known",
     "known",
     "langfuse_savings",

@@ -108,7 +108,7 @@ class Alignment:
         ids = any(map(_unknown, tokens))  # they have no text by which an order could be seen
         ordered = None if self._lost or ids else _in_order([*self._parts, *parts], [*self._tokens, *tokens])
         own_reading = _walk(parts, tokens) if parts and tokens and (waited or not ordered) else None
-        if waited and not (ordered or own_reading or self._lost or ids):
+        if (waited or len(tokens) > 1) and not (ordered or own_reading or self._lost or ids):
             ordered = _in_order([*self._parts, *parts], [*self._tokens, *tokens], untold=True)
         if self._doubt and not ordered:
             yield from self._refuse()
@@ -161,7 +161,7 @@ class Alignment:
         self._parts, self._tokens, self._chunks = [], [], 0
         yield from self._bare(parts)
         keeps_all = self._textless and not contradicted and not parts
-        yield from [_silent(token) for token in tokens if keeps_all or _special(token.text)]
+        yield from [_silent(token) for token in tokens if keeps_all or is_special(token.text)]
 
     def _bare(self, parts: list[Part], entries: int = 0) -> Iterator[Piece]:
         """Text without logprobs, in no fewer pieces than it has tokens, or a few chunks of it would hide among many with.
@@ -221,7 +221,7 @@ def _in_order(
             pieces.append(Piece(token, phase, token.text))
         elif part == len(merged) - 1 and token.text.startswith(part_text[at:]):
             return pieces, _after(parts, matched), tokens[n:]
-        elif untold and _special(token.text):
+        elif untold and is_special(token.text):
             pieces.append(_silent(token))
         else:
             return None
@@ -258,7 +258,7 @@ def _walk(parts: Sequence[Part], tokens: Sequence[Token]) -> list[Piece] | None:
             text = token.text.strip()  # servers strip the blanks around a part
             within = at > 0 and at + len(text) < len(part_text)
             if not text or not part_text.startswith(text, at) or within:
-                if text and not _special(token.text):
+                if text and not is_special(token.text):
                     return None
                 text = ""
         at += len(text)
@@ -282,7 +282,7 @@ def _unknown(token: Token) -> bool:
     return HALF in token.text or (not token.text and token.id is not None and token.bytes is None)
 
 
-def _special(text: str) -> bool:
+def is_special(text: str) -> bool:
     """Looks like a special token: ``<…>``, ``[/THINK]``."""
     text = text.strip()
     return len(text) > 2 and (text[0] + text[-1] in ("<>", "[]"))

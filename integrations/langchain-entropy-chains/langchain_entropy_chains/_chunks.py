@@ -30,6 +30,7 @@ from entropy_chains.adapters import (
     ended,
     entries_of,
     fields,
+    is_special,
     listed_entries,
     reasoning_in,
 )
@@ -142,8 +143,10 @@ class ChunkReader:
         """The reasoning that the inner dropped, and the entries that are read now. ``over``: nothing more is held back."""
         new_entries = _entries(logprobs)
         entries, before = [*self._waiting, *new_entries], len(self._waiting)
-        text = _text_of_entries(entries, Characters())
-        late = text.startswith(reasoning + content) or (reasoning + content).startswith(text)
+        # Tags stand in the text, or the server takes them out.
+        visible = [entry for entry in entries if not is_special(str(fields(entry).get("token") or ""))]
+        shown, text = reasoning + content, _text_of_entries(visible, Characters())
+        late = any(t.startswith(shown) or shown.startswith(t) for t in (text, _text_of_entries(entries, Characters())))
         if self._has_text and before and late:  # it was held back
             self._waiting = []
             return reasoning, entries
