@@ -129,8 +129,12 @@ class Introduction:
     def _question(self, place: asyncio.AbstractEventLoop | None) -> tuple[Question, bool]:
         """What is asked in this place, and whether the caller is to ask it."""
         with self._lock:
-            own = place not in self._open
-            return self._open.setdefault(place, Future()), own
+            if self.server is not None:  # learnt since the caller looked
+                answered = Question()
+                answered.set_result(self.server)
+                return answered, False
+            asks = place not in self._open
+            return self._open.setdefault(place, Question()), asks
 
     @contextmanager
     def _answering(self, place: asyncio.AbstractEventLoop | None, question: Question) -> Generator[None, None, None]:
@@ -138,11 +142,15 @@ class Introduction:
         try:
             yield
         except BaseException as error:
-            self._open.pop(place)
+            self._close(place)
             if isinstance(error, Exception):
                 question.set_exception(error)
             else:
                 question.cancel()
             raise
-        self._open.pop(place)
+        self._close(place)
         question.set_result(self.server)
+
+    def _close(self, place: asyncio.AbstractEventLoop | None) -> None:
+        with self._lock:  # else one that looks now would wait for a question that nobody asks
+            self._open.pop(place)

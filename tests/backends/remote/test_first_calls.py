@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -133,3 +134,22 @@ def test_one_backend_asks_once(server):
 
     assert {runs[0].answer for runs in asyncio.run(run())} == {"42"}
     assert server.listed == 2
+
+
+def test_no_thread_waits_for_a_question_that_is_over():
+    """However the threads take turns: all of them are told, and one question is enough."""
+    interval, server, waves = sys.getswitchinterval(), Server("vllm"), 300
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(waves):
+            introduction, asked = Introduction(), Asked(*[server] * 8)
+            asked.go.set()
+            threads = [threading.Thread(target=introduction.who, args=(asked.sync,), daemon=True) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(5)
+            assert [thread for thread in threads if thread.is_alive()] == []
+            assert asked.count == 1
+    finally:
+        sys.setswitchinterval(interval)
