@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from entropy_chains.backends.text.answer import MALFORMED
     from entropy_chains.backends.text.markup import clean_answer
     from entropy_chains.backends.text.stream import Shown, tags_of, text_before
-    from entropy_chains.core.families import TOOL_CALL
+    from entropy_chains.core.families import FAMILIES, TOOL_CALL
     from entropy_chains.core.finish_reasons import finish_of
     from entropy_chains.core.monitor import FLAT, TOTAL
     from entropy_chains.core.phases import Phase
@@ -149,6 +149,7 @@ _HOME = {
     "text_before": "backends.text.stream",
     "TokenCount": "backends.remote.token_count",
     "tokens_of": "backends.remote.logprob_entries",
+    "FAMILIES": "core.families",
     "TOOL_CALL": "core.families",
     "ToolCall": "core.tool_calls",
     "TOTAL": "core.monitor",
@@ -191,6 +192,7 @@ __all__ = [
     "drive",
     "ended",
     "entries_of",
+    "FAMILIES",
     "fields",
     "finish_of",
     "FLAT",

@@ -16,6 +16,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from entropy_chains import Segmentation
 from entropy_chains.adapters import (
+    FAMILIES,
     OLLAMA,
     Dialogue,
     Introduction,
@@ -112,9 +113,12 @@ class InnerModel(ServedModel):
 
     @property
     def unclosed(self) -> str:
-        """The content of the last whole reply, as the inner model gives it; "" where it is blank, or beside a tool call."""
+        """The content of the last whole reply, as the inner model gives it; "" where it is blank, closed, or beside a tool call."""
         reader = self._run
-        return reader.content if reader and not reader.called and reader.content.strip() else ""
+        if not reader or reader.called or not reader.content.strip():
+            return ""
+        begins = (tags for tags in (self.tags, *FAMILIES) if tags.open and reader.content.lstrip().startswith(tags.open))
+        return "" if next(begins, self.tags).close in reader.content else reader.content
 
     @property
     def _alternatives_wanted(self) -> int:

@@ -64,7 +64,8 @@ def test_a_chain_keeps_its_text(server):
 def test_where_there_is_an_answer_nothing_is_added(server):
     """Closed thinking, and a tool call in the place of an answer: the content is the answer, or nothing."""
     closed = Reply([*inline("<think>", "\n", "so", "</think>", "\n\n"), *said("42")])
-    for script, content in ((closed, "42"), (reply(None, tools=[("search", {})]), "")):
+    blank = Reply(inline("<think>", "\n", "so", "</think>", "\n", " "))
+    for script, content in ((closed, "42"), (blank, ""), (reply(None, tools=[("search", {})]), "")):
         server.script = lambda body, script=script: script
         message = EarlyStopChatModel(chat(server), NEVER).invoke(ASKED)
         assert message.content == content
