@@ -20,7 +20,7 @@ from entropy_chains.errors import UnreachableError
 
 POLICY = Policy("scripted", (0.2,), segmentation=Segmentation("line", 32))
 ASKED = [{"role": "user", "content": "What is 6*7?"}]
-QUICK = {"api_key": "none", "max_retries": 0, "timeout": 0.3}
+QUICK = {"api_key": "none", "max_retries": 0, "timeout": 2.0}
 
 
 def quick(request):
